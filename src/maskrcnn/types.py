@@ -1,0 +1,83 @@
+"""What flows through the library: a batch of pictures, its ground truth, and what the network found.
+
+The coordinate rule. Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)`` and its centre is ``i + 0.5``.
+``boxes`` are always ``x1, y1, x2, y2`` with width ``x2 - x1``; ``sizes_hw`` are always rows, columns. Everything
+in this module is in the frame of the network's input; file pixels exist only in ``data`` and ``predict``.
+
+Every stage works on tensors of a fixed capacity with a mask that says which slots hold something, so that no
+shape depends on the data. Letters of the shapes, used throughout:
+
+    B pictures of a batch      C channels           H, W rows and columns of the network's input
+    G objects of the truth     A anchors            P proposals
+    S sampled regions          D detections         K object classes (background not counted)
+    N regions, flat            M side of a mask     J keypoints
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Pictures of one size class, padded on the right and at the bottom to a common shape.
+
+    Pixel values are 0 … 255, as stored (uint8) or as float; the network normalises them and clears the padding.
+    """
+
+    images: Shaped[Tensor, "B C H W"]
+    sizes_hw: Int[Tensor, "B 2"]  # the part of each image that holds the picture
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the same batch on `device`."""
+        return Batch(*(field.to(device, non_blocking=True) for field in self))
+
+
+class MaskTable(NamedTuple):
+    """The truth's masks, each as the crop of its own box: memory grows with the objects' areas, not with G·H·W.
+
+    Crops lie one after another in `pixels`, each row by row. A crop keeps the resolution of its source: `affine` is
+    ``(scale_x, shift_x, scale_y, shift_y)`` and leads from the network's input to the crop,
+    ``x_crop = scale_x * x + shift_x`` (a mirrored picture has a negative scale), so no transform resamples a mask.
+    """
+
+    pixels: UInt8[Tensor, " pixels"]  # 0 or 1
+    starts: Int[Tensor, "B G"]  # where each crop begins in `pixels`
+    sizes_hw: Int[Tensor, "B G 2"]  # rows and columns of each crop; 0, 0 where the object has no mask
+    affine: Float[Tensor, "B G 4"]
+
+
+class Targets(NamedTuple):
+    """Ground truth of a batch. Slots where `valid` is False hold nothing, and their numbers mean nothing."""
+
+    boxes: Float[Tensor, "B G 4"]
+    labels: Int[Tensor, "B G"]  # 0 … K-1
+    valid: Bool[Tensor, "B G"]
+    crowd: Bool[Tensor, "B G"]  # a region of many objects: neither found nor missed
+    masks: MaskTable | None = None
+    keypoints: Float[Tensor, "B G J 3"] | None = None  # x, y, visibility (0 not labelled, 1 hidden, 2 visible)
+
+    def to(self, device: torch.device | str) -> Targets:
+        """Return the same targets on `device`."""
+        moved = [None if field is None else _to(field, device) for field in self]
+        return Targets(*moved)  # type: ignore[arg-type]
+
+
+def _to(field: Tensor | MaskTable, device: torch.device | str) -> Tensor | MaskTable:
+    if isinstance(field, Tensor):
+        return field.to(device, non_blocking=True)
+    return MaskTable(*(part.to(device, non_blocking=True) for part in field))
+
+
+class Detections(NamedTuple):
+    """What the network found, best first: `valid` says how many of the D slots of each picture are taken."""
+
+    boxes: Float[Tensor, "B D 4"]
+    scores: Float[Tensor, "B D"]
+    labels: Int[Tensor, "B D"]  # 0 … K-1
+    valid: Bool[Tensor, "B D"]
+    mask_probs: Float[Tensor, "B D M M"] | None = None  # within the box, of the detected class
+    keypoint_heatmaps: Float[Tensor, "B D J M M"] | None = None  # logits within the box

@@ -1,0 +1,16 @@
+"""Every shape written in a signature is checked in every test: jaxtyping's import hook, with beartype."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+if os.environ.get("MASKRCNN_CHECK_SHAPES", "1") != "0":
+    install_import_hook("maskrcnn", "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
