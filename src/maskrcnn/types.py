@@ -51,7 +51,10 @@ class MaskTable(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch. Slots where `valid` is False hold nothing, and their numbers mean nothing."""
+    """Ground truth of a batch. Slots where `valid` is False hold nothing, and their numbers mean nothing.
+
+    There is at least one slot (G ≥ 1), also where no picture has an object.
+    """
 
     boxes: Float[Tensor, "B G 4"]
     labels: Int[Tensor, "B G"]  # 0 … K-1

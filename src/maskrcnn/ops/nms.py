@@ -46,7 +46,7 @@ def keep_in_order(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
     keep = segments >= 0
     count = boxes.shape[0]
     first = int(torch.searchsorted(segments, 0))
-    starts = torch.searchsorted(segments, segments[first::_BLOCK]).tolist()
+    starts = torch.searchsorted(segments, segments[first::_BLOCK].contiguous()).tolist()
     for block_number, start in enumerate(starts):
         begin = first + block_number * _BLOCK
         block = slice(begin, min(begin + _BLOCK, count))

@@ -1,0 +1,44 @@
+"""Anchors: the boxes that the region proposal network scores and refines at every cell of every level."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Anchors(NamedTuple):
+    """Anchor shapes of each pyramid level: `sizes` are √area in pixels, `aspect_ratios` are height / width.
+
+    The anchors of a cell stand at `offset` of its extent: 0.5 is its centre. Published weights of torchvision and
+    Detectron2 were trained with 0, the cell's corner.
+    """
+
+    sizes: tuple[tuple[float, ...], ...]  # one tuple a level
+    aspect_ratios: tuple[float, ...]
+    strides: tuple[int, ...]  # one a level
+    offset: float = 0.5
+
+    @property
+    def per_cell(self) -> int:
+        """The number of anchors of a cell, the same on each level. Raises ValueError where levels differ."""
+        counts = {len(sizes) for sizes in self.sizes}
+        if len(counts) != 1 or len(self.sizes) != len(self.strides):
+            raise ValueError(
+                f"anchor sizes must be one group of equal length for each of {len(self.strides)} levels, "
+                f"but are {self.sizes}"
+            )
+        return counts.pop() * len(self.aspect_ratios)
+
+    def grid(self, level: int, size_hw: tuple[int, int], device: torch.device) -> Float[Tensor, "anchors 4"]:
+        """Return the anchors of a level of `size_hw` cells, in pixels: row by row, cell by cell, size by size."""
+        stride = self.strides[level]
+        y = (torch.arange(size_hw[0], device=device) + self.offset) * stride
+        x = (torch.arange(size_hw[1], device=device) + self.offset) * stride
+        centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).repeat(1, 1, 2)
+        return (centres[:, :, None] + self._shapes(level).to(device)).flatten(0, 2)
+
+    def _shapes(self, level: int) -> Tensor:
+        """Return the anchors of one cell around 0: all ratios of the first size, then of the next."""
+        shapes = [(s / r**0.5, s * r**0.5) for s in self.sizes[level] for r in self.aspect_ratios]
+        return torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in shapes])

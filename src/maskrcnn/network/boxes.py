@@ -1,0 +1,165 @@
+"""The box branch: which class is a region, and where exactly is it? (Fast R-CNN; the paper's section 3)"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from maskrcnn.network.norms import Norm, conv_norm
+from maskrcnn.network.rpn import Proposals
+from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.losses import masked_mean, smooth_l1
+from maskrcnn.ops.nms import suppress
+from maskrcnn.ops.rows import rows
+from maskrcnn.types import Detections
+
+_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+
+class LinearHead(nn.Sequential):
+    """Two hidden layers on the flattened region (FPN, §4.2), with convolutions before them if `convolutions` > 0.
+
+    The strong form of the box head is four 3×3 convolutions with a norm and one layer: ``hidden=(1024,)``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        bins: int,
+        *,
+        convolutions: int = 0,
+        hidden: Sequence[int] = (1024, 1024),
+        norm: Norm | None = None,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for _ in range(convolutions):
+            conv = conv_norm(channels, channels, 3, norm=norm)
+            nn.init.kaiming_normal_(conv.conv.weight, mode="fan_out", nonlinearity="relu")
+            layers += [conv, nn.ReLU(inplace=True)]
+        layers.append(nn.Flatten())
+        width = channels * bins**2
+        for size in hidden:
+            linear = nn.Linear(width, size)
+            nn.init.kaiming_uniform_(linear.weight, a=1)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, nn.ReLU(inplace=True)]
+            width = size
+        super().__init__(*layers)
+        self.out_features = width
+
+
+class MeanHead(nn.Module):
+    """The mean over the region: what is left to do where res5 has already worked on it (Figure 4, left)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_features = channels
+
+    def forward(self, features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C"]:
+        """Return the mean of each channel."""
+        return features.mean((2, 3))
+
+
+class BoxBranch(nn.Module):
+    """Classifies regions, refines their boxes for each class, and chooses the detections.
+
+    `head` leads region features to vectors of `head.out_features`. Class K is background.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        num_classes: int,
+        *,
+        beta: float = 1.0,
+        class_agnostic: bool = False,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+        min_size: float = 0.0,
+    ) -> None:
+        super().__init__()
+        width: int = head.out_features  # type: ignore[assignment]
+        self.head = head
+        self.num_classes = num_classes
+        self.classify = nn.Linear(width, num_classes + 1)
+        self.regress = nn.Linear(width, 4 if class_agnostic else num_classes * 4)
+        self.beta = beta
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.min_size = min_size
+        for layer, std in ((self.classify, 0.01), (self.regress, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, features: Float[Tensor, "N C h w"]
+    ) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N boxes 4"]]:
+        """Return class logits (background last) and deltas: one box a class, or one for all classes."""
+        vectors = self.head(features)
+        return self.classify(vectors).float(), self.regress(vectors).float().unflatten(1, (-1, 4))
+
+    def losses(
+        self,
+        answer: tuple[Tensor, Tensor],
+        *,
+        labels: Int[Tensor, " N"],
+        regions: Float[Tensor, "N 4"],
+        objects: Float[Tensor, "N 4"],
+        valid: Bool[Tensor, " N"],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return `loss_class` and `loss_box` of N regions (Fast R-CNN, equations 1 and 2).
+
+        `labels` are the classes, K for background; `objects` are the boxes to reach from `regions` (unused for
+        background). Both losses are divided by the number of regions.
+        """
+        logits, deltas = answer
+        positive = valid & (labels < self.num_classes)
+        of_class = labels.clamp(max=deltas.shape[1] - 1)
+        deltas = deltas[torch.arange(len(deltas), device=deltas.device), of_class]
+        error = smooth_l1(deltas - box_ops.encode(objects, regions, _WEIGHTS), self.beta).sum(-1)
+        return {
+            "loss_class": masked_mean(F.cross_entropy(logits, labels, reduction="none"), valid),
+            "loss_box": torch.where(positive, error, 0.0).sum() / valid.sum().clamp(min=1),
+        }
+
+    def detect(
+        self,
+        logits: Float[Tensor, "B P classes"],
+        deltas: Float[Tensor, "B P boxes 4"],
+        proposals: Proposals,
+        sizes_hw: Int[Tensor, "B 2"],
+    ) -> Detections:
+        """Return each picture's best detections: above the score threshold, without duplicates of a class."""
+        probs = logits.softmax(-1)[..., : self.num_classes] * proposals.valid[..., None]
+        index, scores = self._above_threshold(probs.flatten(1))
+        region, labels = index // self.num_classes, index % self.num_classes
+        box_index = region * deltas.shape[2] + (labels if deltas.shape[2] > 1 else 0)
+        boxes = box_ops.decode(
+            rows(deltas.flatten(1, 2), box_index), rows(proposals.boxes, region), _WEIGHTS
+        )
+        boxes = box_ops.clip(boxes, sizes_hw)
+        valid = (scores > self.score_threshold) & box_ops.is_larger(boxes, self.min_size)
+        keep = suppress(boxes, scores, labels, valid, self.nms_threshold)
+        best = scores.masked_fill(~keep, -1.0).argsort(dim=1, descending=True, stable=True)
+        best = best[:, : self.max_detections]
+        valid = rows(keep, best)
+        scores = rows(scores, best) * valid
+        return Detections(rows(boxes, best) * valid[..., None], scores, rows(labels, best) * valid, valid)
+
+    def _above_threshold(self, probs: Float[Tensor, "B n"]) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
+        """Return the indices, rising, and values of at least all probabilities above the threshold.
+
+        The classes of a region share a probability of 1, so no more than 1 / threshold of them can exceed it.
+        """
+        capacity = probs.shape[1]
+        if not torch.compiler.is_compiling():
+            capacity = int((probs > self.score_threshold).sum(1).max())
+        elif self.score_threshold > 0:
+            regions = capacity // self.num_classes
+            capacity = min(capacity, regions * int(1 / self.score_threshold))
+        index = probs.topk(capacity, sorted=False).indices.sort().values
+        return index, rows(probs, index)

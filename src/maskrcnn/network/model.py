@@ -1,0 +1,234 @@
+"""Mask R-CNN: a backbone, a region proposal network, and branches that work in parallel on each region.
+
+``forward`` gives losses, ``detect`` gives detections; neither asks which mode the module is in.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from maskrcnn.network.boxes import BoxBranch
+from maskrcnn.network.keypoints import KeypointBranch
+from maskrcnn.network.masks import MaskBranch
+from maskrcnn.network.regions import Regions
+from maskrcnn.network.rpn import RPN, Proposals
+from maskrcnn.ops.keypoints import keypoints_to_heatmap_index
+from maskrcnn.ops.masks import crop_targets
+from maskrcnn.ops.rows import compact, rows, spread
+from maskrcnn.ops.sampling import IGNORED, ignore_crowds, match, positive_capacity, sample
+from maskrcnn.ops.taps import Pyramid, lay_out
+from maskrcnn.types import Batch, Detections, Targets
+
+
+class Normalise(nn.Module):
+    """Brings pixels of 0 … 255 to the network's scale, channel by channel, and clears the padding."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B C H W"]:
+        """Return the normalised pictures; whatever stood in the padding, zeros stand there now."""
+        images = (batch.images - self.mean) / self.std
+        row = torch.arange(images.shape[2], device=images.device)[:, None]
+        column = torch.arange(images.shape[3], device=images.device)
+        heights, widths = batch.sizes_hw[:, :, None, None].unbind(1)
+        inside = (row < heights) & (column < widths)
+        return torch.where(inside[:, None], images, 0.0)
+
+
+class Sampling(NamedTuple):
+    """Which proposals the branches learn from (section 3.1): a region is positive from an IoU of 0.5."""
+
+    budget: int = 512
+    positive_fraction: float = 0.25
+    mask_samples: int = 2  # how finely target masks are cut: samples a bin on each axis, 0 for one a pixel
+
+
+class Learnt(NamedTuple):
+    """N regions to learn from, flat over the batch, with the class and the object that each answers for."""
+
+    boxes: Float[Tensor, "N 4"]
+    pictures: Int[Tensor, " N"]
+    labels: Int[Tensor, " N"]  # K for background
+    objects: Int[Tensor, " N"]  # within the picture; meaningless for background
+    valid: Bool[Tensor, " N"]
+
+    def at(self, index: Int[Tensor, " n"]) -> "Learnt":
+        """Return the regions that `index` names."""
+        return Learnt(*(field[index] for field in self))
+
+
+class MaskRCNN(nn.Module):
+    """The whole network. Without a mask branch it is Faster R-CNN.
+
+    `box_regions`, `mask_regions` and `keypoint_regions` read the features of each branch from the backbone's finest
+    maps. A mask branch without regions of its own works on the box branch's features, as in C4 networks, where both
+    share res5 (the paper's Figure 4, left). Pictures are to be padded to multiples of `stride` pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        normalise: Normalise,
+        backbone: nn.Module,
+        rpn: RPN,
+        box_regions: Regions,
+        box_branch: BoxBranch,
+        mask_regions: Regions | None = None,
+        mask_branch: MaskBranch | None = None,
+        keypoint_regions: Regions | None = None,
+        keypoint_branch: KeypointBranch | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 (an immutable value)
+        stride: int = 32,
+    ) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.backbone = backbone
+        self.rpn = rpn
+        self.box_regions = box_regions
+        self.box_branch = box_branch
+        self.mask_regions = mask_regions
+        self.mask_branch = mask_branch
+        self.keypoint_regions = keypoint_regions
+        self.keypoint_branch = keypoint_branch
+        self.sampling = sampling
+        self.stride = stride
+        self.in_channels = len(normalise.mean)
+        self.num_classes = box_branch.num_classes
+
+    def forward(self, batch: Batch, targets: Targets) -> dict[str, Float[Tensor, ""]]:
+        """Return the losses of a batch: L_cls + L_box + L_mask (section 3) and the RPN's two, always all of them.
+
+        Raises ValueError where the targets lack what a branch learns from.
+        """
+        features = self.backbone(self.normalise(batch))
+        candidates = self.rpn(features)
+        losses = self.rpn.losses(candidates, targets)
+        proposals = self.rpn.propose(candidates, batch.sizes_hw, self.rpn.keep_training)
+        regions, positives = self._draw(proposals, targets)
+        pyramid = self._lay_out(features)
+        box_features = self.box_regions(pyramid, regions.boxes, regions.pictures)
+        losses |= self._box_losses(box_features, regions, targets)
+        regions = regions.at(positives)
+        if self.mask_branch is not None:
+            mask_features = (
+                box_features[positives]
+                if self.mask_regions is None
+                else self.mask_regions(pyramid, regions.boxes, regions.pictures)
+            )
+            losses["loss_mask"] = self._mask_loss(self.mask_branch(mask_features), regions, targets)
+        if self.keypoint_branch is not None:
+            keypoint_features = self.keypoint_regions(pyramid, regions.boxes, regions.pictures)
+            losses["loss_keypoint"] = self._keypoint_loss(
+                self.keypoint_branch(keypoint_features), regions, targets
+            )
+        return losses
+
+    def detect(self, batch: Batch) -> Detections:
+        """Return the detections of a batch: boxes first, then masks and keypoints inside the boxes that were found."""
+        features = self.backbone(self.normalise(batch))
+        proposals = self.rpn.propose(self.rpn(features), batch.sizes_hw, self.rpn.keep_detecting)
+        pyramid = self._lay_out(features)
+        index, box_features = _read(self.box_regions, pyramid, proposals.boxes, proposals.valid)
+        logits, deltas = (
+            spread(answer, index, proposals.valid.shape) for answer in self.box_branch(box_features)
+        )
+        found = self.box_branch.detect(logits, deltas, proposals, batch.sizes_hw)
+        if self.mask_branch is not None:
+            mask_regions = self.box_regions if self.mask_regions is None else self.mask_regions
+            index, mask_features = _read(mask_regions, pyramid, found.boxes, found.valid)
+            probs = self.mask_branch.probs(self.mask_branch(mask_features), found.labels.flatten()[index])
+            found = found._replace(mask_probs=spread(probs, index, found.valid.shape))
+        if self.keypoint_branch is not None:
+            index, keypoint_features = _read(self.keypoint_regions, pyramid, found.boxes, found.valid)
+            heatmaps = self.keypoint_branch(keypoint_features)
+            found = found._replace(keypoint_heatmaps=spread(heatmaps, index, found.valid.shape))
+        return found
+
+    def _lay_out(self, features: Sequence[Tensor]) -> Pyramid:
+        strides = self.box_regions.strides
+        return lay_out(features[: len(strides)], strides)
+
+    def _draw(self, proposals: Proposals, targets: Targets) -> tuple[Learnt, Int[Tensor, " n"]]:
+        """Return the regions to learn from, and which of them are positive."""
+        budget, fraction, _ = self.sampling
+        objects = targets.valid & ~targets.crowd
+        # The truth's own boxes are added, so that the branches see positives from the first step on.
+        boxes = torch.cat((proposals.boxes, targets.boxes), 1)
+        valid = torch.cat((proposals.valid, objects), 1)
+        matches = match(
+            boxes, targets.boxes, objects, negative_below=0.5, positive_from=0.5, low_quality=False
+        )
+        matched = ignore_crowds(matches.object, boxes, targets.boxes, targets.valid & targets.crowd)
+        matched = torch.where(valid, matched, IGNORED)
+        keys = torch.rand(matched.shape, device=matched.device)
+        drawn = sample(matched, keys, budget=budget, positive_fraction=fraction)
+
+        slots = compact(drawn.valid)
+        capacity = positive_capacity(matched.shape[1], budget=budget, positive_fraction=fraction)
+        positives = torch.searchsorted(slots, compact(drawn.positive, capacity))
+        matched = rows(matched, drawn.index).clamp(min=0)
+        labels = torch.where(drawn.positive, rows(targets.labels, matched), self.num_classes)
+        regions = Learnt(
+            boxes=rows(boxes, drawn.index).flatten(0, 1)[slots],
+            pictures=slots // drawn.valid.shape[1],
+            labels=labels.flatten()[slots],
+            objects=matched.flatten()[slots],
+            valid=drawn.valid.flatten()[slots],
+        )
+        return regions, positives
+
+    def _box_losses(
+        self, features: Tensor, regions: Learnt, targets: Targets
+    ) -> dict[str, Float[Tensor, ""]]:
+        return self.box_branch.losses(
+            self.box_branch(features),
+            labels=regions.labels,
+            regions=regions.boxes,
+            objects=targets.boxes[regions.pictures, regions.objects],
+            valid=regions.valid,
+        )
+
+    def _mask_loss(self, logits: Tensor, regions: Learnt, targets: Targets) -> Float[Tensor, ""]:
+        if targets.masks is None:
+            raise ValueError("the network has a mask branch, but the targets have no masks: train its box-only form")
+        truth = crop_targets(
+            targets.masks,
+            regions.pictures,
+            regions.objects,
+            regions.boxes,
+            logits.shape[-1],
+            sampling_ratio=self.sampling.mask_samples,
+        )
+        has_mask = (targets.masks.sizes_hw[regions.pictures, regions.objects] > 0).all(-1)
+        labels, valid = self._positive(regions)
+        return self.mask_branch.loss(logits, labels, (truth >= 0.5).to(truth.dtype), valid & has_mask)
+
+    def _keypoint_loss(self, heatmaps: Tensor, regions: Learnt, targets: Targets) -> Float[Tensor, ""]:
+        if targets.keypoints is None:
+            raise ValueError("the network has a keypoint branch, but the targets have no keypoints")
+        keypoints = targets.keypoints[regions.pictures, regions.objects]
+        cells, visible = keypoints_to_heatmap_index(keypoints, regions.boxes, heatmaps.shape[-1])
+        _, valid = self._positive(regions)
+        return self.keypoint_branch.loss(heatmaps, cells, visible & valid[:, None])
+
+    def _positive(self, regions: Learnt) -> tuple[Tensor, Tensor]:
+        """Return a class for each region, and which regions are positive: a compiled graph has empty slots too."""
+        positive = regions.valid & (regions.labels < self.num_classes)
+        return torch.where(positive, regions.labels, 0), positive
+
+
+def _read(
+    regions: Regions, pyramid: Pyramid, boxes: Float[Tensor, "B n 4"], valid: Bool[Tensor, "B n"]
+) -> tuple[Int[Tensor, " N"], Float[Tensor, "N C h w"]]:
+    """Return which slots were read, and the features of their boxes."""
+    index = compact(valid)
+    return index, regions(pyramid, boxes.flatten(0, 1)[index], index // boxes.shape[1])

@@ -1,0 +1,234 @@
+"""ResNet and ResNeXt bodies (He et al. 2016; Xie et al. 2017), cut and dilated as detectors need them.
+
+A body leads a picture to a list of feature maps, one per name in `stages`, and says their `strides` and
+`out_channels`. The forms of the paper's Table 2a are choices of `stages`:
+
+    FPN  ``("res2", "res3", "res4", "res5")``, the default
+    C4   ``("res4",)``, with `res5_stage` as the head of every region
+    C5   ``("res5",)``; dilated C5 adds ``dilate_c5=True`` and has stride 16
+
+Stages behind the last one returned are not built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypedDict, Unpack
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskrcnn.network.norms import Norm, conv_norm, freeze_norms, frozen_batch_norm
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+Block = Callable[..., nn.Module]  # block(in_channels, out_channels, *, stride, dilation, norm)
+
+
+class Form(TypedDict, total=False):
+    """What may be chosen for any depth; see `ResNet`."""
+
+    stages: Sequence[str]
+    norm: Norm
+    in_channels: int
+    dilate_c5: bool
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, norm: Norm
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(in_channels, out_channels, stride=stride, dilation=dilation)
+        self.norm1 = norm(out_channels)
+        self.conv2 = _conv3x3(out_channels, out_channels, dilation=dilation)
+        self.norm2 = norm(out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        _calm(self.norm2)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
+        """Return the block's map, smaller by its stride."""
+        branch = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        branch = self.norm2(self.conv2(branch))
+        branch += self.shortcut(x)
+        return F.relu(branch, inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """A 1×1, a 3×3 and a 1×1 convolution beside a shortcut; with groups, the block of ResNeXt.
+
+    The 3×3 has `groups` groups of `width_per_group` channels in res2 (1 × 64: ResNet), and these double from
+    stage to stage. The stride is in the 3×3 (torchvision, ResNeXt) or, `stride_in_1x1`, in the first 1×1
+    (He et al.'s weights, and so Detectron2's ResNet-50 and 101).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        norm: Norm,
+        groups: int = 1,
+        width_per_group: int = 64,
+        stride_in_1x1: bool = False,
+    ) -> None:
+        super().__init__()
+        width = groups * width_per_group * out_channels // 256
+        stride1, stride2 = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, stride1, bias=False)
+        self.norm1 = norm(width)
+        self.conv2 = _conv3x3(width, width, stride=stride2, dilation=dilation, groups=groups)
+        self.norm2 = norm(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.norm3 = norm(out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        _calm(self.norm3)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
+        """Return the block's map, smaller by its stride."""
+        branch = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        branch = F.relu(self.norm2(self.conv2(branch)), inplace=True)
+        branch = self.norm3(self.conv3(branch))
+        branch += self.shortcut(x)
+        return F.relu(branch, inplace=True)
+
+
+class ResNet(nn.Module):
+    """A 7×7 stem and up to four stages of `depths` blocks each, returning the maps of `stages`.
+
+    `channels` is the width of res2's map; it doubles from stage to stage. `dilate_c5` keeps res5 at stride 16
+    and dilates all its 3×3 convolutions by 2. Raises ValueError for a stage that does not exist.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        depths: Sequence[int],
+        *,
+        channels: int,
+        stages: Sequence[str] = STAGES,
+        norm: Norm = frozen_batch_norm,
+        in_channels: int = 3,
+        dilate_c5: bool = False,
+    ) -> None:
+        super().__init__()
+        if not stages or list(stages) != [name for name in STAGES if name in stages]:
+            raise ValueError(f"stages are some of {STAGES}, in this order, but {tuple(stages)} was given")
+        self.stages = tuple(stages)
+        self.stem = conv_norm(in_channels, 64, 7, stride=2, norm=norm)
+        maps = {}
+        stride, width = 4, 64
+        for i, name in enumerate(STAGES[: STAGES.index(stages[-1]) + 1]):
+            dilation = 2 if dilate_c5 and name == "res5" else 1
+            step = 1 if i == 0 or dilation == 2 else 2
+            stage_block = partial(block, dilation=dilation, norm=norm)
+            self.add_module(name, _stage(stage_block, depths[i], width, channels << i, step))
+            stride, width = stride * step, channels << i
+            maps[name] = stride, width
+        self.strides = tuple(maps[name][0] for name in stages)
+        self.out_channels = tuple(maps[name][1] for name in stages)
+        init_convolutions(self)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> list[Tensor]:
+        """Return the maps of `stages`, finest first, each of ceil(H / stride) by ceil(W / stride)."""
+        x = F.max_pool2d(F.relu(self.stem(images), inplace=True), 3, stride=2, padding=1)
+        maps = []
+        for name, stage in self.named_children():
+            if name != "stem":
+                x = stage(x)
+            if name in self.stages:
+                maps.append(x)
+        return maps
+
+
+def resnet18(**form: Unpack[Form]) -> ResNet:
+    """ResNet-18."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), channels=64, **form)
+
+
+def resnet34(**form: Unpack[Form]) -> ResNet:
+    """ResNet-34."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), channels=64, **form)
+
+
+def resnet50(*, stride_in_1x1: bool = False, **form: Unpack[Form]) -> ResNet:
+    """ResNet-50; `stride_in_1x1` as in `Bottleneck`."""
+    block = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
+    return ResNet(block, (3, 4, 6, 3), channels=256, **form)
+
+
+def resnet101(*, stride_in_1x1: bool = False, **form: Unpack[Form]) -> ResNet:
+    """ResNet-101; `stride_in_1x1` as in `Bottleneck`."""
+    block = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
+    return ResNet(block, (3, 4, 23, 3), channels=256, **form)
+
+
+def resnext101(groups: int = 32, width_per_group: int = 8, **form: Unpack[Form]) -> ResNet:
+    """ResNeXt-101, 32×8d unless told; ``resnext101(64, 4)`` is 64×4d."""
+    block = partial(Bottleneck, groups=groups, width_per_group=width_per_group)
+    return ResNet(block, (3, 4, 23, 3), channels=256, **form)
+
+
+def res5_stage(block: Block = Bottleneck, *, norm: Norm = frozen_batch_norm) -> nn.Sequential:
+    """Return res5 alone, the head of a C4 network (Figure 4, left): 1024 to 2048 channels, half the size.
+
+    `block` is a `Bottleneck` with its arguments bound, e.g. ``partial(Bottleneck, stride_in_1x1=True)``.
+    """
+    stage = _stage(partial(block, norm=norm), 3, 1024, 2048, 2)
+    init_convolutions(stage)
+    return stage
+
+
+def freeze(body: nn.Module, stages: Iterable[str]) -> None:
+    """Stop the named parts of `body`, e.g. ``("stem", "res2")``, from learning.
+
+    Their BatchNorms become frozen ones, so that their statistics rest as well.
+    Raises ValueError for a part that does not exist.
+    """
+    for name in stages:
+        part = dict(body.named_modules()).get(name)
+        if part is None:
+            known = ", ".join(child for child, _ in body.named_children())
+            raise ValueError(f"cannot freeze {name!r}: the body's parts are {known}")
+        part.requires_grad_(False)
+        freeze_norms(part)
+
+
+def init_convolutions(body: nn.Module) -> None:
+    """Draw every convolution from N(0, 2 / fan_out) (He et al. 2015), with the fan_out of one group."""
+    for conv in body.modules():
+        if isinstance(conv, nn.Conv2d):
+            fan_out = conv.weight[0, 0].numel() * conv.out_channels // conv.groups
+            nn.init.normal_(conv.weight, std=(2 / fan_out) ** 0.5)
+
+
+def _stage(block: Block, depth: int, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    first = block(in_channels, out_channels, stride=stride)
+    return nn.Sequential(first, *(block(out_channels, out_channels) for _ in range(depth - 1)))
+
+
+def _conv3x3(
+    in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, groups, bias=False)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return conv_norm(in_channels, out_channels, 1, stride=stride, norm=norm)
+
+
+def _calm(norm: nn.Module) -> None:
+    """Quieten the last norm of a residual branch, so that a body without weights neither explodes nor stalls.
+
+    A norm that learns starts at 0: each block begins as its shortcut (Goyal et al. 2017, §5.1). A frozen one
+    could never leave 0, so it gets 0.2: with 1 the variance would double in each of up to 33 blocks.
+    """
+    nn.init.constant_(norm.weight, 0.0 if isinstance(norm.weight, nn.Parameter) else 0.2)  # type: ignore[arg-type]

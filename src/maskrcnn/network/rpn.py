@@ -1,0 +1,165 @@
+"""The region proposal network: where is anything at all? (Ren et al. 2015; over a pyramid: Lin et al. 2017, §4.1)"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from maskrcnn.network.anchors import Anchors
+from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.losses import binary_cross_entropy, masked_sum, smooth_l1
+from maskrcnn.ops.nms import suppress
+from maskrcnn.ops.rows import rows
+from maskrcnn.ops.sampling import ignore_crowds, match, sample
+from maskrcnn.types import Targets
+
+_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+
+class Candidates(NamedTuple):
+    """Every anchor with its score and its refinement, level after level."""
+
+    logits: Float[Tensor, "B A"]
+    deltas: Float[Tensor, "B A 4"]
+    anchors: Float[Tensor, "A 4"]
+    levels: tuple[int, ...]  # the number of anchors of each level; they add up to A
+
+
+class Proposals(NamedTuple):
+    """The P best regions of each picture, best first."""
+
+    boxes: Float[Tensor, "B P 4"]
+    logits: Float[Tensor, "B P"]
+    valid: Bool[Tensor, "B P"]
+
+
+class Keep(NamedTuple):
+    """How many regions go on: the best of each level into suppression, the best of all levels out of it."""
+
+    per_level: int
+    total: int
+
+
+Divisor = Callable[[Bool[Tensor, "B A"], int], Tensor | int]
+
+
+def by_sampled(sampled: Bool[Tensor, "B A"], budget: int) -> Int[Tensor, ""]:
+    """Divide the losses by the number of anchors that were drawn."""
+    return sampled.sum().clamp(min=1)
+
+
+def by_budget(sampled: Bool[Tensor, "B A"], budget: int) -> int:
+    """Divide the losses by the number of anchors that could have been drawn, as Detectron2 does."""
+    return budget * sampled.shape[0]
+
+
+class RPNHead(nn.Module):
+    """3×3 convolutions, then for each anchor of a cell a score and four deltas; one head for all levels."""
+
+    def __init__(self, channels: int, anchors_per_cell: int, *, convolutions: int = 1) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convolutions))
+        self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
+        self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
+        for layer in (*self.convs, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, level: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B A 4"]]:
+        """Return the logits and deltas of a level's anchors, row by row, cell by cell."""
+        for conv in self.convs:
+            level = F.relu(conv(level), inplace=True)
+        logits = self.objectness(level).permute(0, 2, 3, 1).flatten(1)
+        deltas = self.deltas(level).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4))
+        return logits, deltas
+
+
+class RPN(nn.Module):
+    """Scores anchors, learns which of them hold objects, and proposes the best as regions.
+
+    An anchor is positive from an IoU of 0.7 with an object or where it is an object's best, negative below 0.3.
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        anchors: Anchors,
+        *,
+        keep_training: Keep = Keep(2000, 1000),
+        keep_detecting: Keep = Keep(1000, 1000),
+        nms_threshold: float = 0.7,
+        min_size: float = 0.0,
+        budget: int = 256,
+        beta: float = 1 / 9,
+        divisor: Divisor = by_sampled,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.anchors = anchors
+        self.keep_training = keep_training
+        self.keep_detecting = keep_detecting
+        self.nms_threshold = nms_threshold
+        self.min_size = min_size
+        self.budget = budget
+        self.beta = beta
+        self.divisor = divisor
+
+    def forward(self, features: Sequence[Float[Tensor, "B C _h _w"]]) -> Candidates:
+        """Return all anchors of all levels, scored and refined."""
+        answers = [self.head(level) for level in features]
+        logits, deltas = (torch.cat(parts, 1).float() for parts in zip(*answers, strict=True))
+        grids = [
+            self.anchors.grid(number, (level.shape[2], level.shape[3]), level.device)
+            for number, level in enumerate(features)
+        ]
+        return Candidates(logits, deltas, torch.cat(grids), tuple(len(grid) for grid in grids))
+
+    def propose(self, candidates: Candidates, sizes_hw: Int[Tensor, "B 2"], keep: Keep) -> Proposals:
+        """Return the best regions: refined, clipped to their pictures, without near duplicates on their level."""
+        index, level = self._best_of_levels(candidates.logits.detach(), candidates.levels, keep.per_level)
+        logits = rows(candidates.logits.detach(), index)
+        deltas = rows(candidates.deltas.detach(), index)
+        boxes = box_ops.decode(deltas, candidates.anchors[index], _WEIGHTS)
+        boxes = box_ops.clip(boxes, sizes_hw)
+        valid = box_ops.is_larger(boxes, self.min_size) & logits.isfinite()
+        valid = suppress(boxes, logits, level.expand_as(logits), valid, self.nms_threshold)
+        order = logits.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        order = order[:, : keep.total]
+        return Proposals(rows(boxes, order), rows(logits, order), rows(valid, order))
+
+    @staticmethod
+    def _best_of_levels(logits: Tensor, levels: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
+        """Return which anchors (B, n) are among the `count` best of their level, and the level (n,) of each."""
+        first, chosen, level_of = 0, [], []
+        for number, size in enumerate(levels):
+            best = logits[:, first : first + size].topk(min(count, size), sorted=True).indices
+            chosen.append(best + first)
+            level_of.append(torch.full_like(best[0], number))
+            first += size
+        return torch.cat(chosen, 1), torch.cat(level_of)
+
+    def losses(self, candidates: Candidates, targets: Targets) -> dict[str, Float[Tensor, ""]]:
+        """Return `loss_rpn_objectness` and `loss_rpn_box` of a random draw of anchors (Faster R-CNN, equation 1)."""
+        objects = targets.valid & ~targets.crowd
+        anchors = candidates.anchors.expand(len(objects), -1, -1)
+        matches = match(
+            anchors, targets.boxes, objects, negative_below=0.3, positive_from=0.7, low_quality=True
+        )
+        matched = ignore_crowds(matches.object, anchors, targets.boxes, targets.valid & targets.crowd)
+        keys = torch.rand(matched.shape, device=matched.device)
+        drawn = sample(matched, keys, budget=self.budget, positive_fraction=0.5)
+        chosen = drawn.valid.new_zeros(matched.shape).scatter(1, drawn.index, drawn.valid)
+        divisor = self.divisor(chosen, self.budget)
+        objectness = binary_cross_entropy(candidates.logits, (matched >= 0).float())
+        # Deltas of the drawn anchors alone: there are a thousand times as many anchors.
+        wanted = box_ops.encode(
+            rows(targets.boxes, rows(matched, drawn.index).clamp(min=0)), rows(anchors, drawn.index), _WEIGHTS
+        )
+        error = smooth_l1(rows(candidates.deltas, drawn.index) - wanted, self.beta).sum(-1)
+        return {
+            "loss_rpn_objectness": masked_sum(objectness, chosen) / divisor,
+            "loss_rpn_box": masked_sum(error, drawn.positive) / divisor,
+        }

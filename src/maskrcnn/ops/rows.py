@@ -1,0 +1,33 @@
+"""Choosing, compacting and spreading rows of batched tensors: the only places where slots and rows change roles."""
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+
+def rows(values: Shaped[Tensor, "B n *rest"], index: Int[Tensor, "B m"]) -> Shaped[Tensor, "B m *rest"]:
+    """Return the rows of each picture that `index` names, in its order."""
+    trailing = values.shape[2:]
+    index = index.view(*index.shape, *(1 for _ in trailing)).expand(-1, -1, *trailing)
+    return values.gather(1, index)
+
+
+def compact(valid: Bool[Tensor, "B n"], capacity: int | None = None) -> Int[Tensor, " N"]:
+    """Return the flat indices ``picture · n + slot`` of the valid slots: heads need not work on absent regions.
+
+    A compiled or exported graph has no shape that depends on data: there, all of the first `capacity` slots of each
+    picture are returned (all slots where None), the valid ones of which must stand first.
+    """
+    if not torch.compiler.is_compiling():
+        return valid.flatten().nonzero().flatten()
+    pictures, slots = valid.shape
+    first = torch.arange(pictures, device=valid.device)[:, None] * slots
+    return (first + torch.arange(capacity or slots, device=valid.device)).flatten()
+
+
+def spread(
+    values: Shaped[Tensor, "N *rest"], index: Int[Tensor, " N"], shape: tuple[int, int]
+) -> Shaped[Tensor, "B n *rest"]:
+    """Return `values` back in their slots of (B, n) = `shape`, zeros elsewhere: the inverse of `compact`."""
+    slots = values.new_zeros(shape[0] * shape[1], *values.shape[1:])
+    return slots.index_copy(0, index, values).unflatten(0, shape)

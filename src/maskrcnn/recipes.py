@@ -1,0 +1,276 @@
+"""Every network, as a page of constructor calls with the numbers in place.
+
+A recipe is a function of the number of object classes (background not counted) and of `Options`, which are plain
+values, so that a checkpoint can keep them and ``maskrcnn train --set recipe.NAME=VALUE`` can set them. The endings
+``_box`` (Faster R-CNN) and ``_keypoint`` (17 keypoints, no masks) of `find` are short for the usual ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+
+from maskrcnn.network import resnet
+from maskrcnn.network.anchors import Anchors
+from maskrcnn.network.boxes import BoxBranch, LinearHead, MeanHead
+from maskrcnn.network.fpn import FPN
+from maskrcnn.network.keypoints import KeypointBranch
+from maskrcnn.network.masks import CLASS_AGNOSTIC, SIGMOID, SOFTMAX, FCNHead, MaskBranch, MLPHead
+from maskrcnn.network.mobilenet import MobileNetV2
+from maskrcnn.network.model import MaskRCNN, Normalise, Sampling
+from maskrcnn.network.norms import Norm, batch_norm, frozen_batch_norm, group_norm, sync_batch_norm
+from maskrcnn.network.regions import Regions
+from maskrcnn.network.rpn import RPN, Keep, RPNHead
+from maskrcnn.ops.roi import RegionOperator, maximum, roi_align, roi_pool, roi_warp
+
+NORMS: dict[str, Norm] = {
+    "frozen": frozen_batch_norm,
+    "batch": batch_norm,
+    "sync": sync_batch_norm,
+    "group": group_norm,
+}
+CODINGS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "class_agnostic": CLASS_AGNOSTIC}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a recipe can be told. None takes the value that the paper or its successors use for the architecture."""
+
+    # Branches
+    masks: bool = True
+    keypoints: int = 0  # of an object; 0: no keypoint branch
+    mask_coding: Literal["sigmoid", "softmax", "class_agnostic"] = "sigmoid"
+    mask_head: Literal["fcn", "mlp"] = "fcn"
+    box_head: Literal["linear", "conv"] = "linear"  # two linear layers; or four convolutions and one
+    region_operator: Literal["roi_align", "roi_align_max", "roi_warp", "roi_warp_max", "roi_pool"] = "roi_align"
+    sampling_ratio: int = 2  # samples a bin on each axis; 0 for one a cell
+    # Backbone
+    in_channels: int = 3
+    pixel_mean: tuple[float, ...] | None = None  # on the scale 0 … 255, one a channel; None: ImageNet's
+    pixel_std: tuple[float, ...] | None = None
+    norm: Literal["frozen", "batch", "sync", "group"] = "frozen"
+    frozen: tuple[str, ...] | None = None  # parts that do not learn; None: stem and res2 where the norms are frozen
+    stride_in_1x1: bool = False  # as in the original ResNet-50 and -101 weights
+    channels: int = 256  # of the pyramid and the mask branch
+    hidden: int = 1024  # of the box branch's layers
+    # Proposals and detections
+    anchor_sizes: tuple[float, ...] | None = None  # √area in pixels; on a pyramid one for each level
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    rpn_convolutions: int = 1
+    budget: int | None = None  # regions of a picture that the branches learn from; None: 512, or 64 without a pyramid
+    beta: float = 1.0  # where the box branch's smooth L1 becomes linear; 0 is L1
+    score_threshold: float = 0.05
+    max_detections: int = 100  # in a picture
+
+
+def resnet18_fpn(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-18 with a feature pyramid: for small data and small machines."""
+    return _pyramid(resnet.resnet18, num_classes, Options(**options))
+
+
+def resnet50_fpn(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-50-FPN, the usual choice: mask AP 33.6 on COCO in the paper's Table 2a."""
+    return _pyramid(resnet.resnet50, num_classes, Options(**options))
+
+
+def resnet101_fpn(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-101-FPN: mask AP 35.4 in Table 2a."""
+    return _pyramid(resnet.resnet101, num_classes, Options(**options))
+
+
+def resnext101_fpn(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNeXt-101 (32×8d) with a pyramid; the paper's 64×4d has mask AP 36.7 in Table 2a."""
+    return _pyramid(resnet.resnext101, num_classes, Options(**options))
+
+
+def resnext101_64x4d_fpn(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNeXt-101 (64×4d) with a pyramid: mask AP 36.7 in Table 2a."""
+    return _pyramid(partial(resnet.resnext101, 64, 4), num_classes, Options(**options))
+
+
+def mobilenet_v2_fpn(num_classes: int, **options: Any) -> MaskRCNN:
+    """MobileNetV2 with a pyramid: light enough to train on a CPU from ImageNet weights."""
+    return _pyramid(MobileNetV2, num_classes, Options(**{"frozen": (), **options}))
+
+
+def resnet50_c4(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-50-C4, where res5 works on every region: mask AP 30.3 in Table 2a."""
+    return _c4(resnet.resnet50, num_classes, Options(**options))
+
+
+def resnet101_c4(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-101-C4: mask AP 32.7 in Table 2a."""
+    return _c4(resnet.resnet101, num_classes, Options(**options))
+
+
+def resnet50_c5(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-50-C5, regions read at stride 32: mask AP 30.9 with RoIAlign, 23.6 with RoIPool in Table 2d."""
+    return _c5(resnet.resnet50, num_classes, Options(**options))
+
+
+def resnet50_dc5(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-50 with a dilated C5 at stride 16."""
+    return _c5(partial(resnet.resnet50, dilate_c5=True), num_classes, Options(**options))
+
+
+RECIPES: dict[str, Callable[..., MaskRCNN]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        resnet18_fpn,
+        resnet50_fpn,
+        resnet101_fpn,
+        resnext101_fpn,
+        resnext101_64x4d_fpn,
+        mobilenet_v2_fpn,
+        resnet50_c4,
+        resnet101_c4,
+        resnet50_c5,
+        resnet50_dc5,
+    )
+}
+FORMS: dict[str, dict[str, Any]] = {"_box": {"masks": False}, "_keypoint": {"masks": False, "keypoints": 17}}
+
+
+def find(name: str) -> Callable[..., MaskRCNN]:
+    """Return the recipe of that name, e.g. "resnet50_fpn" or "resnet50_fpn_box". Raises ValueError for another."""
+    for ending, options in FORMS.items():
+        if name.removesuffix(ending) in RECIPES and name.endswith(ending):
+            return partial(RECIPES[name.removesuffix(ending)], **options)
+    if name not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise ValueError(f"there is no recipe {name!r}; there are {known}, each also with {' and '.join(FORMS)}")
+    return RECIPES[name]
+
+
+def _pyramid(body: Callable[..., nn.Module], num_classes: int, options: Options) -> MaskRCNN:
+    """FPN: every branch reads regions from P2 … P5, proposals come from P2 … P6 (Figure 4, right)."""
+    backbone = FPN(_body(body, options), options.channels)
+    anchors = Anchors(
+        tuple((size,) for size in options.anchor_sizes or (32, 64, 128, 256, 512)),
+        options.aspect_ratios,
+        backbone.strides,
+    )
+    strides, channels, operator = backbone.strides[:4], options.channels, _operator(options)
+    return MaskRCNN(
+        normalise=_normalise(options),
+        backbone=backbone,
+        rpn=RPN(RPNHead(channels, anchors.per_cell, convolutions=options.rpn_convolutions), anchors),
+        box_regions=Regions(strides, 7, operator=operator),
+        box_branch=_box_branch(_box_head(channels, options), num_classes, options),
+        mask_regions=Regions(strides, 14, operator=operator) if options.masks else None,
+        mask_branch=_mask_branch(channels, num_classes, options) if options.masks else None,
+        keypoint_regions=Regions(strides, 14, operator=operator) if options.keypoints else None,
+        keypoint_branch=KeypointBranch(channels, options.keypoints) if options.keypoints else None,
+        sampling=Sampling(budget=options.budget or 512),
+        stride=32,
+    )
+
+
+def _c4(body: Callable[..., nn.Module], num_classes: int, options: Options) -> MaskRCNN:
+    """C4: regions of 14 × 14 at stride 16, then res5 on each, which boxes and masks share (Figure 4, left)."""
+    backbone = _body(partial(body, stages=("res4",)), options)
+    block = partial(resnet.Bottleneck, stride_in_1x1=options.stride_in_1x1)
+    res5 = resnet.res5_stage(block, norm=NORMS[options.norm])
+    operator, has_keypoints = _operator(options), options.keypoints > 0
+    mask_head = FCNHead(
+        2048, CODINGS[options.mask_coding].channels(num_classes), convolutions=0, channels=options.channels
+    )
+    return MaskRCNN(
+        normalise=_normalise(options),
+        backbone=backbone,
+        rpn=_single_level_rpn(1024, 16, options),
+        box_regions=Regions((16,), 14, operator=operator, head=res5),
+        box_branch=_box_branch(MeanHead(2048), num_classes, options),
+        mask_branch=MaskBranch(mask_head, CODINGS[options.mask_coding]) if options.masks else None,
+        keypoint_regions=Regions((16,), 14, operator=operator) if has_keypoints else None,
+        keypoint_branch=KeypointBranch(1024, options.keypoints) if has_keypoints else None,
+        sampling=Sampling(budget=options.budget or 64),
+        stride=1,
+    )
+
+
+def _c5(body: Callable[..., nn.Module], num_classes: int, options: Options) -> MaskRCNN:
+    """C5: regions read from the last map of the whole body, heads as on a pyramid (Table 2d)."""
+    backbone = _body(partial(body, stages=("res5",)), options)
+    strides, operator = backbone.strides, _operator(options)
+    return MaskRCNN(
+        normalise=_normalise(options),
+        backbone=backbone,
+        rpn=_single_level_rpn(2048, strides[0], options),
+        box_regions=Regions(strides, 7, operator=operator),
+        box_branch=_box_branch(_box_head(2048, options), num_classes, options),
+        mask_regions=Regions(strides, 14, operator=operator) if options.masks else None,
+        mask_branch=_mask_branch(2048, num_classes, options) if options.masks else None,
+        keypoint_regions=Regions(strides, 14, operator=operator) if options.keypoints else None,
+        keypoint_branch=KeypointBranch(2048, options.keypoints) if options.keypoints else None,
+        sampling=Sampling(budget=options.budget or 64),
+        stride=1,
+    )
+
+
+def _body(body: Callable[..., nn.Module], options: Options) -> nn.Module:
+    extra = {"stride_in_1x1": True} if options.stride_in_1x1 else {}
+    built = body(norm=NORMS[options.norm], in_channels=options.in_channels, **extra)
+    usual = ("stem", "res2") if options.norm == "frozen" else ()
+    resnet.freeze(built, usual if options.frozen is None else options.frozen)
+    return built
+
+
+def _normalise(options: Options) -> Normalise:
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's pictures
+    if options.in_channels != 3:
+        mean, std = (127.5,) * options.in_channels, (64.0,) * options.in_channels
+    mean, std = options.pixel_mean or mean, options.pixel_std or std
+    if len(mean) != options.in_channels or len(std) != options.in_channels:
+        raise ValueError(
+            f"pixel_mean and pixel_std must have one number for each of {options.in_channels} channels, "
+            f"not {len(mean)} and {len(std)}"
+        )
+    return Normalise(mean, std)
+
+
+def _operator(options: Options) -> RegionOperator:
+    operators: dict[str, RegionOperator] = {
+        "roi_align": roi_align,
+        "roi_align_max": partial(roi_align, reduction=maximum),
+        "roi_warp": roi_warp,
+        "roi_warp_max": partial(roi_warp, reduction=maximum),
+    }
+    if options.region_operator == "roi_pool":
+        return roi_pool
+    return partial(operators[options.region_operator], sampling_ratio=options.sampling_ratio)
+
+
+def _single_level_rpn(channels: int, stride: int, options: Options) -> RPN:
+    # One map must offer what the levels of a pyramid offer together.
+    anchors = Anchors(
+        (options.anchor_sizes or (32, 64, 128, 256, 512),), options.aspect_ratios, (stride,)
+    )
+    head = RPNHead(channels, anchors.per_cell, convolutions=options.rpn_convolutions)
+    return RPN(head, anchors, keep_training=Keep(12000, 2000), keep_detecting=Keep(6000, 1000))
+
+
+def _box_head(channels: int, options: Options) -> LinearHead:
+    if options.box_head == "conv":
+        return LinearHead(channels, 7, convolutions=4, hidden=(options.hidden,))
+    return LinearHead(channels, 7, hidden=(options.hidden, options.hidden))
+
+
+def _box_branch(head: nn.Module, num_classes: int, options: Options) -> BoxBranch:
+    return BoxBranch(
+        head,
+        num_classes,
+        beta=options.beta,
+        score_threshold=options.score_threshold,
+        max_detections=options.max_detections,
+    )
+
+
+def _mask_branch(channels: int, num_classes: int, options: Options) -> MaskBranch:
+    coding = CODINGS[options.mask_coding]
+    outputs = coding.channels(num_classes)
+    if options.mask_head == "mlp":
+        return MaskBranch(MLPHead(channels, outputs, hidden=(options.hidden, options.hidden)), coding)
+    return MaskBranch(FCNHead(channels, outputs, channels=options.channels), coding)
