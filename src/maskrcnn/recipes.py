@@ -5,6 +5,7 @@ values, so that a checkpoint can keep them and ``maskrcnn train --set recipe.NAM
 ``_box`` (Faster R-CNN) and ``_keypoint`` (17 keypoints, no masks) of `find` are short for the usual ones.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -172,7 +173,7 @@ def _c4(body: Callable[..., nn.Module], num_classes: int, options: Options) -> M
     """C4: regions of 14 × 14 at stride 16, then res5 on each, which boxes and masks share (Figure 4, left)."""
     backbone = _body(partial(body, stages=("res4",)), options)
     block = partial(resnet.Bottleneck, stride_in_1x1=options.stride_in_1x1)
-    res5 = resnet.res5_stage(block, norm=NORMS[options.norm])
+    res5 = nn.Sequential(OrderedDict(res5=resnet.res5_stage(block, norm=NORMS[options.norm])))
     operator, has_keypoints = _operator(options), options.keypoints > 0
     mask_head = FCNHead(
         2048, CODINGS[options.mask_coding].channels(num_classes), convolutions=0, channels=options.channels

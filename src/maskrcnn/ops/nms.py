@@ -61,10 +61,11 @@ def keep_in_order(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
 
 
 @keep_in_order.register_kernel("cuda")
-def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    everything = (segments >= 0).nonzero().flatten()
-    hit = _overlapping(boxes, box_ops.area(boxes), segments, everything, everything, threshold)
-    return (segments >= 0).scatter(0, everything, _greedy(hit))
+def keep_at_once(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    """Return the same by one comparison of all with all: more work in fewer steps, as a GPU likes it."""
+    present = (segments >= 0).nonzero().flatten()
+    hit = _overlapping(boxes, box_ops.area(boxes), segments, present, present, threshold)
+    return (segments >= 0).scatter(0, present, _greedy(hit))
 
 
 @keep_in_order.register_fake

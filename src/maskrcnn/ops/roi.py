@@ -6,7 +6,8 @@ paper's Table 2c: `roi_align` samples where the box truly lies, `roi_warp` first
 `roi_pool` rounds the box and each of its bins. All are differentiable in the features, none in the boxes.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,8 @@ from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.taps import Pyramid, linear_taps, places
 
 
-class RegionOperator(Protocol):
-    """What a branch reads its regions with: `roi_align`, `roi_warp`, `roi_pool`, or a partial of one of them."""
-
-    def __call__(
-        self, pyramid: Pyramid, boxes: Tensor, pictures: Tensor, levels: Tensor, bins: int, /
-    ) -> Tensor:
-        """Return the (N, C, bins, bins) features of N regions."""
+# What a branch reads its regions with: one of the operators below, or a partial of one.
+RegionOperator = Callable[[Pyramid, Tensor, Tensor, Tensor, int], Tensor]
 
 
 class Samples(NamedTuple):
@@ -35,11 +31,8 @@ class Samples(NamedTuple):
     share: Float[Tensor, "#T 1"]  # 1 / the number of samples of the same bin
 
 
-class Reduction(Protocol):
-    """How the samples of a bin become one row: `mean` or `maximum`."""
-
-    def __call__(self, table: Tensor, samples: Samples, /) -> Tensor:
-        """Return one (C,) row for each bin."""
+# How the samples of a bin become one row: `mean` or `maximum` of (table, samples).
+Reduction = Callable[[Tensor, Samples], Tensor]
 
 
 def mean(table: Float[Tensor, "rows C"], samples: Samples) -> Float[Tensor, "bags C"]:

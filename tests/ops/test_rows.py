@@ -1,0 +1,16 @@
+import torch
+
+from maskrcnn.ops.rows import compact, rows, spread
+
+
+def test_rows_chooses_for_each_picture():
+    values = torch.arange(12).view(2, 3, 2)
+    assert rows(values, torch.tensor([[2, 0], [1, 1]])).tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
+
+
+def test_spread_inverts_compact():
+    valid = torch.tensor([[True, False, True], [False, False, True]])
+    values = torch.arange(6.0).view(2, 3)
+    index = compact(valid)
+    assert index.tolist() == [0, 2, 5]
+    assert spread(values.flatten()[index], index, (2, 3)).tolist() == [[0, 0, 2], [0, 0, 5]]

@@ -1,0 +1,94 @@
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+from maskrcnn.weights.files import read_state_dict
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda s: {"model": s, "step": 3}, lambda s: {"state_dict": s}])
+@pytest.mark.parametrize("new", [True, False])
+def test_reads_bare_and_wrapped_tensors(tmp_path, wrap, new):
+    tensors = {"a.weight": torch.randn(2, 3), "a.num_batches_tracked": torch.tensor(5)}
+    torch.save(wrap(tensors), tmp_path / "w.pth", _use_new_zipfile_serialization=new)
+    found = read_state_dict(tmp_path / "w.pth")
+    assert list(found) == list(tensors)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no weights file at .*none\.pth$"):
+        read_state_dict(tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError, match="is a folder"):
+        read_state_dict(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut", b"\x80\x02}q\x00."])
+def test_files_that_are_no_checkpoints(tmp_path, content):
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"w\.pth") as raised:
+        read_state_dict(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_truncated_checkpoint_is_damaged(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.randn(1000)}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="damaged"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, new):
+    path, marker = tmp_path / "w.pth", tmp_path / "was_run"
+    torch.save({"a": Hostile(marker)}, path, _use_new_zipfile_serialization=new)
+    with pytest.raises(ValueError, match=r"refused: loading it would run \w+\.mkdir, not only read tensors$"):
+        read_state_dict(path)
+    path.write_bytes(pickle.dumps(Hostile(marker), protocol=2))
+    with pytest.raises(ValueError, match=r"w\.pth"):
+        read_state_dict(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([torch.zeros(2)], "holds a list where a dictionary of tensors was expected"),
+        ({}, "holds a dict where"),
+        (torch.zeros(2), "holds a Tensor where"),
+        ({"a": torch.zeros(2), "epoch": 3}, "holds a int at 'epoch', not a plain dense tensor"),
+        ({3: torch.zeros(2)}, "at 3"),
+        ({"a": torch.zeros(1).expand(10**9)}, "at 'a', not a plain dense tensor"),
+        ({"a": torch.zeros(2, device="meta")}, "at 'a', not a plain dense tensor"),
+        ({"a": torch.eye(2).to_sparse()}, "at 'a', not a plain dense tensor"),
+    ],
+)
+def test_content_that_is_not_weights_is_named(tmp_path, content, sentence):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=sentence):
+        read_state_dict(tmp_path / "w.pth")
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "w.pth")
+    bomb = tmp_path / "bomb.pth"
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as source,
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    with pytest.raises(ValueError, match="compressed archive"):
+        read_state_dict(bomb)
