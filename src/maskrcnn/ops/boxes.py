@@ -22,9 +22,9 @@ def intersection(first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]
     # One coordinate at a time: half the memory traffic of an (n, m, 2) corner tensor.
     x1, y1, x2, y2 = first.unsqueeze(-2).unbind(-1)
     u1, v1, u2, v2 = second.unsqueeze(-3).unbind(-1)
-    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
-    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
-    return width * height
+    width = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
+    height = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
+    return width.mul_(height)
 
 
 def iou(first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]) -> Float[Tensor, "*b n m"]:

@@ -1,0 +1,178 @@
+"""Inference of ResNet-50-FPN on one picture of 800 × 1216: `recipes.resnet50_fpn` against torchvision's.
+
+Both have the same weights: a fixed draw, scaled so that activations stay finite, proposals fill their 1000
+slots and detections their 100. Ours takes torchvision's anchors (unrounded, at the cells' corners) and the
+half-pixel of its RoIAlign here, so that both find the same objects; that this is so is printed. Ours runs as
+`Predictor` runs it, norms folded and channels-last; torchvision's as published. Two rows: from pixels to
+boxes and 28 × 28 masks, and from a picture to 100 masks of the picture's size.
+
+python benchmarks/inference.py [--json benchmarks/results/inference.json]
+"""
+
+import re
+from functools import partial
+
+import contest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+from maskrcnn import recipes
+from maskrcnn.network.model import MaskRCNN
+from maskrcnn.ops.roi import roi_align
+from maskrcnn.predict import Predictor
+from maskrcnn.result import Result
+from maskrcnn.types import Batch
+
+CLASSES, SIZE_HW = 90, (800, 1216)
+# Factors on a variance-preserving draw: residual branches are damped, scores spread over the thresholds.
+FACTORS = {
+    r"bn3\.weight": 0.2,
+    r"inner_blocks.*weight": 0.3,
+    r"rpn\.head\.bbox_pred\.weight": 0.1,
+    r"cls_score\.weight": 0.6,
+    r"box_predictor\.bbox_pred\.weight": 0.7,
+    r"mask_fcn_logits\.weight": 2.0,
+}
+NAMES = (
+    (r"^backbone\.body\.conv1", "backbone.body.stem.conv"),
+    (r"^backbone\.body\.bn1", "backbone.body.stem.norm"),
+    (r"\.layer(\d)\.", lambda match: f".res{int(match[1]) + 1}."),
+    (r"\.bn(\d)\.", r".norm\1."),
+    (r"\.downsample\.0\.", ".shortcut.conv."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+    (r"\.fpn\.inner_blocks\.(\d)\.0\.", r".lateral.\1.conv."),
+    (r"\.fpn\.layer_blocks\.(\d)\.0\.", r".output.\1.conv."),
+    (r"rpn\.head\.conv\.0\.0\.", "rpn.head.convs.0."),
+    (r"rpn\.head\.cls_logits", "rpn.head.objectness"),
+    (r"rpn\.head\.bbox_pred", "rpn.head.deltas"),
+    (r"roi_heads\.box_head\.fc6", "box_branch.head.1"),
+    (r"roi_heads\.box_head\.fc7", "box_branch.head.3"),
+    (r"roi_heads\.box_predictor\.cls_score", "box_branch.classify"),
+    (r"roi_heads\.box_predictor\.bbox_pred", "box_branch.regress"),
+    (r"roi_heads\.mask_head\.(\d)\.0\.", lambda match: f"mask_branch.head.{2 * int(match[1])}.conv."),
+    (r"roi_heads\.mask_predictor\.conv5_mask", "mask_branch.head.8"),
+    (r"roi_heads\.mask_predictor\.mask_fcn_logits", "mask_branch.head.10"),
+)
+
+
+def main() -> None:
+    arguments = contest.arguments(
+        "ResNet-50-FPN on one picture, ours against torchvision", repeats=5
+    ).parse_args()
+    torch.set_num_threads(arguments.threads)
+    theirs = build_theirs()
+    ours = build_ours(theirs)
+    names = tuple(map(str, range(CLASSES)))
+    predictor = Predictor(
+        ours, class_names=names, category_ids=range(CLASSES), short_side=800, long_side=1333, device="cpu"
+    )
+    pixels = picture()
+    image = pixels.float() / 255
+    batch = Batch(pixels[None].contiguous(memory_format=torch.channels_last), torch.tensor([SIZE_HW]))
+    array = pixels.permute(1, 2, 0).contiguous().numpy()
+    with torch.inference_mode():
+        agreement = compare(predictor.predict(array, score=0.0), network_of(theirs, image))
+        network = contest.take_turns(
+            {"ours": lambda: predictor.model.detect(batch), "theirs": lambda: network_of(theirs, image)},
+            repeats=arguments.repeats,
+        )
+        whole = contest.take_turns(
+            {"ours": lambda: predictor.predict(array, score=0.0).masks, "theirs": lambda: theirs([image])},
+            repeats=arguments.repeats,
+        )
+    rows = {
+        "network": contest.row("pixels to boxes and 28x28 masks", network["ours"], network["theirs"]),
+        "whole": contest.row("picture to 100 masks of its size", whole["ours"], whole["theirs"]),
+    }
+    for name, times in (("network", network), ("whole", whole)):
+        print(f"{name}: ours takes {times['ours'].median / times['theirs'].median:.2f} of torchvision's time")
+    contest.write(arguments.json, {"size_hw": SIZE_HW, "agreement": agreement, "rows": rows})
+
+
+def build_theirs() -> TorchvisionMaskRCNN:
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES + 1).eval()
+    draw = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            value.copy_(drawn(name, value.shape, draw))
+    # torchvision rounds its anchors to whole pixels.
+    shapes = [(s / r**0.5, s * r**0.5) for s in (32, 64, 128, 256, 512) for r in (0.5, 1.0, 2.0)]
+    cells = torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in shapes])
+    model.rpn.anchor_generator.cell_anchors = list(cells.split(3))
+    return model
+
+
+def drawn(name: str, shape: torch.Size, draw: torch.Generator) -> Tensor:
+    value = torch.randn(shape, generator=draw)
+    factor = next((factor for pattern, factor in FACTORS.items() if re.search(pattern, name)), 1.0)
+    if len(shape) > 1:
+        return value * factor * (2 / shape[1:].numel()) ** 0.5
+    return (1 + 0.1 * value) * factor if name.endswith("weight") else 0.02 * value
+
+
+def build_ours(theirs: TorchvisionMaskRCNN) -> MaskRCNN:
+    """Return our network with their weights, anchors and half-pixel."""
+    model = recipes.resnet50_fpn(CLASSES).eval()
+    model.rpn.anchors = model.rpn.anchors._replace(offset=0.0)
+    for regions in (model.box_regions, model.mask_regions):
+        regions.operator = partial(roi_align, aligned=False)
+    state = {"normalise.mean": model.normalise.mean, "normalise.std": model.normalise.std}
+    for name, value in theirs.state_dict().items():
+        for pattern, replacement in NAMES:
+            name = re.sub(pattern, replacement, name)
+        state[name] = value
+    for name in (
+        "weight",
+        "bias",
+    ):  # our background class is the last, or has no slot at all; theirs is the first
+        state[f"box_branch.classify.{name}"] = state[f"box_branch.classify.{name}"].roll(-1, 0)
+        state[f"box_branch.regress.{name}"] = state[f"box_branch.regress.{name}"][4:]
+        state[f"mask_branch.head.10.{name}"] = state[f"mask_branch.head.10.{name}"][1:]
+    model.load_state_dict({name: value for name, value in state.items() if "num_batches" not in name})
+    return model
+
+
+def picture() -> Tensor:
+    """Return noise on several scales, as bytes (3, H, W)."""
+    draw = torch.Generator().manual_seed(0)
+    layers = [
+        torch.rand(1, 3, SIZE_HW[0] // scale, SIZE_HW[1] // scale, generator=draw) for scale in (1, 8, 32)
+    ]
+    mixed = sum(F.interpolate(layer, SIZE_HW, mode="bilinear") for layer in layers) / 3
+    return (mixed[0] * 255).to(torch.uint8)
+
+
+def network_of(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """Run torchvision's network up to boxes and 28 × 28 masks, without pasting them."""
+    images, _ = model.transform([image])
+    features = model.backbone(images.tensors)
+    proposals, _ = model.rpn(images, features)
+    (found,), _ = model.roi_heads(features, proposals, images.image_sizes)
+    return found
+
+
+def compare(mine: Result, other: dict[str, Tensor]) -> dict[str, float]:
+    """Say how far the two answers to one picture lie apart, in its pixels."""
+    figures: dict[str, float] = {"ours": len(mine), "torchvision": len(other["boxes"])}
+    print(f"detections: ours {len(mine)}, torchvision {len(other['boxes'])}", end="; ")
+    if len(mine) == len(other["boxes"]):
+        distance = (torch.from_numpy(mine.boxes)[:, None] - other["boxes"]).abs().amax(-1)
+        other_class = torch.from_numpy(mine.labels)[:, None] != other["labels"] - 1
+        box, twin = distance.masked_fill(other_class, torch.inf).min(1)
+        figures["box_px"] = box.max().item()
+        figures["score"] = (torch.from_numpy(mine.scores) - other["scores"][twin]).abs().max().item()
+        figures["mask_prob"] = (
+            (torch.from_numpy(mine.mask_probs) - other["masks"][twin, 0]).abs().max().item()
+        )
+        line = (
+            "largest difference of a box {box_px:.1e} px, a score {score:.1e}, a mask's pixel {mask_prob:.1e}"
+        )
+        print(line.format(**figures), flush=True)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The commands: ``maskrcnn demo``, ``train``, ``evaluate`` and ``predict``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskrcnn.train.settings import Settings, explain, parse_sets
+
+_INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+# From scratch on drawn pictures of about 144 pixels, in three minutes on two CPU cores
+_DEMO_PICTURES = 16
+_DEMO_RECIPE = {
+    "norm": "batch",
+    "frozen": (),
+    "channels": 64,
+    "hidden": 256,
+    "anchor_sizes": (12.0, 24.0, 48.0, 72.0, 96.0),
+    "budget": 64,
+}
+_DEMO = Settings(
+    steps=600,
+    time_limit=3.0,
+    batch_size=4,
+    optimiser="adamw",
+    lr=0.001,
+    weight_decay=0.01,
+    warmup_steps=20,
+    schedule="cosine",
+    short_sides=(144,),
+    long_side=192,
+    log_every=10,
+    eval_every=None,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 1 when not all could be done, 2 for a mistake in what was asked."""
+    arguments = _parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"maskrcnn: {message}", file=sys.stderr)
+        try:
+            return arguments.command(arguments)
+        except (ValueError, FileNotFoundError) as error:
+            print(f"maskrcnn: {error}", file=sys.stderr)
+            return 2
+        except FloatingPointError as error:
+            print(f"maskrcnn: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="maskrcnn", description="Mask R-CNN: train, evaluate and predict.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="draw a small data set, train on it, evaluate and predict")
+    demo.add_argument("--output", type=Path, default=Path("maskrcnn-demo"), metavar="DIR")
+    demo.set_defaults(command=_demo)
+
+    train = commands.add_parser(
+        "train",
+        help="train a network on a folder in COCO layout",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"--set takes arguments of the recipe, as recipe.NAME=VALUE, and these fields:\n\n{explain()}",
+    )
+    train.add_argument(
+        "data", metavar="DATA", help="folder with annotations/instances_{train,val}.json, or the like"
+    )
+    train.add_argument("--recipe", help="the network, of maskrcnn.recipes (default: resnet50_fpn)")
+    train.add_argument("--output", type=Path, default=Path("runs/train"), metavar="DIR")
+    train.add_argument(
+        "--init", type=Path, metavar="FILE", help="weights to start from: a backbone's or a network's"
+    )
+    train.add_argument("--resume", action="store_true", help="go on from last.pt in the output folder")
+    train.add_argument("--device", choices=("cpu", "cuda", "mps", "auto"), default="auto")
+    train.add_argument("--set", nargs="+", action="extend", default=[], metavar="field=value", dest="sets")
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("evaluate", help="measure COCO's average precision of a checkpoint")
+    evaluate.add_argument(
+        "weights", type=Path, metavar="WEIGHTS", help="a checkpoint, such as runs/train/best.pt"
+    )
+    evaluate.add_argument("data", type=Path, metavar="DATA")
+    evaluate.add_argument("--split", choices=("train", "val"), default="val")
+    evaluate.add_argument("--output", type=Path, default=Path("metrics.json"), metavar="metrics.json")
+    evaluate.set_defaults(command=_evaluate)
+
+    predict = commands.add_parser("predict", help="find objects in pictures")
+    predict.add_argument("weights", type=Path, metavar="WEIGHTS")
+    predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders or patterns")
+    predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR")
+    predict.add_argument("--score", type=float, default=0.5, help="least confidence (default: 0.5)")
+    predict.set_defaults(command=_predict)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from maskrcnn.data.drawn import draw_dataset
+    from maskrcnn.evaluate.coco import write_metrics
+    from maskrcnn.predict import write_predictions
+    from maskrcnn.train.checkpoint import load, load_predictor
+    from maskrcnn.train.loop import train
+
+    output: Path = arguments.output
+    data = draw_dataset(output / "data")
+    weights = train(
+        data,
+        recipe="resnet18_fpn",
+        recipe_arguments=_DEMO_RECIPE,
+        output=output,
+        resume=(output / "last.pt").exists(),
+        settings=_DEMO,
+    )
+    write_metrics(output / "metrics.json", load(weights).metrics)
+    predictor = load_predictor(weights)
+    write_predictions(predictor, sorted((data / "val").iterdir())[:_DEMO_PICTURES], output / "pictures")
+    print(f"network {weights}\nmetrics {output / 'metrics.json'}\npictures {output / 'pictures'}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from maskrcnn.recipes import Options
+    from maskrcnn.train.checkpoint import load
+    from maskrcnn.train.loop import train
+
+    base = load(arguments.output / "last.pt").settings if arguments.resume else None
+    settings, recipe_arguments = parse_sets(arguments.sets, Options, base)
+    weights = train(
+        arguments.data,
+        recipe=arguments.recipe,
+        recipe_arguments=recipe_arguments,
+        output=arguments.output,
+        init=arguments.init,
+        resume=arguments.resume,
+        device=arguments.device,
+        settings=settings,
+    )
+    print(f"network {weights}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from rich import print as print_table
+
+    from maskrcnn.evaluate.coco import evaluate, table, write_metrics
+    from maskrcnn.train.checkpoint import build_model, load, predictor_of
+    from maskrcnn.train.start import open_split
+
+    run = load(arguments.weights)
+    dataset = open_split(arguments.data, arguments.split, run)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)  # known to work before the work is done
+    predictor = predictor_of(run, build_model(run))
+    metrics = evaluate(predictor, dataset, max_detections=run.settings.max_detections)
+    write_metrics(arguments.output, metrics)
+    print_table(table(metrics))
+    print(f"metrics {arguments.output}")
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from maskrcnn.data.pictures import find_pictures
+    from maskrcnn.predict import write_predictions
+    from maskrcnn.train.checkpoint import load_predictor
+
+    if not 0 <= arguments.score <= 1:
+        raise ValueError(f"--score must be from 0 to 1, not {arguments.score:g}")
+    paths = find_pictures(arguments.pictures)
+    summary = write_predictions(load_predictor(arguments.weights), paths, arguments.output, arguments.score)
+    print(f"pictures {arguments.output}")
+    return 1 if summary.failures else 0

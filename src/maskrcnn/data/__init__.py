@@ -1,0 +1,1 @@
+"""Pictures and their truth, on their way from files to batches."""

@@ -1,0 +1,205 @@
+"""Batches for training, each a function of (seed, number) alone; batches for prediction, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from maskrcnn.data.batch import collate, pad
+from maskrcnn.data.coco import CocoDataset, Objects
+from maskrcnn.data.pictures import Source, read_picture
+from maskrcnn.data.transforms import Affine, Sample, Transform, to_network
+from maskrcnn.types import Batch, Targets
+
+NO_OBJECTS = Objects(
+    np.zeros((0, 4), np.float32),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.bool_),
+    [],
+    None,
+    np.zeros(0, np.int64),
+)
+
+
+class PictureBatch(NamedTuple):
+    """A run of pictures for prediction: those in `batch`, and those that could not be read."""
+
+    batch: Batch | None  # None where none could be read
+    indices: list[int]  # of the pictures in `batch`, among the sources
+    affines: list[Affine]  # file → network's input
+    sizes_hw: list[tuple[int, int]]  # of the files
+    failures: list[tuple[int, str]]  # index and reason
+
+
+def training_batches(
+    dataset: CocoDataset,
+    transform: Transform,
+    *,
+    batch_size: int,
+    stride: int,
+    workers: int,
+    seed: int,
+    start: int = 0,
+    channels: int = 3,
+) -> Iterator[tuple[Batch, Targets]]:
+    """Yield batches without end, from number `start` on.
+
+    Batch n is the same whatever `workers` and `start` are. Each epoch shuffles the pictures and groups them
+    by orientation, which keeps padding small; where an epoch does not divide, some pictures come twice.
+    Raises what reading a picture raises, ValueError or FileNotFoundError.
+    """
+    batches = _TrainingBatches(dataset, transform, batch_size, stride, seed, channels)
+    for item in _in_workers(batches, count(start), workers):
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+def batches_per_epoch(dataset: CocoDataset, batch_size: int) -> int:
+    """How many batches show every picture once."""
+    return -(-len(dataset) // batch_size)
+
+
+def plan_epoch(
+    is_portrait: Bool[np.ndarray, " pictures"], batch_size: int, generator: np.random.Generator
+) -> Int[np.ndarray, "batches pictures_of_one"]:
+    """Draw the pictures of an epoch's batches: two at most mix orientations, and one repeats pictures."""
+    order = generator.permutation(len(is_portrait))
+    order = order[np.argsort(is_portrait[order], kind="stable")]
+    rows = -(-len(order) // batch_size)
+    batches = np.resize(order, (rows, batch_size))  # begins anew where the order ends
+    return generator.permutation(batches)
+
+
+def picture_batches(
+    sources: Sequence[Source],
+    resize: Transform,
+    *,
+    batch_size: int,
+    stride: int,
+    workers: int,
+    channels: int = 3,
+) -> Iterator[PictureBatch]:
+    """Yield pictures in order; neighbours share a batch when they have the same padded shape.
+
+    A picture that cannot be read is a failure with its reason, not an exception.
+    """
+    waiting: list[_Picture] = []
+    failures: list[tuple[int, str]] = []
+    for index, item in enumerate(
+        _in_workers(_Pictures(sources, resize, channels), range(len(sources)), workers)
+    ):
+        if isinstance(item, Exception):
+            failures.append((index, str(item)))
+            continue
+        picture = _Picture(index, *item)
+        if waiting and (
+            len(waiting) == batch_size or _padded(picture, stride) != _padded(waiting[0], stride)
+        ):
+            yield _picture_batch(waiting, failures, stride)
+            waiting, failures = [], []
+        waiting.append(picture)
+    if waiting or failures:
+        yield _picture_batch(waiting, failures, stride)
+
+
+class _Picture(NamedTuple):
+    number: int
+    image: UInt8[Tensor, "C H W"]
+    affine: Affine
+    size_hw: tuple[int, int]
+
+
+def _padded(picture: _Picture, stride: int) -> list[int]:
+    return [-(-side // stride) for side in picture.image.shape[-2:]]
+
+
+def _picture_batch(pictures: list[_Picture], failures: list[tuple[int, str]], stride: int) -> PictureBatch:
+    return PictureBatch(
+        batch=pad([picture.image for picture in pictures], stride) if pictures else None,
+        indices=[picture.number for picture in pictures],
+        affines=[picture.affine for picture in pictures],
+        sizes_hw=[picture.size_hw for picture in pictures],
+        failures=failures,
+    )
+
+
+@dataclass(frozen=True)
+class _TrainingBatches(Dataset):
+    """Batch `number`, made whole in one worker; an error comes back as a value, its sentence kept clean."""
+
+    dataset: CocoDataset
+    transform: Transform
+    batch_size: int
+    stride: int
+    seed: int
+    channels: int
+
+    def __getitem__(self, number: int) -> tuple[Batch, Targets] | Exception:
+        epoch, row = divmod(number, batches_per_epoch(self.dataset, self.batch_size))
+        is_portrait = self.dataset.sizes_hw[:, 0] > self.dataset.sizes_hw[:, 1]
+        plan = plan_epoch(is_portrait, self.batch_size, np.random.default_rng((self.seed, epoch)))
+        try:
+            samples = [
+                to_network(
+                    self.transform(self._read(int(index)), np.random.default_rng((self.seed, number, slot)))
+                )
+                for slot, index in enumerate(plan[row])
+            ]
+        except (OSError, ValueError) as error:
+            return error
+        return collate(samples, self.stride)
+
+    def _read(self, index: int) -> Sample:
+        path, size_hw = self.dataset.path(index), tuple(self.dataset.sizes_hw[index].tolist())
+        image = read_picture(path, self.channels)
+        if image.shape[-2:] != size_hw:
+            raise ValueError(
+                f"{path}: the picture has {image.shape[-2]} rows and {image.shape[-1]} columns, but"
+                f" {self.dataset.annotation_file} says {size_hw[0]} and {size_hw[1]}"
+                " (was it annotated before it was resized, or turned by its EXIF orientation?)"
+            )
+        return Sample(image, self.dataset.objects(index), self.dataset.keypoint_flip)
+
+
+@dataclass(frozen=True)
+class _Pictures(Dataset):
+    """Picture `index`, resized, with its affine and the size of its file; or why it cannot be read."""
+
+    sources: Sequence[Source]
+    resize: Transform
+    channels: int
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Affine, tuple[int, int]] | Exception:
+        try:
+            image = read_picture(self.sources[index], self.channels)
+        except (OSError, ValueError) as error:
+            return error
+        sample = self.resize(Sample(image, NO_OBJECTS), np.random.default_rng(0))
+        return sample.image, sample.affine, (image.shape[-2], image.shape[-1])
+
+
+def _in_workers(items: Dataset, numbers: Iterable[int], workers: int) -> Iterator[Any]:
+    """Yield the items of the given numbers, in order, made by `workers` processes, or by this one if 0."""
+    loader = DataLoader(
+        items,
+        sampler=numbers,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # it draws the workers' seeds, which would advance torch's own
+    )
+    return iter(loader)
+
+
+def _as_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,1 @@
+"""Training: settings, schedule, checkpoints and the loop."""

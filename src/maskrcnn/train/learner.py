@@ -1,0 +1,95 @@
+"""A network on its device, with what changes its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from maskrcnn.network.model import MaskRCNN
+from maskrcnn.train.checkpoint import Checkpoint, build_model
+from maskrcnn.train.settings import Settings
+from maskrcnn.types import Batch, Targets
+
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner(NamedTuple):
+    """What a step works on."""
+
+    model: MaskRCNN
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # keeps fp16's gradients in range; idle in other precisions
+    device: torch.device
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+
+def make_learner(run: Checkpoint, device: torch.device) -> Learner:
+    """Build a training's network, optimiser and scaler as its checkpoint has them.
+
+    Raises ValueError when they do not fit each other or the device.
+    """
+    if run.settings.precision == "fp16" and device.type != "cuda":
+        raise ValueError(f"precision=fp16 needs a CUDA device, not {device.type}; bf16 works everywhere")
+    model = build_model(run).train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = make_optimiser(model, run.settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=run.settings.precision == "fp16")
+    if run.optimiser:
+        try:
+            optimiser.load_state_dict(run.optimiser)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"the optimiser cannot go on as {run.settings.optimiser}: {error}") from error
+        scaler.load_state_dict(run.scaler)
+    return Learner(model, optimiser, scaler, device)
+
+
+def make_optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Return the optimiser of the parameters that learn; `update` sets its rate."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    spared = [p for p in learning if p.ndim == 1 and not settings.decay_norms_and_biases]
+    decayed = [p for p in learning if p.ndim > 1 or settings.decay_norms_and_biases]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(groups, settings.peak_lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(groups, settings.peak_lr, settings.momentum, weight_decay=settings.weight_decay)
+
+
+def gradients(
+    learner: Learner, batches: Iterator[tuple[Batch, Targets]], settings: Settings
+) -> dict[str, float]:
+    """Add up the gradient of one step's batches; return the loss, its parts, and the gradient's norm."""
+    model, optimiser, scaler, device = learner
+    parts = torch.zeros((), device=device)
+    for _ in range(settings.accumulate):
+        batch, targets = next(batches)
+        with torch.autocast(device.type, _DTYPES[settings.precision], settings.precision != "float32"):
+            losses = model(batch.to(device), targets.to(device))
+        shares = torch.stack([loss.float() for loss in losses.values()]) / settings.accumulate
+        scaler.scale(shares.sum()).backward()
+        parts = parts + shares.detach()
+    scaler.unscale_(optimiser)
+    norm = clip_grad_norm_(model.parameters(), settings.gradient_clip or math.inf)
+    loss, gradient_norm, *values = torch.stack([parts.sum(), norm, *parts]).tolist()
+    if scaler.is_enabled() and not math.isfinite(gradient_norm):
+        gradient_norm = 0.0  # fp16 overflowed: the scaler will skip this update and lower its scale
+    return {"loss": loss, **dict(zip(losses, values, strict=True)), "gradient_norm": gradient_norm}
+
+
+def update(learner: Learner, rate: float) -> None:
+    """Change the weights by the gradient, which is gone after that."""
+    for group in learner.optimiser.param_groups:
+        group["lr"] = rate
+    learner.scaler.step(learner.optimiser)
+    learner.scaler.update()
+    learner.optimiser.zero_grad()

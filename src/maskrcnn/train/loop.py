@@ -1,0 +1,196 @@
+"""The training, from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskrcnn.data.coco import CocoDataset
+from maskrcnn.data.loader import training_batches
+from maskrcnn.evaluate.coco import Metrics, evaluate
+from maskrcnn.predict import resolve_device
+from maskrcnn.train.checkpoint import Checkpoint, predictor_of, save
+from maskrcnn.train.journal import Journal
+from maskrcnn.train.learner import Learner, gradients, make_learner, update
+from maskrcnn.train.schedule import learning_rate
+from maskrcnn.train.settings import Settings
+from maskrcnn.train.start import (
+    augmentation,
+    check_data,
+    continued,
+    initialised,
+    open_data,
+    planned,
+    stream,
+)
+
+_SHOWN = 4  # validation pictures that TensorBoard shows
+
+
+def train(
+    data: str | Path,
+    *,
+    recipe: str | None = None,
+    recipe_arguments: Mapping[str, Any] | None = None,
+    output: str | Path = "runs/train",
+    init: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    settings: Settings | None = None,
+) -> Path:
+    """Train a network on a folder in COCO layout, and return the path of its best checkpoint.
+
+    `output` gets ``last.pt``, ``best.pt`` (highest AP of masks, or of boxes where there are no masks),
+    ``metrics.jsonl`` and, where TensorBoard is installed, ``tensorboard/``; without validation pictures the
+    last is the best. The recipe is ``resnet50_fpn`` unless another is named; `init` is a file of weights to
+    start from. `resume` goes on from ``last.pt`` as if the training had not stopped: recipe and settings are
+    those of the file, but `settings` may replace them.
+
+    On the CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule.
+
+    Raises ValueError and FileNotFoundError for what cannot be trained, FloatingPointError when the loss is no
+    longer finite (what was saved before stays), and KeyboardInterrupt after Ctrl-C, with everything saved.
+    """
+    output, place = Path(output), resolve_device(device)
+
+    # A new training is a checkpoint at step 0: after these lines, new and continued ones go one way
+    begin = continued if resume else planned
+    run = begin(output, recipe, recipe_arguments or {}, settings)
+    dataset, validation = open_data(data, run)
+    run = initialised(run, dataset, init)
+    settings, first_step, step, elapsed = run.settings, run.step, run.step, run.elapsed
+    learner = make_learner(run, place)
+    check_data(run, learner.model, dataset, validation)
+    batches = training_batches(
+        dataset,
+        augmentation(settings),
+        batch_size=settings.batch_size,
+        stride=learner.model.stride,
+        workers=settings.workers,
+        seed=settings.seed,
+        start=first_step * settings.accumulate,
+        channels=learner.model.in_channels,
+    )
+    clock = time.monotonic() - elapsed
+
+    with Journal(output, settings, place, step) as journal, ctrl_c() as interrupted:
+        journal.say(introduction(run, dataset, validation))
+        while True:
+            progress = done(settings, step, elapsed)
+            finished = progress >= 1
+            stopping = finished or interrupted()
+            saving, evaluating = (
+                every is not None and step > first_step and step % every == 0
+                for every in (settings.save_every, settings.eval_every)
+            )
+
+            # Save first: whatever an evaluation runs into then costs no training
+            if stopping or saving or evaluating:
+                run = replace(run, **learner.state(), step=step, elapsed=elapsed)
+                save(output / "last.pt", run)
+
+            # Evaluate, and keep the best
+            if validation and (finished or evaluating):
+                metrics = judged(run, learner, validation, journal)
+                is_best = ap(metrics) > run.best_ap
+                run = replace(run, metrics=metrics, best_ap=max(ap(metrics), run.best_ap))
+                for name in ("last.pt", "best.pt") if is_best else ("last.pt",):
+                    save(output / name, run)
+
+            if stopping:
+                break
+
+            # One step, with random numbers of its own
+            torch.manual_seed(stream(settings.seed, step + 1))
+            rate = learning_rate(settings, step, progress)
+            losses = gradients(learner, batches, settings)
+            if not all(map(math.isfinite, losses.values())):
+                raise FloatingPointError(diverged(output, step + 1, rate, losses))
+            update(learner, rate)
+            step, elapsed = step + 1, time.monotonic() - clock
+            journal.step(
+                {"step": step, **losses, "lr": rate, "seconds": elapsed}, done(settings, step, elapsed)
+            )
+
+        if not finished:
+            journal.say(f"stopped after step {step}; to go on: {command_to_go_on(data, output, device)}")
+            raise KeyboardInterrupt
+    return output / ("best.pt" if validation else "last.pt")
+
+
+def judged(run: Checkpoint, learner: Learner, validation: CocoDataset, journal: Journal) -> Metrics:
+    """Evaluate a training as it stands, and tell of it."""
+    predictor = predictor_of(run, learner.model, learner.device)
+    metrics = evaluate(predictor, validation, max_detections=run.settings.max_detections)
+    journal.evaluation(metrics, run.step)
+    journal.pictures(predictor, validation.paths[:_SHOWN], run.step)
+    return metrics
+
+
+def done(settings: Settings, step: int, elapsed: float) -> float:
+    """Return how much of the training is done, 0 … 1, after so many steps and seconds."""
+    minutes = settings.time_limit or math.inf
+    return min(1.0, max(step / settings.steps, elapsed / 60 / minutes))
+
+
+def ap(metrics: Metrics) -> float:
+    """Return the number that says which checkpoint is best."""
+    return metrics.get("segm", metrics["bbox"])["AP"] or 0.0
+
+
+def introduction(run: Checkpoint, dataset: CocoDataset, validation: CocoDataset | None) -> str:
+    """Say in a line what is going to happen."""
+    settings = run.settings
+    epochs = settings.steps * settings.pictures / len(dataset)
+    return (
+        f"{run.recipe}: {len(run.class_names)} classes, {len(dataset)} pictures, "
+        f"{len(validation) if validation else 'none'} to evaluate on; "
+        f"{settings.steps} steps of {settings.pictures} pictures ({epochs:.1f} epochs)"
+        + (f", {settings.time_limit:g} minutes at most" if settings.time_limit else "")
+        + (f"; going on after step {run.step}" if run.step else "")
+    )
+
+
+def diverged(output: Path, step: int, rate: float, losses: Mapping[str, float]) -> str:
+    """Say that the loss is no longer a number, and what helps."""
+    parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+    return (
+        f"loss or gradient is not finite at step {step}, learning rate {rate:g} ({parts}): lower lr, warm up "
+        f"longer or set gradient_clip; what was saved before is in {output}"
+    )
+
+
+def command_to_go_on(data: str | Path, output: Path, device: str) -> str:
+    """Return the command that goes on with a training."""
+    words = ["maskrcnn", "train", str(data), "--output", str(output), "--resume"]
+    return shlex.join(words + ([] if device == "auto" else ["--device", device]))
+
+
+@contextmanager
+def ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Tell whether Ctrl-C was pressed, so that no step is cut in two; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may listen
+        yield lambda: False
+        return
+    pressed: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,31 @@
+"""The learning rate: pure functions of the step and of the share of the training that is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from maskrcnn.train.settings import Settings
+
+
+def learning_rate(settings: Settings, step: int, progress: float) -> float:
+    """Return the rate of step number `step` (from 0), when `progress` (0 … 1) of the training is done."""
+    rising = warm_up(step, settings.warmup_steps, settings.warmup_factor)
+    if settings.schedule == "cosine":
+        return settings.peak_lr * rising * cosine(progress)
+    return settings.peak_lr * rising * steps_down(progress, settings.decay_at, settings.decay_factor)
+
+
+def warm_up(step: int, steps: int, factor: float) -> float:
+    """Rise linearly from `factor` to 1 over the first `steps` (Goyal et al. 2017, §2.2)."""
+    return 1.0 if step >= steps else factor + (1 - factor) * step / steps
+
+
+def steps_down(progress: float, decay_at: Sequence[float], factor: float) -> float:
+    """Fall by `factor` at each of the shares `decay_at` (He et al. 2017, §3.1)."""
+    return factor ** sum(progress >= at for at in decay_at)
+
+
+def cosine(progress: float) -> float:
+    """Fall from 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    return 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))

@@ -1,0 +1,125 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskrcnn.data import transforms
+from maskrcnn.data.coco import CocoDataset
+from maskrcnn.data.loader import batches_per_epoch, picture_batches, plan_epoch, training_batches
+
+AUGMENT = transforms.compose(
+    transforms.resize((24, 32, 40), 64),
+    transforms.flip_horizontal(0.5),
+    transforms.colour_jitter(0.3, 0.3, 0.3),
+)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path, 10)
+
+
+def make_dataset(tmp_path, count):
+    """Pictures of which the first three are upright; picture i is grey i, and has one object."""
+    images, annotations = [], []
+    for i in range(count):
+        width, height = (20, 30) if i < 3 else (30, 20)
+        Image.new("RGB", (width, height), (i, i, i)).save(tmp_path / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
+        annotations.append({"image_id": i, "category_id": 1, "bbox": [i, 2, 5, 5]})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    return CocoDataset(tmp_path / "truth.json", tmp_path)
+
+
+def take(dataset, count, transform=AUGMENT, **arguments):
+    arguments = {"batch_size": 2, "stride": 32, "workers": 0, "seed": 5} | arguments
+    return list(itertools.islice(training_batches(dataset, transform, **arguments), count))
+
+
+def equal(ours, theirs):
+    return all(
+        torch.equal(a.images, b.images)
+        and torch.equal(s.boxes, t.boxes)
+        and torch.equal(a.sizes_hw, b.sizes_hw)
+        for (a, s), (b, t) in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_depend_on_seed_and_number_alone(dataset, workers):
+    state = torch.get_rng_state()
+    batches = take(dataset, 8)
+    assert equal(take(dataset, 8, workers=workers), batches)
+    assert equal(take(dataset, 3, start=5, workers=workers), batches[5:])
+    assert not equal(take(dataset, 8, seed=6), batches)
+    assert torch.equal(torch.get_rng_state(), state)  # the training's own draws stay what they were
+    assert all(a.images.is_contiguous(memory_format=torch.channels_last) for a, _ in batches)
+
+
+def test_an_epoch_shows_every_picture_once(dataset):
+    def greys(start):
+        """Which pictures each of an epoch's batches holds."""
+        return [
+            sorted(a.images.amax((1, 2, 3)).tolist())
+            for a, _ in take(dataset, 5, transforms.compose(), start=start)
+        ]
+
+    first, second = greys(0), greys(5)
+    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(10))
+    assert first != second and batches_per_epoch(dataset, 2) == 5
+
+
+def test_a_picture_looks_different_each_time(tmp_path):
+    batches = take(make_dataset(tmp_path, 1), 3, transforms.random_scale(1.0, 2.0))
+    sizes = [tuple(size) for batch, _ in batches for size in batch.sizes_hw.tolist()]
+    assert len(set(sizes)) >= 5  # two draws may round to one size
+
+
+def test_orientations_are_kept_apart():
+    is_portrait = np.arange(100) % 3 == 0
+    for seed in range(5):
+        plan = plan_epoch(is_portrait, 8, np.random.default_rng(seed))
+        assert plan.shape == (13, 8) and set(plan.ravel()) == set(range(100))
+        assert np.ptp(is_portrait[plan].astype(int), axis=1).sum() <= 2
+        assert np.bincount(plan.ravel()).max() == 2 and (np.bincount(plan.ravel()) == 2).sum() == 4
+    assert plan_epoch(np.array([True]), 4, np.random.default_rng(0)).tolist() == [[0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_named_in_one_line(dataset, workers):
+    dataset.path(4).write_text("no picture")
+    with pytest.raises(ValueError, match=r"^[^\n]*4\.png: cannot be read as a picture[^\n]*$"):
+        take(dataset, 5, workers=workers)
+    Image.new("RGB", (20, 30)).save(dataset.path(4))
+    with pytest.raises(
+        ValueError, match=r"4\.png: the picture has 30 rows and 20 columns, but .* says 20 and 30"
+    ):
+        take(dataset, 5, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_for_prediction_come_in_order(dataset, workers):
+    dataset.path(5).write_text("no picture")
+    paths = [*dataset.paths, dataset.image_folder / "none.png"]
+    batches = list(
+        picture_batches(paths, transforms.resize(40, 99), batch_size=3, stride=32, workers=workers)
+    )
+    assert [batch.indices for batch in batches] == [[0, 1, 2], [3, 4, 6], [7, 8, 9]]
+    assert [index for batch in batches for index, _ in batch.failures] == [5, 10]
+    assert "5.png" in batches[1].failures[0][1] and "none.png: no such picture" in batches[2].failures[0][1]
+    first = batches[0]
+    assert first.batch.images.shape == (3, 3, 64, 64) and first.batch.sizes_hw.tolist() == [[60, 40]] * 3
+    assert first.affines == [(2, 0, 2, 0)] * 3 and first.sizes_hw == [(30, 20)] * 3
+    assert [batch.batch.images[:, 0, 0, 0].tolist() for batch in batches] == [
+        batch.indices for batch in batches
+    ]
+
+
+def test_only_unreadable_pictures(tmp_path):
+    (batch,) = picture_batches([tmp_path / "a.png"], transforms.compose(), batch_size=2, stride=32, workers=0)
+    assert batch.batch is None and batch.indices == [] and len(batch.failures) == 1
+    assert list(picture_batches([], transforms.compose(), batch_size=2, stride=32, workers=0)) == []

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskrcnn.data.pictures import find_pictures, read_picture
+
+RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+
+
+def test_rgb_is_the_same_from_file_image_array_and_tensor(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    expected = torch.from_numpy(RGB).permute(2, 0, 1)
+    for source in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        Image.fromarray(RGB),
+        RGB,
+        expected,
+        expected / 255,
+    ):
+        assert torch.equal(read_picture(source), expected)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (8, np.rot90),
+    ],
+)
+def test_exif_orientation_turns_the_picture(tmp_path, orientation, expected):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_picture(tmp_path / "a.png").permute(1, 2, 0), expected(RGB))
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 257, 65535, 32896]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    for source in (tmp_path / "a.png", values):
+        assert read_picture(source, channels=1).tolist() == [[[0, 1, 255, 128]]]
+
+
+def test_modes_become_rgb():
+    white, black = [255, 255, 255], [0, 0, 0]
+    bilevel = Image.new("1", (2, 1))
+    bilevel.putpixel((0, 0), 1)
+    assert read_picture(bilevel)[:, 0].T.tolist() == [white, black]
+
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    assert read_picture(palette)[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60]]
+    palette.info["transparency"] = 0
+    assert read_picture(palette)[:, 0].T.tolist() == [white, [40, 50, 60]]
+
+    half = Image.new("RGBA", (1, 1), (100, 0, 200, 51))  # 0.2 of the colour, 0.8 of white
+    assert read_picture(half).flatten().tolist() == [224, 204, 244]
+    assert read_picture(half, channels=4).flatten().tolist() == [100, 0, 200, 51]
+    assert read_picture(Image.new("LA", (1, 1), (100, 0))).flatten().tolist() == white
+    assert read_picture(Image.new("CMYK", (1, 1), (0, 0, 0, 255))).flatten().tolist() == black
+    assert read_picture(Image.new("RGB", (1, 1), (100, 200, 50)), channels=1).item() == 153  # BT.601
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (RGB.astype(np.int64), "type int64"),
+        (RGB.astype(np.float32), "expected 0 … 1"),
+        (np.full((2, 2), np.nan), "expected 0 … 1"),
+        (np.zeros((2, 2, 5), np.uint8), "5 channels, where 3"),
+        (np.zeros((0, 2), np.uint8), r"shape \(0, 2\)"),
+        (Image.new("I", (1, 1), 70000), "32-bit values"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(source, message):
+    with pytest.raises(ValueError, match=message):
+        read_picture(source)
+
+
+def test_unreadable_files_are_named(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        read_picture(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.png: cannot be read as a picture: its format"):
+        read_picture(tmp_path / "text.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1500])
+    with pytest.raises(ValueError, match=r"cut\.jpg: cannot be read as a picture: .*truncated"):
+        read_picture(tmp_path / "cut.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
+    with pytest.raises(ValueError, match=r"a\.jpg: .*bomb"):
+        read_picture(tmp_path / "a.jpg")
+
+
+def test_a_read_array_is_not_shared_with_the_callers():
+    mine = RGB.copy()
+    read_picture(mine).zero_()
+    assert np.array_equal(mine, RGB)
+
+
+def test_find_pictures_in_files_folders_and_globs(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.jpg", "a.PNG", "deep/c.tif", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    a, b, c, notes = (tmp_path / name for name in ("a.PNG", "b.jpg", "deep/c.tif", "notes.txt"))
+    assert find_pictures([tmp_path]) == [a, b, c]
+    assert find_pictures([f"{tmp_path}/*"]) == [a, b]
+    assert find_pictures([f"{tmp_path}/**/*.tif", b, notes, tmp_path]) == [c, b, notes, a]
+    for nothing in (tmp_path / "none.jpg", f"{tmp_path}/*.webp"):
+        with pytest.raises(FileNotFoundError, match=r"none\.jpg|\*\.webp"):
+            find_pictures([b, nothing])

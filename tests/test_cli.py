@@ -1,0 +1,136 @@
+import json
+import re
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+from maskrcnn import cli
+from maskrcnn.cli import main
+from maskrcnn.data import drawn
+from maskrcnn.train.settings import Settings
+
+TINY = [
+    "steps=2",
+    "batch_size=2",
+    "short_sides=64",
+    "long_side=64",
+    "workers=0",
+    "log_every=1",
+    "eval_every=none",
+]
+TINY_RECIPE = ["channels=16", "hidden=16", "norm=group", "frozen=", "budget=16", "max_detections=5"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return drawn.draw_dataset(tmp_path_factory.mktemp("drawn"), train=4, val=2, size=64)
+
+
+@pytest.fixture(scope="module")
+def weights(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run")
+    words = ["train", str(data), "--recipe", "resnet18_fpn", "--output", str(output), "--device", "cpu"]
+    assert main([*words, "--set", *TINY, "--set", *(f"recipe.{text}" for text in TINY_RECIPE)]) == 0
+    return output / "best.pt"
+
+
+def options(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    usage = capsys.readouterr().out.split("\n\n")[0]
+    return set(re.findall(r"--\w+", usage)), set(re.findall(r"\b[A-Z]{4,}\b", usage))
+
+
+def test_the_words_of_the_commands_stay(capsys):
+    assert options("demo", capsys) == ({"--output"}, set())
+    flags = {"--recipe", "--output", "--init", "--resume", "--device", "--set"}
+    assert options("train", capsys) == (flags, {"DATA", "RECIPE", "FILE"})
+    assert options("evaluate", capsys) == ({"--split", "--output"}, {"WEIGHTS", "DATA"})
+    assert options("predict", capsys) == ({"--output", "--score"}, {"WEIGHTS", "PICTURE", "SCORE"})
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys, maskrcnn.cli as c\ntry: c.main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_train_evaluate_predict(weights, data, tmp_path, capsys):
+    metrics_file, output = tmp_path / "deep" / "metrics.json", tmp_path / "pictures"
+    assert main(["evaluate", str(weights), str(data), "--output", str(metrics_file)]) == 0
+    metrics = json.loads(metrics_file.read_text())
+    assert metrics.keys() == {"bbox", "segm"}
+    assert metrics["bbox"].keys() == {"AP", "AP50", "AP75", "APs", "APm", "APl", "per_class"}
+    assert main(["predict", str(weights), str(data / "val"), "--output", str(output), "--score", "0.0"]) == 0
+    assert {path.name for path in output.glob("*.png")} == {"0000.png", "0001.png"}
+    assert json.loads((output / "results.json").read_text())[0]["category_id"] in range(1, 6)
+
+
+def test_an_unreadable_picture_is_named_and_the_status_says_so(weights, data, tmp_path, capsys):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not a picture")
+    pictures = [str(broken), str(data / "val" / "0000.png")]
+    assert main(["predict", str(weights), *pictures, "--output", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert "broken.jpg" in captured.out + captured.err
+    assert (tmp_path / "out" / "0000.png").exists()
+
+
+def test_resume_goes_on_with_more_steps(weights, data, capsys):
+    words = ["train", str(data), "--output", str(weights.parent), "--resume", "--device", "cpu"]
+    assert main([*words, "--set", "steps=3"]) == 0
+    assert "going on after step 2" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (weights.parent / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("train {data} --set stepz=3 --output {new}", "did you mean steps?"),
+        ("train {data} --set recipe.hiden=3 --output {new}", "did you mean recipe.hidden?"),
+        ("train {data} --recipe resnet19_fpn --output {new}", "there is no recipe 'resnet19_fpn'"),
+        ("train {new} --output {new}", "no such folder"),
+        ("train {data} --output {new} --resume", "no such checkpoint"),
+        ("train {data} --output {run}", "--resume"),
+        ("train {data} --init {new}/x.pth --output {new}", "x.pth"),
+        ("evaluate {new}/best.pt {data}", "no such checkpoint"),
+        ("evaluate {data}/annotations/instances_val.json {data}", "not a checkpoint"),
+        ("predict {weights} {new}/*.jpg", "*.jpg"),
+        ("predict {weights} {data}/val --score 2", "--score must be from 0 to 1"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(words, sentence, weights, data, tmp_path, capsys):
+    places = {"data": data, "weights": weights, "run": weights.parent, "new": tmp_path / "new"}
+    assert main([word.format(**places) for word in words.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("maskrcnn: ") and sentence in error and error.count("\n") == 1
+
+
+def test_ctrl_c_and_divergence_have_their_own_status(monkeypatch, data, tmp_path, capsys):
+    from maskrcnn.train import loop
+
+    def stop(error, *_, **__):
+        raise error
+
+    for error, status in ((KeyboardInterrupt(), 130), (FloatingPointError("loss nan"), 1)):
+        monkeypatch.setattr(loop, "train", partial(stop, error))
+        assert main(["train", str(data), "--output", str(tmp_path)]) == status
+    assert capsys.readouterr().err == "maskrcnn: loss nan\n"
+
+
+def test_the_demo_leaves_all_that_it_promises(monkeypatch, tmp_path, capsys):
+    settings = Settings(steps=1, batch_size=2, short_sides=(64,), long_side=64, workers=0, eval_every=None)
+    monkeypatch.setattr(cli, "_DEMO", settings)
+    monkeypatch.setattr(cli, "_DEMO_RECIPE", {"channels": 16, "hidden": 16, "max_detections": 5})
+    monkeypatch.setattr(drawn, "draw_dataset", partial(drawn.draw_dataset, train=4, val=2, size=64))
+    for _ in range(2):  # a second time, it finds what the first has left
+        assert main(["demo", "--output", str(tmp_path)]) == 0
+    assert {"bbox", "segm"} == json.loads((tmp_path / "metrics.json").read_text()).keys()
+    assert (tmp_path / "best.pt").is_file()
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    assert str(tmp_path / "pictures") in capsys.readouterr().out

@@ -1,0 +1,126 @@
+import dataclasses
+import pickle
+
+import pytest
+import torch
+
+from maskrcnn import recipes
+from maskrcnn.train.checkpoint import Checkpoint, build_model, load, load_predictor, predictor_of, save
+from maskrcnn.train.settings import Settings
+
+TINY = {"channels": 16, "hidden": 16, "frozen": ()}
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    model = recipes.find("resnet18_fpn")(2, **TINY)
+    return Checkpoint(
+        recipe="resnet18_fpn",
+        recipe_arguments=TINY,
+        class_names=("cat", "dog"),
+        category_ids=(17, 18),
+        keypoint_names=(),
+        skeleton=(),
+        settings=Settings(short_sides=(64,), test_long_side=96),
+        model=model.state_dict(),
+        optimiser={"state": {}, "param_groups": []},
+        scaler={},
+        step=7,
+        elapsed=1.5,
+        metrics={"bbox": {"AP": 1.0, "APl": None}},
+        best_ap=1.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def file(checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "deep" / "last.pt"
+    save(path, checkpoint)
+    return path
+
+
+def test_what_is_saved_is_loaded(checkpoint, file):
+    loaded = load(file)
+    for field in dataclasses.fields(Checkpoint):
+        if field.name != "model":
+            assert getattr(loaded, field.name) == getattr(checkpoint, field.name)
+    assert loaded.model.keys() == checkpoint.model.keys()
+    assert all(torch.equal(loaded.model[name], tensor) for name, tensor in checkpoint.model.items())
+    assert [path.name for path in file.parent.iterdir()] == ["last.pt"]  # nothing unfinished stays
+
+
+def test_a_failed_save_leaves_the_file_before(checkpoint, file, monkeypatch):
+    before = file.read_bytes()
+
+    def cut_off(_values, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", cut_off)
+    with pytest.raises(OSError, match="disk full"):
+        save(file, checkpoint)
+    assert file.read_bytes() == before
+
+
+def test_the_network_is_rebuilt_from_the_file_alone(checkpoint, file):
+    model = build_model(load(file))
+    assert model.num_classes == 2
+    assert all(torch.equal(tensor, checkpoint.model[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_predictor_knows_the_data_sets_own_ids(file):
+    predictor = load_predictor(file, "cpu")
+    assert (predictor.class_names, predictor.category_ids) == (("cat", "dog"), (17, 18))
+    result = predictor.predict(torch.zeros(3, 40, 60, dtype=torch.uint8), score=0.0)
+    assert result.size_hw == (40, 60)
+
+
+def test_weights_of_another_network_are_refused(checkpoint):
+    other = dataclasses.replace(checkpoint, recipe_arguments={**TINY, "channels": 8})
+    with pytest.raises(ValueError, match="does not fit the recipe resnet18_fpn"):
+        build_model(other)
+    with pytest.raises(ValueError, match="does not fit the recipe"):
+        build_model(dataclasses.replace(checkpoint, recipe_arguments={"colour": 3}))
+    with pytest.raises(ValueError, match="there is no recipe"):
+        build_model(dataclasses.replace(checkpoint, recipe="resnet19_fpn"))
+    with pytest.raises(ValueError, match="classes"):
+        predictor_of(dataclasses.replace(checkpoint, category_ids=(1,)), build_model(checkpoint), "cpu")
+
+
+def test_other_files_are_refused_in_a_sentence(checkpoint, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+        load(tmp_path / "none.pt")
+    path = tmp_path / "x.pt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="not a checkpoint that torch can read"):
+        load(path)
+    torch.save(checkpoint.model, path)
+    with pytest.raises(ValueError, match="--init"):
+        load(path)
+    torch.save({"format": 99}, path)
+    with pytest.raises(ValueError, match="its format is not 1"):
+        load(path)
+    torch.save({"format": 1, "step": 3}, path)
+    with pytest.raises(ValueError, match="should hold recipe"):
+        load(path)
+    values = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(Checkpoint)}
+    torch.save({**values, "settings": {}, "step": "3", "format": 1}, path)
+    with pytest.raises(ValueError, match="step is a str"):
+        load(path)
+
+
+class _Hostile:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_code_in_a_file_is_not_run(tmp_path, capsys):
+    path = tmp_path / "evil.pt"
+    torch.save({"format": 1, "recipe": _Hostile()}, path)
+    with pytest.raises(ValueError, match="read safely"):
+        load(path)
+    path.write_bytes(pickle.dumps(_Hostile(), protocol=2))
+    with pytest.raises(ValueError, match="read safely"):
+        load(path)
+    assert "executed" not in capsys.readouterr().out
