@@ -9,7 +9,7 @@ import pytest
 from maskrcnn import cli
 from maskrcnn.cli import main
 from maskrcnn.data import drawn
-from maskrcnn.train.settings import Settings
+from maskrcnn.training.settings import Settings
 
 TINY = [
     "steps=2",
@@ -112,7 +112,7 @@ def test_mistakes_end_in_one_sentence(words, sentence, weights, data, tmp_path, 
 
 
 def test_ctrl_c_and_divergence_have_their_own_status(monkeypatch, data, tmp_path, capsys):
-    from maskrcnn.train import loop
+    from maskrcnn.training import loop
 
     def stop(error, *_, **__):
         raise error

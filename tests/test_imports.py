@@ -21,8 +21,8 @@ LAYERS = (
     ("network.model",),
     ("weights", "data", "recipes", "result", "draw"),
     ("predict",),
-    ("evaluate",),
-    ("train",),
+    ("evaluation",),
+    ("training",),
     ("cli", ""),
 )
 OPTIONAL = ("torchvision", "cv2", "matplotlib", "tensorboard", "faster_coco_eval")
@@ -65,7 +65,7 @@ GRAPH = {name: imports(name, file, KNOWN) for name, file in KNOWN.items()}
 def test_finds_what_is_imported() -> None:
     assert "maskrcnn.ops.boxes" in GRAPH["maskrcnn.ops.nms"]  # from maskrcnn.ops import boxes
     assert "maskrcnn.types" in GRAPH["maskrcnn.network.model"]  # from maskrcnn.types import Batch
-    assert "maskrcnn.train.loop" in GRAPH["maskrcnn.cli"]  # inside a function
+    assert "maskrcnn.training.loop" in GRAPH["maskrcnn.cli"]  # inside a function
     assert layer("maskrcnn.network.rpn") < layer("maskrcnn.network.model") < layer("maskrcnn.data.coco")
 
 

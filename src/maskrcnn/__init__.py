@@ -11,22 +11,17 @@ Names are imported when they are first used, so that ``maskrcnn --help`` does no
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-import maskrcnn.evaluate
-import maskrcnn.train  # noqa: F401
 
 if TYPE_CHECKING:
     from maskrcnn import recipes as recipes
-    from maskrcnn.evaluate.coco import evaluate as evaluate
+    from maskrcnn.evaluation.coco import evaluate as evaluate
     from maskrcnn.predict import Predictor as Predictor
     from maskrcnn.result import Result as Result
-    from maskrcnn.train.checkpoint import load_predictor as load
-    from maskrcnn.train.loop import train as train
-    from maskrcnn.train.settings import Settings as Settings
+    from maskrcnn.training.checkpoint import load_predictor as load
+    from maskrcnn.training.loop import train as train
+    from maskrcnn.training.settings import Settings as Settings
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "Result", "Settings", "__version__", "evaluate", "load", "recipes", "train"]
@@ -34,10 +29,10 @@ __all__ = ["Predictor", "Result", "Settings", "__version__", "evaluate", "load",
 _HOMES = {
     "Predictor": ("predict", "Predictor"),
     "Result": ("result", "Result"),
-    "Settings": ("train.settings", "Settings"),
-    "evaluate": ("evaluate.coco", "evaluate"),
-    "load": ("train.checkpoint", "load_predictor"),
-    "train": ("train.loop", "train"),
+    "Settings": ("training.settings", "Settings"),
+    "evaluate": ("evaluation.coco", "evaluate"),
+    "load": ("training.checkpoint", "load_predictor"),
+    "train": ("training.loop", "train"),
 }
 
 
@@ -48,14 +43,3 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'maskrcnn' has no attribute {name!r}")
     module, attribute = _HOMES[name]
     return getattr(import_module(f"maskrcnn.{module}"), attribute)
-
-
-class _Verb(ModuleType):
-    """Two packages share their name with a function that the library offers: calling them calls it."""
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return __getattr__(self.__name__.rpartition(".")[2])(*arguments, **named)
-
-
-for _verb in ("evaluate", "train"):
-    sys.modules[f"maskrcnn.{_verb}"].__class__ = _Verb

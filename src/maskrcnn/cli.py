@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskrcnn.train.settings import Settings, explain, parse_sets
+from maskrcnn.training.settings import Settings, explain, parse_sets
 
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -102,10 +102,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from maskrcnn.data.drawn import draw_dataset
-    from maskrcnn.evaluate.coco import write_metrics
+    from maskrcnn.evaluation.coco import write_metrics
     from maskrcnn.predict import write_predictions
-    from maskrcnn.train.checkpoint import load, load_predictor
-    from maskrcnn.train.loop import train
+    from maskrcnn.training.checkpoint import load, load_predictor
+    from maskrcnn.training.loop import train
 
     output: Path = arguments.output
     data = draw_dataset(output / "data")
@@ -126,8 +126,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from maskrcnn.recipes import Options
-    from maskrcnn.train.checkpoint import load
-    from maskrcnn.train.loop import train
+    from maskrcnn.training.checkpoint import load
+    from maskrcnn.training.loop import train
 
     base = load(arguments.output / "last.pt").settings if arguments.resume else None
     settings, recipe_arguments = parse_sets(arguments.sets, Options, base)
@@ -148,9 +148,9 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from rich import print as print_table
 
-    from maskrcnn.evaluate.coco import evaluate, table, write_metrics
-    from maskrcnn.train.checkpoint import build_model, load, predictor_of
-    from maskrcnn.train.start import open_split
+    from maskrcnn.evaluation.coco import evaluate, table, write_metrics
+    from maskrcnn.training.checkpoint import build_model, load, predictor_of
+    from maskrcnn.training.start import open_split
 
     run = load(arguments.weights)
     dataset = open_split(arguments.data, arguments.split, run)
@@ -166,7 +166,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from maskrcnn.data.pictures import find_pictures
     from maskrcnn.predict import write_predictions
-    from maskrcnn.train.checkpoint import load_predictor
+    from maskrcnn.training.checkpoint import load_predictor
 
     if not 0 <= arguments.score <= 1:
         raise ValueError(f"--score must be from 0 to 1, not {arguments.score:g}")

@@ -45,7 +45,7 @@ def draw(
     image, result = _enlarge(image, result, max(factor, 1))
     line = max(1, round(max(image.size) / 500))
     areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1)
-    order = np.argsort(-areas, kind="stable")  # large first, so that small objects lie on top
+    order: list[int] = np.argsort(-areas, kind="stable").tolist()  # large first, so that small objects lie on top
     if result.mask_probs is not None:
         image = _with_masks(image, result, order, opacity, line)
     pen = ImageDraw.Draw(image)
@@ -79,7 +79,7 @@ def _enlarge(image: Image.Image, result: Result, factor: int) -> tuple[Image.Ima
 
 
 def _with_masks(
-    image: Image.Image, result: Result, order: np.ndarray, opacity: float, line: int
+    image: Image.Image, result: Result, order: list[int], opacity: float, line: int
 ) -> Image.Image:
     pixels = np.array(image)
     for i in order:
@@ -125,7 +125,7 @@ def _draw_keypoints(
         pen.circle((x, y), 2 * line + 1, fill=ink, outline="white", width=max(1, line // 2))
 
 
-def _draw_labels(pen: ImageDraw.ImageDraw, result: Result, order: np.ndarray, image: Image.Image) -> None:
+def _draw_labels(pen: ImageDraw.ImageDraw, result: Result, order: list[int], image: Image.Image) -> None:
     size = max(12, round(max(image.size) / 50))
     font = ImageFont.load_default(size)
     margin = max(2, size // 6)

@@ -57,7 +57,7 @@ class Predictor:
         *,
         class_names: Sequence[str],
         category_ids: Sequence[int],
-        short_side: int,
+        short_side: int | None,
         long_side: int,
         device: str | torch.device = "auto",
         skeleton: Sequence[Sequence[int]] = (),

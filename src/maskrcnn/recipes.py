@@ -53,6 +53,7 @@ class Options:
     pixel_std: tuple[float, ...] | None = None
     norm: Literal["frozen", "batch", "sync", "group"] = "frozen"
     frozen: tuple[str, ...] | None = None  # parts that do not learn; None: stem and res2 where the norms are frozen
+    head_norm: Literal["none", "batch", "sync", "group"] = "none"  # of the pyramid and the branches' convolutions
     stride_in_1x1: bool = False  # as in the original ResNet-50 and -101 weights
     channels: int = 256  # of the pyramid and the mask branch
     hidden: int = 1024  # of the box branch's layers
@@ -147,7 +148,7 @@ def find(name: str) -> Callable[..., MaskRCNN]:
 
 def _pyramid(body: Callable[..., nn.Module], num_classes: int, options: Options) -> MaskRCNN:
     """FPN: every branch reads regions from P2 … P5, proposals come from P2 … P6 (Figure 4, right)."""
-    backbone = FPN(_body(body, options), options.channels)
+    backbone = FPN(_body(body, options), options.channels, _head_norm(options))
     anchors = Anchors(
         tuple((size,) for size in options.anchor_sizes or (32, 64, 128, 256, 512)),
         options.aspect_ratios,
@@ -219,6 +220,10 @@ def _body(body: Callable[..., nn.Module], options: Options) -> nn.Module:
     return built
 
 
+def _head_norm(options: Options) -> Norm | None:
+    return None if options.head_norm == "none" else NORMS[options.head_norm]
+
+
 def _normalise(options: Options) -> Normalise:
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's pictures
     if options.in_channels != 3:
@@ -255,7 +260,7 @@ def _single_level_rpn(channels: int, stride: int, options: Options) -> RPN:
 
 def _box_head(channels: int, options: Options) -> LinearHead:
     if options.box_head == "conv":
-        return LinearHead(channels, 7, convolutions=4, hidden=(options.hidden,))
+        return LinearHead(channels, 7, convolutions=4, hidden=(options.hidden,), norm=_head_norm(options))
     return LinearHead(channels, 7, hidden=(options.hidden, options.hidden))
 
 
@@ -274,4 +279,5 @@ def _mask_branch(channels: int, num_classes: int, options: Options) -> MaskBranc
     outputs = coding.channels(num_classes)
     if options.mask_head == "mlp":
         return MaskBranch(MLPHead(channels, outputs, hidden=(options.hidden, options.hidden)), coding)
-    return MaskBranch(FCNHead(channels, outputs, channels=options.channels), coding)
+    head = FCNHead(channels, outputs, channels=options.channels, norm=_head_norm(options))
+    return MaskBranch(head, coding)

@@ -67,18 +67,24 @@ def _compose(sample: Sample, generator: np.random.Generator, transforms: Sequenc
     return sample
 
 
-def resize(short_side: int | Sequence[int], long_side: int) -> Transform:
-    """Scale the short side to `short_side`, or to one of them; the long one becomes `long_side` at most."""
-    short_sides = (short_side,) if isinstance(short_side, int) else tuple(short_side)
+def resize(short_side: int | Sequence[int] | None, long_side: int) -> Transform:
+    """Scale the short side to `short_side`, or to one of them; the long one becomes `long_side` at most.
+
+    None keeps the scale of the file, where the scale itself has a meaning (as under a microscope).
+    """
+    short_sides = (short_side,) if isinstance(short_side, int) else tuple(short_side or ())
     return partial(_resize, short_sides=short_sides, long_side=long_side)
 
 
 def _resize(
     sample: Sample, generator: np.random.Generator, short_sides: tuple[int, ...], long_side: int
 ) -> Sample:
-    short_side = short_sides[0] if len(short_sides) == 1 else generator.choice(short_sides)
     size_hw = sample.image.shape[-2:]
-    return _scaled(sample, min(short_side / min(size_hw), long_side / max(size_hw)))
+    fits = long_side / max(size_hw)
+    if not short_sides:
+        return _scaled(sample, min(1.0, fits))
+    short_side = short_sides[0] if len(short_sides) == 1 else generator.choice(short_sides)
+    return _scaled(sample, min(short_side / min(size_hw), fits))
 
 
 def random_scale(low: float, high: float) -> Transform:

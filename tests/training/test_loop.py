@@ -11,10 +11,10 @@ import torch
 
 from maskrcnn.data.drawn import draw_dataset
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.train import journal, loop
-from maskrcnn.train.checkpoint import build_model, load
-from maskrcnn.train.loop import train
-from maskrcnn.train.settings import Settings
+from maskrcnn.training import journal, loop
+from maskrcnn.training.checkpoint import build_model, load
+from maskrcnn.training.loop import train
+from maskrcnn.training.settings import Settings
 
 TINY_RECIPE = {"channels": 16, "hidden": 16, "norm": "group", "frozen": (), "budget": 16, "max_detections": 5}
 

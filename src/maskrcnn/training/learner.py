@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.train.checkpoint import Checkpoint, build_model
-from maskrcnn.train.settings import Settings
+from maskrcnn.training.checkpoint import Checkpoint, build_model
+from maskrcnn.training.settings import Settings
 from maskrcnn.types import Batch, Targets
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

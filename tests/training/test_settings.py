@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from maskrcnn.train.settings import Settings, explain, parse_sets, settings_from
+from maskrcnn.training.settings import Settings, explain, parse_sets, settings_from
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from maskrcnn import recipes
-from maskrcnn.train.checkpoint import Checkpoint, build_model, load, load_predictor, predictor_of, save
-from maskrcnn.train.settings import Settings
+from maskrcnn.training.checkpoint import Checkpoint, build_model, load, load_predictor, predictor_of, save
+from maskrcnn.training.settings import Settings
 
 TINY = {"channels": 16, "hidden": 16, "frozen": ()}
 

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from maskrcnn.data.coco import CocoDataset
-from maskrcnn.evaluate.coco import coco_metrics, detections_to_coco, evaluate, table, write_metrics
+from maskrcnn.evaluation.coco import coco_metrics, detections_to_coco, evaluate, table, write_metrics
 from maskrcnn.predict import PictureError, Predictor
 from maskrcnn.result import Result
 

@@ -1,7 +1,7 @@
 import pytest
 
-from maskrcnn.train.schedule import cosine, learning_rate, steps_down, warm_up
-from maskrcnn.train.settings import Settings
+from maskrcnn.training.schedule import cosine, learning_rate, steps_down, warm_up
+from maskrcnn.training.settings import Settings
 
 
 def test_warm_up_is_a_line_that_ends_at_one():

@@ -13,7 +13,7 @@ from torch import Tensor
 from maskrcnn import recipes
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.predict import Predictor
-from maskrcnn.train.settings import Settings, settings_from
+from maskrcnn.training.settings import Settings, settings_from
 
 _FORMAT = 1
 

@@ -15,8 +15,8 @@ from maskrcnn.data import transforms
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.folder import Split, find_split
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.train.checkpoint import Checkpoint, load
-from maskrcnn.train.settings import Settings
+from maskrcnn.training.checkpoint import Checkpoint, load
+from maskrcnn.training.settings import Settings
 from maskrcnn.weights.files import read_state_dict
 from maskrcnn.weights.init import init_from
 from maskrcnn.weights.names import to_ours
@@ -91,6 +91,7 @@ def initialised(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) 
         raise ValueError(f"--init {init}: the training has its weights already, for it goes on by --resume")
     if run.model:
         return run
+    run = replace(run, recipe_arguments=fitting(run, dataset, init))
     torch.manual_seed(stream(run.settings.seed, 0))
     model = recipes.find(run.recipe)(len(dataset.class_names), **run.recipe_arguments)
     if init:
@@ -103,6 +104,26 @@ def initialised(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) 
         skeleton=dataset.skeleton,
         model=model.state_dict(),
     )
+
+
+def fitting(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) -> dict[str, Any]:
+    """Return the recipe's arguments, with those that nobody chose made to fit the start and the data.
+
+    Statistics that were never learnt must not be frozen: from scratch, norms learn (He et al. 2019, "Rethinking
+    ImageNet Pre-training"). A training of ours passes its own arguments on with its weights. Keypoints that the
+    data set has are learnt.
+    """
+    start = _arguments_of(init) if init else {"norm": "group", "head_norm": "group"}
+    has_form = run.recipe.endswith(tuple(recipes.FORMS))
+    keypoints = {} if has_form or not dataset.keypoint_names else {"keypoints": len(dataset.keypoint_names)}
+    return {**start, **keypoints, **run.recipe_arguments}
+
+
+def _arguments_of(init: str | Path) -> dict[str, Any]:
+    try:
+        return load(init).recipe_arguments
+    except ValueError:  # weights of other origin
+        return {}
 
 
 def check_data(

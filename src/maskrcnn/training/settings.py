@@ -56,7 +56,7 @@ class Settings:
     decay_factor: float = _of(0.1, "what it is multiplied by there")
 
     # Pictures
-    short_sides: tuple[int, ...] = _of((800,), "pixels; of several, each picture draws one")
+    short_sides: tuple[int, ...] | None = _of((800,), "pixels; of several, each picture draws one; none: as in the file")
     long_side: int = _of(1333, "most pixels")
     scale: tuple[float, float] | None = _of(None, "least and largest random factor on top")
     crop: tuple[int, int] | None = _of(None, "rows, columns of a random window")
@@ -104,9 +104,10 @@ class Settings:
         return {"sgd": 0.02, "adamw": 0.0002}[self.optimiser] * self.pictures / 16
 
     @property
-    def test_sides(self) -> tuple[int, int]:
+    def test_sides(self) -> tuple[int | None, int]:
         """Short and long side of the pictures in evaluation and prediction."""
-        return self.test_short_side or max(self.short_sides), self.test_long_side or self.long_side
+        largest = max(self.short_sides) if self.short_sides else None
+        return self.test_short_side or largest, self.test_long_side or self.long_side
 
 
 def _check(settings: Settings, name: str, good: bool, expected: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from maskrcnn.train.settings import Settings
+from maskrcnn.training.settings import Settings
 
 
 def learning_rate(settings: Settings, step: int, progress: float) -> float:

@@ -17,14 +17,14 @@ import torch
 
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.loader import training_batches
-from maskrcnn.evaluate.coco import Metrics, evaluate
+from maskrcnn.evaluation.coco import Metrics, evaluate
 from maskrcnn.predict import resolve_device
-from maskrcnn.train.checkpoint import Checkpoint, predictor_of, save
-from maskrcnn.train.journal import Journal
-from maskrcnn.train.learner import Learner, gradients, make_learner, update
-from maskrcnn.train.schedule import learning_rate
-from maskrcnn.train.settings import Settings
-from maskrcnn.train.start import (
+from maskrcnn.training.checkpoint import Checkpoint, predictor_of, save
+from maskrcnn.training.journal import Journal
+from maskrcnn.training.learner import Learner, gradients, make_learner, update
+from maskrcnn.training.schedule import learning_rate
+from maskrcnn.training.settings import Settings
+from maskrcnn.training.start import (
     augmentation,
     check_data,
     continued,
@@ -152,8 +152,9 @@ def introduction(run: Checkpoint, dataset: CocoDataset, validation: CocoDataset 
     """Say in a line what is going to happen."""
     settings = run.settings
     epochs = settings.steps * settings.pictures / len(dataset)
+    arguments = ", ".join(f"{name}={value}" for name, value in run.recipe_arguments.items())
     return (
-        f"{run.recipe}: {len(run.class_names)} classes, {len(dataset)} pictures, "
+        f"{run.recipe}({arguments}): {len(run.class_names)} classes, {len(dataset)} pictures, "
         f"{len(validation) if validation else 'none'} to evaluate on; "
         f"{settings.steps} steps of {settings.pictures} pictures ({epochs:.1f} epochs)"
         + (f", {settings.time_limit:g} minutes at most" if settings.time_limit else "")

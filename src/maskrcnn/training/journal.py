@@ -19,9 +19,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from maskrcnn.data.pictures import read_picture
 from maskrcnn.draw import draw
-from maskrcnn.evaluate.coco import Metrics, table
+from maskrcnn.evaluation.coco import Metrics, table
 from maskrcnn.predict import Predictor
-from maskrcnn.train.settings import Settings
+from maskrcnn.training.settings import Settings
 
 Record = dict[str, Any]
 
