@@ -7,8 +7,8 @@ from jaxtyping import install_import_hook
 if os.environ.get("MASKRCNN_CHECK_SHAPES", "1") != "0":
     install_import_hook("maskrcnn", "beartype.beartype")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)

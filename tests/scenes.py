@@ -6,7 +6,7 @@ from maskrcnn.types import Batch, MaskTable, Targets
 
 
 def scene(objects: list[int], size_hw=(64, 96), *, keypoints: int = 0, crowd: bool = False, seed: int = 0):
-    """Return a batch with that many bright rectangles in each picture, and its truth (labels 0, 1, 2 in turn)."""
+    """Return a batch with so many bright rectangles in each picture, and its truth (labels 0, 1, 2, …)."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size_hw
     slots = max(1, *objects)

@@ -2,11 +2,17 @@ import dataclasses
 
 import pytest
 import torch
-from scenes import scene
 
 from maskrcnn import recipes
+from scenes import scene
 
-ALL = [*recipes.RECIPES, "resnet18_fpn_box", "mobilenet_v2_fpn_keypoint", "resnet50_c4_box", "resnet50_c4_keypoint"]
+ALL = [
+    *recipes.RECIPES,
+    "resnet18_fpn_box",
+    "mobilenet_v2_fpn_keypoint",
+    "resnet50_c4_box",
+    "resnet50_c4_keypoint",
+]
 HEAVY = {"resnet101_fpn", "resnext101_fpn", "resnext101_64x4d_fpn", "resnet101_c4"}
 
 
@@ -95,7 +101,9 @@ def test_frozen_norms_freeze_the_stem_and_res2_and_others_do_not():
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="there is no recipe 'resnet51_fpn'; there are resnet18_fpn, resnet50_fpn"):
+    with pytest.raises(
+        ValueError, match="there is no recipe 'resnet51_fpn'; there are resnet18_fpn, resnet50_fpn"
+    ):
         recipes.find("resnet51_fpn")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from maskrcnn.result import Result
 
 Colour = tuple[int, int, int]
-Rectangle = tuple[float, float, float, float]
+Rectangle = tuple[int, int, int, int]  # first and last pixel, as Pillow counts them
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -32,8 +33,8 @@ def draw(
     enlarged by a whole factor, because no letters are readable on it; 1 leaves every picture as it is. Where
     objects crowd so that a label would cover another one, the smaller object goes without.
 
-    `skeleton` holds pairs of keypoint numbers, from 0, to be joined; keypoints under `least_keypoint_score` are
-    left out. Raises ValueError for a picture of another size than the result's.
+    `skeleton` holds pairs of keypoint numbers, from 0, to be joined; keypoints under `least_keypoint_score`
+    are left out. Raises ValueError for a picture of another size than the result's.
     """
     image = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
     if (image.height, image.width) != result.size_hw:
@@ -45,7 +46,8 @@ def draw(
     image, result = _enlarge(image, result, max(factor, 1))
     line = max(1, round(max(image.size) / 500))
     areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1)
-    order: list[int] = np.argsort(-areas, kind="stable").tolist()  # large first, so that small objects lie on top
+    # large first, so that small objects lie on top
+    order: list[int] = np.argsort(-areas, kind="stable").tolist()
     if result.mask_probs is not None:
         image = _with_masks(image, result, order, opacity, line)
     pen = ImageDraw.Draw(image)
@@ -67,7 +69,7 @@ def colour(index: int) -> Colour:
 
 def _enlarge(image: Image.Image, result: Result, factor: int) -> tuple[Image.Image, Result]:
     if factor == 1:
-        return image.copy(), result
+        return image, result
     keypoints = result.keypoints
     larger = replace(
         result,
@@ -102,9 +104,9 @@ def _rim(mask: Bool[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
 
 
 def _inside(box: np.ndarray, image: Image.Image) -> Rectangle:
-    """First and last pixel of a box, as Pillow counts them, within the image."""
+    """The pixels of a box within the image."""
     limit = np.array([image.width, image.height] * 2) - 1
-    x1, y1, x2, y2 = np.clip(np.round(box) - [0, 0, 1, 1], 0, limit).tolist()
+    x1, y1, x2, y2 = np.clip(np.round(box) - [0, 0, 1, 1], 0, limit).astype(int).tolist()
     return x1, y1, max(x1, x2), max(y1, y2)
 
 
@@ -118,9 +120,11 @@ def _draw_keypoints(
 ) -> None:
     shown = keypoints[:, 2] >= least_score
     points = [tuple(xy) for xy in keypoints[:, :2].tolist()]
-    for a, b in skeleton:
-        if shown[a] and shown[b]:
-            pen.line([points[a], points[b]], fill=ink, width=2 * line)
+    limbs = [(points[a], points[b]) for a, b in skeleton if shown[a] and shown[b]]
+    # a white rim, to be seen on the object's own colour
+    for fill, width in (("white", 2 * line + 2), (ink, 2 * line)):
+        for limb in limbs:
+            pen.line(limb, fill=fill, width=width)
     for x, y in [point for point, show in zip(points, shown, strict=True) if show]:
         pen.circle((x, y), 2 * line + 1, fill=ink, outline="white", width=max(1, line // 2))
 
@@ -132,7 +136,7 @@ def _draw_labels(pen: ImageDraw.ImageDraw, result: Result, order: list[int], ima
     taken: list[Rectangle] = []
     for i in order:
         text = _fit(result.names[i], f" {result.scores[i]:.2f}", font, image.width - 2 * margin)
-        label = (font.getlength(text) + 2 * margin, size + 2 * margin)
+        label = (math.ceil(font.getlength(text)) + 2 * margin, size + 2 * margin)
         place = _free_place(_inside(result.boxes[i], image), label, image.size, taken)
         if place is None:
             continue
@@ -142,7 +146,7 @@ def _draw_labels(pen: ImageDraw.ImageDraw, result: Result, order: list[int], ima
         pen.text((place[0] + margin, (place[1] + place[3]) / 2), text, fill="white", font=font, anchor="lm")
 
 
-def _fit(name: str, score: str, font: Font, width: float) -> str:
+def _fit(name: str, score: str, font: Font, width: int) -> str:
     """Name and score on one line; of a name that is too wide for the picture, as much as fits."""
     name = " ".join(name.split())[:80]
     text = name + score
@@ -153,7 +157,7 @@ def _fit(name: str, score: str, font: Font, width: float) -> str:
 
 
 def _free_place(
-    box: Rectangle, label: tuple[float, float], size: tuple[int, int], taken: Sequence[Rectangle]
+    box: Rectangle, label: tuple[int, int], size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle | None:
     """Where a label covers no other: above its box, else within it, below it, or down its left side."""
     (x1, y1, x2, y2), (wide, high) = box, label

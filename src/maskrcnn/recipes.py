@@ -1,8 +1,9 @@
 """Every network, as a page of constructor calls with the numbers in place.
 
-A recipe is a function of the number of object classes (background not counted) and of `Options`, which are plain
-values, so that a checkpoint can keep them and ``maskrcnn train --set recipe.NAME=VALUE`` can set them. The endings
-``_box`` (Faster R-CNN) and ``_keypoint`` (17 keypoints, no masks) of `find` are short for the usual ones.
+A recipe is a function of the number of object classes (background not counted) and of `Options`, which are
+plain values, so that a checkpoint can keep them and ``maskrcnn train --set recipe.NAME=VALUE`` can set them.
+The endings ``_box`` (Faster R-CNN) and ``_keypoint`` (17 keypoints, no masks) of `find` are short for the
+usual ones.
 """
 
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from maskrcnn.network import resnet
 from maskrcnn.network.anchors import Anchors
@@ -34,10 +35,13 @@ NORMS: dict[str, Norm] = {
 }
 CODINGS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "class_agnostic": CLASS_AGNOSTIC}
 
+OperatorName = Literal["roi_align", "roi_align_max", "roi_warp", "roi_warp_max", "roi_pool"]
+Body = resnet.ResNet | MobileNetV2
+
 
 @dataclass(frozen=True)
 class Options:
-    """What a recipe can be told. None takes the value that the paper or its successors use for the architecture."""
+    """What a recipe can be told. None takes what the paper or its successors use for the architecture."""
 
     # Branches
     masks: bool = True
@@ -45,15 +49,15 @@ class Options:
     mask_coding: Literal["sigmoid", "softmax", "class_agnostic"] = "sigmoid"
     mask_head: Literal["fcn", "mlp"] = "fcn"
     box_head: Literal["linear", "conv"] = "linear"  # two linear layers; or four convolutions and one
-    region_operator: Literal["roi_align", "roi_align_max", "roi_warp", "roi_warp_max", "roi_pool"] = "roi_align"
+    region_operator: OperatorName = "roi_align"
     sampling_ratio: int = 2  # samples a bin on each axis; 0 for one a cell
     # Backbone
     in_channels: int = 3
     pixel_mean: tuple[float, ...] | None = None  # on the scale 0 … 255, one a channel; None: ImageNet's
     pixel_std: tuple[float, ...] | None = None
     norm: Literal["frozen", "batch", "sync", "group"] = "frozen"
-    frozen: tuple[str, ...] | None = None  # parts that do not learn; None: stem and res2 where the norms are frozen
-    head_norm: Literal["none", "batch", "sync", "group"] = "none"  # of the pyramid and the branches' convolutions
+    frozen: tuple[str, ...] | None = None  # parts that do not learn; None: stem and res2, with frozen norms
+    head_norm: Literal["none", "batch", "sync", "group"] = "none"  # of the pyramid and branches
     stride_in_1x1: bool = False  # as in the original ResNet-50 and -101 weights
     channels: int = 256  # of the pyramid and the mask branch
     hidden: int = 1024  # of the box branch's layers
@@ -61,7 +65,8 @@ class Options:
     anchor_sizes: tuple[float, ...] | None = None  # √area in pixels; on a pyramid one for each level
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     rpn_convolutions: int = 1
-    budget: int | None = None  # regions of a picture that the branches learn from; None: 512, or 64 without a pyramid
+    proposals: int = 1000  # regions of a picture that leave the RPN
+    budget: int | None = None  # regions of a picture to learn from; None: 512, or 64 without a pyramid
     beta: float = 1.0  # where the box branch's smooth L1 becomes linear; 0 is L1
     score_threshold: float = 0.05
     max_detections: int = 100  # in a picture
@@ -136,17 +141,19 @@ FORMS: dict[str, dict[str, Any]] = {"_box": {"masks": False}, "_keypoint": {"mas
 
 
 def find(name: str) -> Callable[..., MaskRCNN]:
-    """Return the recipe of that name, e.g. "resnet50_fpn" or "resnet50_fpn_box". Raises ValueError for another."""
+    """Return the recipe of a name, as "resnet50_fpn" or "resnet50_fpn_box". Raises ValueError for another."""
     for ending, options in FORMS.items():
         if name.removesuffix(ending) in RECIPES and name.endswith(ending):
             return partial(RECIPES[name.removesuffix(ending)], **options)
     if name not in RECIPES:
         known = ", ".join(RECIPES)
-        raise ValueError(f"there is no recipe {name!r}; there are {known}, each also with {' and '.join(FORMS)}")
+        raise ValueError(
+            f"there is no recipe {name!r}; there are {known}, each also with {' and '.join(FORMS)}"
+        )
     return RECIPES[name]
 
 
-def _pyramid(body: Callable[..., nn.Module], num_classes: int, options: Options) -> MaskRCNN:
+def _pyramid(body: Callable[..., Body], num_classes: int, options: Options) -> MaskRCNN:
     """FPN: every branch reads regions from P2 … P5, proposals come from P2 … P6 (Figure 4, right)."""
     backbone = FPN(_body(body, options), options.channels, _head_norm(options))
     anchors = Anchors(
@@ -158,7 +165,12 @@ def _pyramid(body: Callable[..., nn.Module], num_classes: int, options: Options)
     return MaskRCNN(
         normalise=_normalise(options),
         backbone=backbone,
-        rpn=RPN(RPNHead(channels, anchors.per_cell, convolutions=options.rpn_convolutions), anchors),
+        rpn=RPN(
+            RPNHead(channels, anchors.per_cell, convolutions=options.rpn_convolutions),
+            anchors,
+            keep_training=Keep(2 * options.proposals, options.proposals),
+            keep_detecting=Keep(options.proposals, options.proposals),
+        ),
         box_regions=Regions(strides, 7, operator=operator),
         box_branch=_box_branch(_box_head(channels, options), num_classes, options),
         mask_regions=Regions(strides, 14, operator=operator) if options.masks else None,
@@ -170,8 +182,8 @@ def _pyramid(body: Callable[..., nn.Module], num_classes: int, options: Options)
     )
 
 
-def _c4(body: Callable[..., nn.Module], num_classes: int, options: Options) -> MaskRCNN:
-    """C4: regions of 14 × 14 at stride 16, then res5 on each, which boxes and masks share (Figure 4, left)."""
+def _c4(body: Callable[..., Body], num_classes: int, options: Options) -> MaskRCNN:
+    """C4: regions of 14 × 14 at stride 16, then res5 on each, shared by boxes and masks (Figure 4, left)."""
     backbone = _body(partial(body, stages=("res4",)), options)
     block = partial(resnet.Bottleneck, stride_in_1x1=options.stride_in_1x1)
     res5 = nn.Sequential(OrderedDict(res5=resnet.res5_stage(block, norm=NORMS[options.norm])))
@@ -193,7 +205,7 @@ def _c4(body: Callable[..., nn.Module], num_classes: int, options: Options) -> M
     )
 
 
-def _c5(body: Callable[..., nn.Module], num_classes: int, options: Options) -> MaskRCNN:
+def _c5(body: Callable[..., Body], num_classes: int, options: Options) -> MaskRCNN:
     """C5: regions read from the last map of the whole body, heads as on a pyramid (Table 2d)."""
     backbone = _body(partial(body, stages=("res5",)), options)
     strides, operator = backbone.strides, _operator(options)
@@ -212,7 +224,7 @@ def _c5(body: Callable[..., nn.Module], num_classes: int, options: Options) -> M
     )
 
 
-def _body(body: Callable[..., nn.Module], options: Options) -> nn.Module:
+def _body(body: Callable[..., Body], options: Options) -> Body:
     extra = {"stride_in_1x1": True} if options.stride_in_1x1 else {}
     built = body(norm=NORMS[options.norm], in_channels=options.in_channels, **extra)
     usual = ("stem", "res2") if options.norm == "frozen" else ()
@@ -225,7 +237,9 @@ def _head_norm(options: Options) -> Norm | None:
 
 
 def _normalise(options: Options) -> Normalise:
-    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's pictures
+    # Of ImageNet's pictures:
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
     if options.in_channels != 3:
         mean, std = (127.5,) * options.in_channels, (64.0,) * options.in_channels
     mean, std = options.pixel_mean or mean, options.pixel_std or std
@@ -238,7 +252,7 @@ def _normalise(options: Options) -> Normalise:
 
 
 def _operator(options: Options) -> RegionOperator:
-    operators: dict[str, RegionOperator] = {
+    operators: dict[str, Callable[..., Tensor]] = {
         "roi_align": roi_align,
         "roi_align_max": partial(roi_align, reduction=maximum),
         "roi_warp": roi_warp,
@@ -251,11 +265,14 @@ def _operator(options: Options) -> RegionOperator:
 
 def _single_level_rpn(channels: int, stride: int, options: Options) -> RPN:
     # One map must offer what the levels of a pyramid offer together.
-    anchors = Anchors(
-        (options.anchor_sizes or (32, 64, 128, 256, 512),), options.aspect_ratios, (stride,)
-    )
+    anchors = Anchors((options.anchor_sizes or (32, 64, 128, 256, 512),), options.aspect_ratios, (stride,))
     head = RPNHead(channels, anchors.per_cell, convolutions=options.rpn_convolutions)
-    return RPN(head, anchors, keep_training=Keep(12000, 2000), keep_detecting=Keep(6000, 1000))
+    return RPN(
+        head,
+        anchors,
+        keep_training=Keep(12 * options.proposals, 2 * options.proposals),
+        keep_detecting=Keep(6 * options.proposals, options.proposals),
+    )
 
 
 def _box_head(channels: int, options: Options) -> LinearHead:

@@ -1,8 +1,9 @@
 """What flows through the library: a batch of pictures, its ground truth, and what the network found.
 
-The coordinate rule. Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)`` and its centre is ``i + 0.5``.
-``boxes`` are always ``x1, y1, x2, y2`` with width ``x2 - x1``; ``sizes_hw`` are always rows, columns. Everything
-in this module is in the frame of the network's input; file pixels exist only in ``data`` and ``predict``.
+The coordinate rule. Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)`` and its centre is
+``i + 0.5``. ``boxes`` are always ``x1, y1, x2, y2`` with width ``x2 - x1``; ``sizes_hw`` are always rows,
+columns. Everything in this module is in the frame of the network's input; file pixels exist only in ``data``
+and ``predict``.
 
 Every stage works on tensors of a fixed capacity with a mask that says which slots hold something, so that no
 shape depends on the data. Letters of the shapes, used throughout:
@@ -25,7 +26,7 @@ from torch import Tensor
 class Batch(NamedTuple):
     """Pictures of one size class, padded on the right and at the bottom to a common shape.
 
-    Pixel values are 0 … 255, as stored (uint8) or as float; the network normalises them and clears the padding.
+    Pixel values are 0 … 255, as stored (uint8) or as float; the network normalises them, clears padding.
     """
 
     images: Shaped[Tensor, "B C H W"]
@@ -37,11 +38,11 @@ class Batch(NamedTuple):
 
 
 class MaskTable(NamedTuple):
-    """The truth's masks, each as the crop of its own box: memory grows with the objects' areas, not with G·H·W.
+    """The truth's masks, each as the crop of its own box: memory grows with the objects' areas, not G·H·W.
 
-    Crops lie one after another in `pixels`, each row by row. A crop keeps the resolution of its source: `affine` is
-    ``(scale_x, shift_x, scale_y, shift_y)`` and leads from the network's input to the crop,
-    ``x_crop = scale_x * x + shift_x`` (a mirrored picture has a negative scale), so no transform resamples a mask.
+    Crops lie one after another in `pixels`, each row by row. A crop keeps the resolution of its source:
+    `affine` is ``(scale_x, shift_x, scale_y, shift_y)`` and leads from the network's input to the crop,
+    ``x_crop = scale_x * x + shift_x`` (negative scale: mirrored), so no transform resamples a mask.
     """
 
     pixels: UInt8[Tensor, " pixels"]  # 0 or 1
@@ -61,7 +62,8 @@ class Targets(NamedTuple):
     valid: Bool[Tensor, "B G"]
     crowd: Bool[Tensor, "B G"]  # a region of many objects: neither found nor missed
     masks: MaskTable | None = None
-    keypoints: Float[Tensor, "B G J 3"] | None = None  # x, y, visibility (0 not labelled, 1 hidden, 2 visible)
+    # x, y, visibility (0 not labelled, 1 hidden, 2 visible)
+    keypoints: Float[Tensor, "B G J 3"] | None = None
 
     def to(self, device: torch.device | str) -> Targets:
         """Return the same targets on `device`."""

@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
-from scenes import scene
 
 from maskrcnn import recipes
 from maskrcnn.network.model import Normalise
 from maskrcnn.types import Batch
+from scenes import scene
 
 SMALL = {"channels": 32, "hidden": 64, "budget": 32, "norm": "group"}
 
@@ -147,7 +147,9 @@ def test_normalise_by_hand():
 def test_it_learns_a_picture_by_heart():
     """A few steps on one batch: every loss falls, and the objects are found where they are."""
     torch.manual_seed(0)
-    model = recipes.resnet18_fpn(3, channels=64, hidden=128, budget=64, norm="group", anchor_sizes=(16.0, 32.0, 64.0, 128.0, 256.0))
+    model = recipes.resnet18_fpn(
+        3, channels=64, hidden=128, budget=64, norm="group", anchor_sizes=(16.0, 32.0, 64.0, 128.0, 256.0)
+    )
     batch, targets = scene([3, 2], size_hw=(96, 96))
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4)
     for _ in range(60):

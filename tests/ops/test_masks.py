@@ -242,6 +242,10 @@ def test_runs_of_no_length_are_understood() -> None:
     crop, origin = masks.rle_to_crop(rle)
     assert crop.tolist() == [[True, True], [True, False]]
     assert origin == (0, 0)
+    at_both_ends = {"size": [2, 3], "counts": [0, 0, 2, 1, 3, 0]}
+    crop, origin = masks.rle_to_crop(at_both_ends)
+    assert crop.tolist() == [[True]]
+    assert origin == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ def greedy(boxes, scores, groups, valid, threshold):
 
 def random_boxes(batch, count, *, empty=0.1, span=60.0):
     corner = torch.rand(batch, count, 2) * span
-    return torch.cat((corner, corner + torch.rand(batch, count, 2) * 40 * (torch.rand(batch, count, 1) > empty)), -1)
+    side = torch.rand(batch, count, 2) * 40 * (torch.rand(batch, count, 1) > empty)
+    return torch.cat((corner, corner + side), -1)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -38,7 +39,9 @@ def test_equals_the_definition(seed, count):
 
 def test_the_first_of_equal_scores_wins():
     boxes = torch.tensor([[[0.0, 0, 10, 10]] * 3])
-    keep = nms.suppress(boxes, torch.ones(1, 3), torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3).bool(), 0.5)
+    keep = nms.suppress(
+        boxes, torch.ones(1, 3), torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3).bool(), 0.5
+    )
     assert keep.tolist() == [[True, False, False]]
 
 
@@ -56,7 +59,9 @@ def test_a_chain_across_blocks():
     x = torch.arange(count) * 2.5
     boxes = torch.stack((x, torch.zeros(count), x + 10, torch.full((count,), 10.0)), 1)[None]
     scores = torch.linspace(1, 0, count)[None]
-    keep = nms.suppress(boxes, scores, torch.zeros(1, count, dtype=torch.int64), torch.ones(1, count).bool(), 0.5)
+    keep = nms.suppress(
+        boxes, scores, torch.zeros(1, count, dtype=torch.int64), torch.ones(1, count).bool(), 0.5
+    )
     assert keep[0].tolist() == [i % 2 == 0 for i in range(count)]
 
 

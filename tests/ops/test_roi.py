@@ -35,7 +35,9 @@ def naive_align(level, box, stride, bins, ratio=2, aligned=True, reduce=torch.me
         for j in range(bins):
             samples = [
                 interpolate(
-                    level, y1 + (i + (a + 0.5) / down) * height / bins, x1 + (j + (b + 0.5) / across) * width / bins
+                    level,
+                    y1 + (i + (a + 0.5) / down) * height / bins,
+                    x1 + (j + (b + 0.5) / across) * width / bins,
                 )
                 for a in range(down)
                 for b in range(across)
@@ -52,8 +54,12 @@ def naive_pool(level, box, stride, bins):
     out = torch.zeros(level.shape[0], bins, bins)
     for i in range(bins):
         for j in range(bins):
-            rows = range(max(y1 + i * height // bins, 0), min(y1 - (-(i + 1) * height // bins), level.shape[1]))
-            columns = range(max(x1 + j * width // bins, 0), min(x1 - (-(j + 1) * width // bins), level.shape[2]))
+            rows = range(
+                max(y1 + i * height // bins, 0), min(y1 - (-(i + 1) * height // bins), level.shape[1])
+            )
+            columns = range(
+                max(x1 + j * width // bins, 0), min(x1 - (-(j + 1) * width // bins), level.shape[2])
+            )
             if len(rows) and len(columns):
                 out[:, i, j] = level[:, rows.start : rows.stop, columns.start : columns.stop].amax((1, 2))
     return out
@@ -144,7 +150,13 @@ def test_the_four_operators_differ():
 
 @pytest.mark.parametrize(
     "operator",
-    [roi_align, partial(roi_align, sampling_ratio=0), partial(roi_align, reduction=maximum), roi_warp, roi_pool],
+    [
+        roi_align,
+        partial(roi_align, sampling_ratio=0),
+        partial(roi_align, reduction=maximum),
+        roi_warp,
+        roi_pool,
+    ],
 )
 def test_no_regions_give_no_features(operator):
     pyramid = lay_out([torch.randn(1, 3, 4, 4)], (16,))

@@ -10,9 +10,10 @@ OBJECTS = torch.tensor([[[0.0, 0, 10, 10], [20, 0, 30, 10]]])
 def _match(candidates, valid=None, low_quality=False, objects=OBJECTS):
     valid = torch.ones(objects.shape[:2], dtype=torch.bool) if valid is None else valid
     candidates = torch.tensor([candidates], dtype=torch.float32)
-    return sampling.match(
+    matches = sampling.match(
         candidates, objects, valid, negative_below=0.3, positive_from=0.7, low_quality=low_quality
-    ).object[0].tolist()
+    )
+    return matches.object[0].tolist()
 
 
 def test_bands_by_hand():
@@ -24,7 +25,9 @@ def test_the_bounds_belong_to_the_upper_band():
     objects = torch.tensor([[[0.0, 0, 10, 10]]])
     candidates = torch.tensor([[[0.0, 0, 10, 5]]])  # IoU exactly 0.5
     ones = torch.ones(1, 1, dtype=torch.bool)
-    positive = sampling.match(candidates, objects, ones, negative_below=0.5, positive_from=0.5, low_quality=False)
+    positive = sampling.match(
+        candidates, objects, ones, negative_below=0.5, positive_from=0.5, low_quality=False
+    )
     assert positive.object.item() == 0
 
 
@@ -85,21 +88,21 @@ def test_negatives_inside_a_crowd_are_ignored_and_nothing_else():
 def test_budget_and_fraction(positives, negatives, drawn_positives, drawn_negatives):
     matched = torch.tensor([[5] * positives + [NEGATIVE] * negatives + [IGNORED] * 50])
     sample = sampling.sample(matched, torch.rand(matched.shape), budget=8, positive_fraction=0.25)
-    assert sample.index.shape == (1, 8)
+    assert sample.candidate.shape == (1, 8)
     assert sample.positive.sum() == drawn_positives
     assert (sample.valid & ~sample.positive).sum() == drawn_negatives
-    kinds = matched.gather(1, sample.index)
+    kinds = matched.gather(1, sample.candidate)
     assert (kinds[sample.positive] == 5).all()
     assert (kinds[sample.valid & ~sample.positive] == NEGATIVE).all()
     assert sample.positive[0].tolist() == sorted(sample.positive[0].tolist(), reverse=True)
-    assert len(set(sample.index[sample.valid].tolist())) == sample.valid.sum()
+    assert len(set(sample.candidate[sample.valid].tolist())) == sample.valid.sum()
 
 
 def test_draws_follow_the_keys():
     matched = torch.tensor([[0, 0, 0, NEGATIVE, NEGATIVE, NEGATIVE]])
     keys = torch.tensor([[0.9, 0.1, 0.5, 0.9, 0.5, 0.1]])
     sample = sampling.sample(matched, keys, budget=3, positive_fraction=1 / 3)
-    assert sample.index.tolist() == [[1, 5, 4]]
+    assert sample.candidate.tolist() == [[1, 5, 4]]
 
 
 def test_every_candidate_is_equally_likely():
@@ -107,7 +110,7 @@ def test_every_candidate_is_equally_likely():
     counts = torch.zeros(10)
     for _ in range(2000):
         drawn = sampling.sample(matched, torch.rand(1, 10), budget=3, positive_fraction=0.5)
-        counts[drawn.index[0]] += 1
+        counts[drawn.candidate[0]] += 1
     assert (counts / 2000 - 0.3).abs().max() < 0.05
 
 

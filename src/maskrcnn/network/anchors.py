@@ -10,8 +10,8 @@ from torch import Tensor
 class Anchors(NamedTuple):
     """Anchor shapes of each pyramid level: `sizes` are √area in pixels, `aspect_ratios` are height / width.
 
-    The anchors of a cell stand at `offset` of its extent: 0.5 is its centre. Published weights of torchvision and
-    Detectron2 were trained with 0, the cell's corner.
+    The anchors of a cell stand at `offset` of its extent: 0.5 is its centre. Published weights of torchvision
+    and Detectron2 were trained with 0, the cell's corner.
     """
 
     sizes: tuple[tuple[float, ...], ...]  # one tuple a level
@@ -31,7 +31,7 @@ class Anchors(NamedTuple):
         return counts.pop() * len(self.aspect_ratios)
 
     def grid(self, level: int, size_hw: tuple[int, int], device: torch.device) -> Float[Tensor, "anchors 4"]:
-        """Return the anchors of a level of `size_hw` cells, in pixels: row by row, cell by cell, size by size."""
+        """Return the anchors of a level of `size_hw` cells, in pixels: by row, cell, then size."""
         stride = self.strides[level]
         y = (torch.arange(size_hw[0], device=device) + self.offset) * stride
         x = (torch.arange(size_hw[1], device=device) + self.offset) * stride

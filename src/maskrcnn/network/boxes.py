@@ -19,7 +19,7 @@ _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 class LinearHead(nn.Sequential):
-    """Two hidden layers on the flattened region (FPN, §4.2), with convolutions before them if `convolutions` > 0.
+    """Two hidden layers on the flattened region (FPN, §4.2), after `convolutions` 3×3 convolutions, if any.
 
     The strong form of the box head is four 3×3 convolutions with a norm and one layer: ``hidden=(1024,)``.
     """
@@ -36,7 +36,7 @@ class LinearHead(nn.Sequential):
         layers: list[nn.Module] = []
         for _ in range(convolutions):
             conv = conv_norm(channels, channels, 3, norm=norm)
-            nn.init.kaiming_normal_(conv.conv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(conv.get_parameter("conv.weight"), mode="fan_out", nonlinearity="relu")
             layers += [conv, nn.ReLU(inplace=True)]
         layers.append(nn.Flatten())
         width = channels * bins**2
@@ -113,8 +113,8 @@ class BoxBranch(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Return `loss_class` and `loss_box` of N regions (Fast R-CNN, equations 1 and 2).
 
-        `labels` are the classes, K for background; `objects` are the boxes to reach from `regions` (unused for
-        background). Both losses are divided by the number of regions.
+        `labels` are the classes, K for background; `objects` are the boxes to reach from `regions` (unused
+        for background). Both losses are divided by the number of regions.
         """
         logits, deltas = answer
         positive = valid & (labels < self.num_classes)
@@ -138,9 +138,7 @@ class BoxBranch(nn.Module):
         index, scores = self._above_threshold(probs.flatten(1))
         region, labels = index // self.num_classes, index % self.num_classes
         box_index = region * deltas.shape[2] + (labels if deltas.shape[2] > 1 else 0)
-        boxes = box_ops.decode(
-            rows(deltas.flatten(1, 2), box_index), rows(proposals.boxes, region), _WEIGHTS
-        )
+        boxes = box_ops.decode(rows(deltas.flatten(1, 2), box_index), rows(proposals.boxes, region), _WEIGHTS)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = (scores > self.score_threshold) & box_ops.is_larger(boxes, self.min_size)
         keep = suppress(boxes, scores, labels, valid, self.nms_threshold)
@@ -150,7 +148,9 @@ class BoxBranch(nn.Module):
         scores = rows(scores, best) * valid
         return Detections(rows(boxes, best) * valid[..., None], scores, rows(labels, best) * valid, valid)
 
-    def _above_threshold(self, probs: Float[Tensor, "B n"]) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
+    def _above_threshold(
+        self, probs: Float[Tensor, "B n"]
+    ) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
         """Return the indices, rising, and values of at least all probabilities above the threshold.
 
         The classes of a region share a probability of 1, so no more than 1 / threshold of them can exceed it.

@@ -10,16 +10,23 @@ from maskrcnn.ops.losses import masked_mean
 class KeypointBranch(nn.Module):
     """Eight 3×3 convolutions of 512 channels, a deconvolution and a bilinear doubling: 14 × 14 to 56 × 56."""
 
-    def __init__(self, in_channels: int, num_keypoints: int, *, convolutions: int = 8, channels: int = 512) -> None:
+    def __init__(
+        self, in_channels: int, num_keypoints: int, *, convolutions: int = 8, channels: int = 512
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for number in range(convolutions):
-            layers += [nn.Conv2d(channels if number else in_channels, channels, 3, padding=1), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Conv2d(channels if number else in_channels, channels, 3, padding=1),
+                nn.ReLU(inplace=True),
+            ]
         self.convs = nn.Sequential(*layers)
         self.deconv = nn.ConvTranspose2d(channels, num_keypoints, 4, stride=2, padding=1)
-        for layer in (*self.convs[::2], self.deconv):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N J M M"]:
         """Return a heatmap of logits for each keypoint."""

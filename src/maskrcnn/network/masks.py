@@ -63,7 +63,7 @@ SOFTMAX = MaskCoding(lambda num_classes: num_classes + 1, _softmax_loss, _softma
 
 
 class FCNHead(nn.Sequential):
-    """3×3 convolutions, a 2×2 deconvolution that doubles the side, a 1×1 convolution to the logits (Figure 4).
+    """3×3 convolutions, a 2×2 deconvolution to double the side, a 1×1 convolution to the logits (Figure 4).
 
     Without convolutions it is the C4 form, which follows res5.
     """
@@ -85,13 +85,14 @@ class FCNHead(nn.Sequential):
             ]
         before = channels if convolutions else in_channels
         layers += [nn.ConvTranspose2d(before, channels, 2, 2), nn.ReLU(inplace=True)]
-        super().__init__(*layers, nn.Conv2d(channels, out_channels, 1))
+        logits = nn.Conv2d(channels, out_channels, 1)
+        super().__init__(*layers, logits)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        nn.init.normal_(self[-1].weight, std=0.001)
+        nn.init.normal_(logits.weight, std=0.001)
 
 
 class MLPHead(nn.Sequential):

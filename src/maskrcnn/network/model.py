@@ -69,9 +69,10 @@ class Learnt(NamedTuple):
 class MaskRCNN(nn.Module):
     """The whole network. Without a mask branch it is Faster R-CNN.
 
-    `box_regions`, `mask_regions` and `keypoint_regions` read the features of each branch from the backbone's finest
-    maps. A mask branch without regions of its own works on the box branch's features, as in C4 networks, where both
-    share res5 (the paper's Figure 4, left). Pictures are to be padded to multiples of `stride` pixels.
+    `box_regions`, `mask_regions` and `keypoint_regions` read the features of each branch from the backbone's
+    finest maps. A mask branch without regions of its own works on the box branch's features, as in C4
+    networks, where both share res5 (the paper's Figure 4, left). Pictures are to be padded to multiples of
+    `stride` pixels.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class MaskRCNN(nn.Module):
         mask_branch: MaskBranch | None = None,
         keypoint_regions: Regions | None = None,
         keypoint_branch: KeypointBranch | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008 (an immutable value)
+        sampling: Sampling = Sampling(),
         stride: int = 32,
     ) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class MaskRCNN(nn.Module):
         self.num_classes = box_branch.num_classes
 
     def forward(self, batch: Batch, targets: Targets) -> dict[str, Float[Tensor, ""]]:
-        """Return the losses of a batch: L_cls + L_box + L_mask (section 3) and the RPN's two, always all of them.
+        """Return the losses of a batch: L_cls, L_box, L_mask (section 3) and the RPN's two, always all.
 
         Raises ValueError where the targets lack what a branch learns from.
         """
@@ -124,16 +125,17 @@ class MaskRCNN(nn.Module):
                 if self.mask_regions is None
                 else self.mask_regions(pyramid, regions.boxes, regions.pictures)
             )
-            losses["loss_mask"] = self._mask_loss(self.mask_branch(mask_features), regions, targets)
+            losses["loss_mask"] = self._mask_loss(self.mask_branch, mask_features, regions, targets)
         if self.keypoint_branch is not None:
+            assert self.keypoint_regions is not None
             keypoint_features = self.keypoint_regions(pyramid, regions.boxes, regions.pictures)
             losses["loss_keypoint"] = self._keypoint_loss(
-                self.keypoint_branch(keypoint_features), regions, targets
+                self.keypoint_branch, keypoint_features, regions, targets
             )
         return losses
 
     def detect(self, batch: Batch) -> Detections:
-        """Return the detections of a batch: boxes first, then masks and keypoints inside the boxes that were found."""
+        """Return the detections of a batch: boxes first, then masks and keypoints inside the boxes found."""
         features = self.backbone(self.normalise(batch))
         proposals = self.rpn.propose(self.rpn(features), batch.sizes_hw, self.rpn.keep_detecting)
         pyramid = self._lay_out(features)
@@ -148,6 +150,7 @@ class MaskRCNN(nn.Module):
             probs = self.mask_branch.probs(self.mask_branch(mask_features), found.labels.flatten()[index])
             found = found._replace(mask_probs=spread(probs, index, found.valid.shape))
         if self.keypoint_branch is not None:
+            assert self.keypoint_regions is not None
             index, keypoint_features = _read(self.keypoint_regions, pyramid, found.boxes, found.valid)
             heatmaps = self.keypoint_branch(keypoint_features)
             found = found._replace(keypoint_heatmaps=spread(heatmaps, index, found.valid.shape))
@@ -175,10 +178,10 @@ class MaskRCNN(nn.Module):
         slots = compact(drawn.valid)
         capacity = positive_capacity(matched.shape[1], budget=budget, positive_fraction=fraction)
         positives = torch.searchsorted(slots, compact(drawn.positive, capacity))
-        matched = rows(matched, drawn.index).clamp(min=0)
+        matched = rows(matched, drawn.candidate).clamp(min=0)
         labels = torch.where(drawn.positive, rows(targets.labels, matched), self.num_classes)
         regions = Learnt(
-            boxes=rows(boxes, drawn.index).flatten(0, 1)[slots],
+            boxes=rows(boxes, drawn.candidate).flatten(0, 1)[slots],
             pictures=slots // drawn.valid.shape[1],
             labels=labels.flatten()[slots],
             objects=matched.flatten()[slots],
@@ -197,9 +200,14 @@ class MaskRCNN(nn.Module):
             valid=regions.valid,
         )
 
-    def _mask_loss(self, logits: Tensor, regions: Learnt, targets: Targets) -> Float[Tensor, ""]:
+    def _mask_loss(
+        self, branch: MaskBranch, features: Tensor, regions: Learnt, targets: Targets
+    ) -> Float[Tensor, ""]:
         if targets.masks is None:
-            raise ValueError("the network has a mask branch, but the targets have no masks: train its box-only form")
+            raise ValueError(
+                "the network has a mask branch, but the targets have no masks: train its box-only form"
+            )
+        logits = branch(features)
         truth = crop_targets(
             targets.masks,
             regions.pictures,
@@ -210,18 +218,21 @@ class MaskRCNN(nn.Module):
         )
         has_mask = (targets.masks.sizes_hw[regions.pictures, regions.objects] > 0).all(-1)
         labels, valid = self._positive(regions)
-        return self.mask_branch.loss(logits, labels, (truth >= 0.5).to(truth.dtype), valid & has_mask)
+        return branch.loss(logits, labels, (truth >= 0.5).to(truth.dtype), valid & has_mask)
 
-    def _keypoint_loss(self, heatmaps: Tensor, regions: Learnt, targets: Targets) -> Float[Tensor, ""]:
+    def _keypoint_loss(
+        self, branch: KeypointBranch, features: Tensor, regions: Learnt, targets: Targets
+    ) -> Float[Tensor, ""]:
         if targets.keypoints is None:
             raise ValueError("the network has a keypoint branch, but the targets have no keypoints")
+        heatmaps = branch(features)
         keypoints = targets.keypoints[regions.pictures, regions.objects]
         cells, visible = keypoints_to_heatmap_index(keypoints, regions.boxes, heatmaps.shape[-1])
         _, valid = self._positive(regions)
-        return self.keypoint_branch.loss(heatmaps, cells, visible & valid[:, None])
+        return branch.loss(heatmaps, cells, visible & valid[:, None])
 
     def _positive(self, regions: Learnt) -> tuple[Tensor, Tensor]:
-        """Return a class for each region, and which regions are positive: a compiled graph has empty slots too."""
+        """Return a class for each region, and which are positive: a compiled graph has empty slots too."""
         positive = regions.valid & (regions.labels < self.num_classes)
         return torch.where(positive, regions.labels, 0), positive
 

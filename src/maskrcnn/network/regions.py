@@ -12,8 +12,8 @@ from maskrcnn.ops.taps import Pyramid
 class Regions(nn.Module):
     """Reads `bins` × `bins` features for each box from the level that its size assigns it to.
 
-    `strides` are those of the pyramid's levels (powers of two). `head` works on every region before the branches
-    do: res5 in a C4 network, where the branches share it; nothing in a pyramid network (the paper's Figure 4).
+    `strides` are those of the pyramid's levels (powers of two). `head` works on every region before the
+    branches do: res5 in a C4 network, where the branches share it; nothing in a pyramid network (Figure 4).
     """
 
     def __init__(

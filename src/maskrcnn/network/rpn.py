@@ -1,4 +1,4 @@
-"""The region proposal network: where is anything at all? (Ren et al. 2015; over a pyramid: Lin et al. 2017, §4.1)"""
+"""The region proposal network: where is anything at all? (Ren et al. 2015; on a pyramid: FPN, §4.1)"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -80,7 +80,7 @@ class RPNHead(nn.Module):
 class RPN(nn.Module):
     """Scores anchors, learns which of them hold objects, and proposes the best as regions.
 
-    An anchor is positive from an IoU of 0.7 with an object or where it is an object's best, negative below 0.3.
+    An anchor is positive from an IoU of 0.7 with an object or as an object's best, negative below 0.3.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class RPN(nn.Module):
         return Candidates(logits, deltas, torch.cat(grids), tuple(len(grid) for grid in grids))
 
     def propose(self, candidates: Candidates, sizes_hw: Int[Tensor, "B 2"], keep: Keep) -> Proposals:
-        """Return the best regions: refined, clipped to their pictures, without near duplicates on their level."""
+        """Return the best regions: refined, clipped to their pictures, no near duplicates on a level."""
         index, level = self._best_of_levels(candidates.logits.detach(), candidates.levels, keep.per_level)
         logits = rows(candidates.logits.detach(), index)
         deltas = rows(candidates.deltas.detach(), index)
@@ -132,7 +132,7 @@ class RPN(nn.Module):
 
     @staticmethod
     def _best_of_levels(logits: Tensor, levels: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
-        """Return which anchors (B, n) are among the `count` best of their level, and the level (n,) of each."""
+        """Return the `count` best anchors (B, n) of each level, and the level (n,) of each."""
         first, chosen, level_of = 0, [], []
         for number, size in enumerate(levels):
             best = logits[:, first : first + size].topk(min(count, size), sorted=True).indices
@@ -142,7 +142,7 @@ class RPN(nn.Module):
         return torch.cat(chosen, 1), torch.cat(level_of)
 
     def losses(self, candidates: Candidates, targets: Targets) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss_rpn_objectness` and `loss_rpn_box` of a random draw of anchors (Faster R-CNN, equation 1)."""
+        """Return `loss_rpn_objectness` and `loss_rpn_box` of drawn anchors (Faster R-CNN, equation 1)."""
         objects = targets.valid & ~targets.crowd
         anchors = candidates.anchors.expand(len(objects), -1, -1)
         matches = match(
@@ -151,14 +151,13 @@ class RPN(nn.Module):
         matched = ignore_crowds(matches.object, anchors, targets.boxes, targets.valid & targets.crowd)
         keys = torch.rand(matched.shape, device=matched.device)
         drawn = sample(matched, keys, budget=self.budget, positive_fraction=0.5)
-        chosen = drawn.valid.new_zeros(matched.shape).scatter(1, drawn.index, drawn.valid)
+        chosen = drawn.valid.new_zeros(matched.shape).scatter(1, drawn.candidate, drawn.valid)
         divisor = self.divisor(chosen, self.budget)
         objectness = binary_cross_entropy(candidates.logits, (matched >= 0).float())
         # Deltas of the drawn anchors alone: there are a thousand times as many anchors.
-        wanted = box_ops.encode(
-            rows(targets.boxes, rows(matched, drawn.index).clamp(min=0)), rows(anchors, drawn.index), _WEIGHTS
-        )
-        error = smooth_l1(rows(candidates.deltas, drawn.index) - wanted, self.beta).sum(-1)
+        truth = rows(targets.boxes, rows(matched, drawn.candidate).clamp(min=0))
+        wanted = box_ops.encode(truth, rows(anchors, drawn.candidate), _WEIGHTS)
+        error = smooth_l1(rows(candidates.deltas, drawn.candidate) - wanted, self.beta).sum(-1)
         return {
             "loss_rpn_objectness": masked_sum(objectness, chosen) / divisor,
             "loss_rpn_box": masked_sum(error, drawn.positive) / divisor,

@@ -57,8 +57,9 @@ def encode(
 ) -> Float[Tensor, "*n 4"]:
     """Return the deltas ``dx, dy, dw, dh`` that lead from anchors to boxes (R-CNN, appendix C).
 
-    Shifts are in units of the anchor's size, sizes in logarithms; `weights` multiply them. Both must have positive
-    sides: where an anchor or a box is empty, the deltas are those of a side of 1e-6 px, so that they stay finite.
+    Shifts are in units of the anchor's size, sizes in logarithms; `weights` multiply them. Both must have
+    positive sides: where an anchor or a box is empty, the deltas are those of a side of 1e-6 px, so that they
+    stay finite.
     """
     (x, y, w, h), (ax, ay, aw, ah) = _centres(boxes), _centres(anchors)
     wx, wy, ww, wh = weights

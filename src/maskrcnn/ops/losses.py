@@ -7,16 +7,14 @@ from torch import Tensor
 
 
 def smooth_l1(error: Float[Tensor, "*n"], beta: float) -> Float[Tensor, "*n"]:
-    """Return Fast R-CNN's smooth L1 (equation 3): quadratic below `beta`, linear above; L1 where `beta` is 0."""
+    """Return Fast R-CNN's smooth L1 (equation 3): quadratic below `beta`, linear above; L1 for 0."""
     size = error.abs()
     if beta == 0:
         return size
     return torch.where(size < beta, 0.5 * size**2 / beta, size - 0.5 * beta)
 
 
-def binary_cross_entropy(
-    logits: Float[Tensor, "*n"], targets: Float[Tensor, "*n"]
-) -> Float[Tensor, "*n"]:
+def binary_cross_entropy(logits: Float[Tensor, "*n"], targets: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Return the cross entropy of each element, in float32 whatever the logits' precision."""
     return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
 

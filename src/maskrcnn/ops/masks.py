@@ -45,9 +45,7 @@ def crop_targets(
     starts, sizes_hw, affine = table.starts[slots], table.sizes_hw[slots], table.affine[slots]
     scale, shift = affine[:, [0, 2, 0, 2]], affine[:, [1, 3, 1, 3]]
     corners = scale * boxes + shift  # in the crop; a mirrored picture runs from x1 down to x2
-    pixels = F.pad(
-        table.pixels, (0, 1)
-    )  # so that a crop of no pixels at the end of the table can be addressed
+    pixels = F.pad(table.pixels, (0, 1))  # a crop of no pixels at the end of the table can be addressed
     if sampling_ratio > 0:
         return _sample(pixels, starts, sizes_hw, corners, size, (sampling_ratio, sampling_ratio))
     spans = ((corners[:, 2:] - corners[:, :2]).abs() / size).ceil().clamp(min=1).int().tolist()
@@ -139,9 +137,7 @@ def _crop_counts(crop: np.ndarray, origin_yx: tuple[int, int], size_hw: tuple[in
     columns = np.pad(crop.T, ((0, 0), (1, 1)))
     column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])  # where runs begin and end, in order
     edges, seen = np.unique((column + origin_yx[1]) * height + row + origin_yx[0], return_counts=True)
-    edges = edges[
-        seen == 1
-    ]  # a run to the foot of one column that goes on at the head of the next is one run
+    edges = edges[seen == 1]  # one column's last run and the next one's first are one where they touch
     counts = np.diff(edges, prepend=0, append=height * width)
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 

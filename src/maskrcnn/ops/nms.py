@@ -19,9 +19,9 @@ def suppress(
 ) -> Bool[Tensor, "B N"]:
     """Say which boxes greedy non-maximum suppression keeps.
 
-    In order of falling score (equal scores: lower index first), a box is kept unless it overlaps a kept box of its
-    own group (class or pyramid level) in its own picture by an IoU above `threshold`. Slots that are not `valid`
-    are never kept and suppress nothing. Empty boxes have no IoU and are kept, as in the original.
+    In order of falling score (equal scores: lower index first), a box is kept unless it overlaps a kept box
+    of its own group (class or pyramid level) in its own picture by an IoU above `threshold`. Slots that are
+    not `valid` are never kept and suppress nothing. Empty boxes have no IoU and are kept, as in the original.
     """
     count = boxes.shape[1]
     # One stable sort by (picture, group, falling score), from the least important key to the most.
@@ -39,9 +39,9 @@ def suppress(
 def keep_in_order(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
     """Return which boxes (N, 4) survive, in their order.
 
-    `segments` (N,) do not fall; boxes of different segments do not compare, and those of segments below 0 are no
-    boxes. Blocks of boxes are compared with the kept boxes before them, then within themselves. Overlaps are
-    PyTorch's work, truth values NumPy's: each is several times faster there than in the other.
+    `segments` (N,) do not fall; boxes of different segments do not compare, and those of segments below 0 are
+    no boxes. Blocks of boxes are compared with the kept boxes before them, then within themselves. Overlaps
+    are PyTorch's work, truth values NumPy's: each is several times faster there than in the other.
     """
     corners, segment = boxes.detach().cpu().T.contiguous(), segments.cpu().numpy()
     corners = torch.cat((corners, box_ops.area(boxes).cpu()[None]))  # x1, y1, x2, y2, area, each (N,)
@@ -86,13 +86,13 @@ def _overlapping(
 def _greedy(hit: np.ndarray) -> np.ndarray:
     """Return what the greedy rule keeps, given which of n boxes (in order) overlap which.
 
-    ``keep = not any(earlier overlapping and kept)`` has one fixed point, the greedy answer: after k rounds the first
-    k boxes are final, in practice all after a few.
+    ``keep = not any(earlier overlapping and kept)`` has one fixed point, the greedy answer: after k rounds
+    the first k boxes are final, in practice all after a few.
     """
     earlier = np.tril(hit, -1)
-    keep = ~earlier.any(1)
+    keep = np.logical_not(earlier.any(1))
     while True:
-        settled = ~(earlier & keep).any(1)
+        settled = np.logical_not((earlier & keep).any(1))
         if np.array_equal(settled, keep):
             return keep
         keep = settled

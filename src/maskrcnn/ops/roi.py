@@ -1,9 +1,10 @@
 """Region operators: a fixed number of features out of each region, whatever its size (section 3, "RoIAlign").
 
-Each takes the pyramid, N regions as boxes in pixels of the network's input, the picture and the level of each, and
-the side of the output in bins; each returns ``(N, C, bins, bins)`` in channels-last memory. They differ as in the
-paper's Table 2c: `roi_align` samples where the box truly lies, `roi_warp` first rounds the box to the map's cells,
-`roi_pool` rounds the box and each of its bins. All are differentiable in the features, none in the boxes.
+Each takes the pyramid, N regions as boxes in pixels of the network's input, the picture and the level of
+each, and the side of the output in bins; each returns ``(N, C, bins, bins)`` in channels-last memory. They
+differ as in the paper's Table 2c: `roi_align` samples where the box truly lies, `roi_warp` first rounds the
+box to the map's cells, `roi_pool` rounds the box and each of its bins. All are differentiable in the
+features, none in the boxes.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from torch import Tensor
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.taps import Pyramid, linear_taps, places
 
-
 # What a branch reads its regions with: one of the operators below, or a partial of one.
 RegionOperator = Callable[[Pyramid, Tensor, Tensor, Tensor, int], Tensor]
 
@@ -25,7 +25,7 @@ RegionOperator = Callable[[Pyramid, Tensor, Tensor, Tensor, int], Tensor]
 class Samples(NamedTuple):
     """T interpolated samples, each of four taps in the table, ordered by the bin that they belong to."""
 
-    index: Int[Tensor, "T 4"]
+    row: Int[Tensor, "T 4"]
     weight: Float[Tensor, "T 4"]
     first: Int[Tensor, " bags"]  # the first sample of each bin
     share: Float[Tensor, "#T 1"]  # 1 / the number of samples of the same bin
@@ -39,14 +39,14 @@ def mean(table: Float[Tensor, "rows C"], samples: Samples) -> Float[Tensor, "bag
     """Return the mean of each bin's samples: one table lookup."""
     weight = (samples.weight * samples.share).to(table.dtype)
     return F.embedding_bag(
-        samples.index.flatten(), table, samples.first * 4, per_sample_weights=weight.flatten(), mode="sum"
+        samples.row.flatten(), table, samples.first * 4, per_sample_weights=weight.flatten(), mode="sum"
     )
 
 
 def maximum(table: Float[Tensor, "rows C"], samples: Samples) -> Float[Tensor, "bags C"]:
     """Return the maximum of each bin's samples, 0 for a bin without samples."""
     weight = samples.weight.to(table.dtype)
-    values = F.embedding_bag(samples.index, table, per_sample_weights=weight, mode="sum")
+    values = F.embedding_bag(samples.row, table, per_sample_weights=weight, mode="sum")
     return F.embedding_bag(torch.arange(len(values), device=table.device), values, samples.first, mode="max")
 
 
@@ -80,10 +80,10 @@ def roi_align(
 ) -> Float[Tensor, "N C bins bins"]:
     """Return the mean (or maximum) of bilinearly interpolated samples of each bin; nothing is rounded.
 
-    A bin has `sampling_ratio`² samples on a regular grid; 0 takes about one sample per cell, ``ceil(side / bins)``
-    on each axis, as many as each region needs. `aligned` puts a cell's value at its centre, i + 0.5. The first
-    published kernels put it at i, and widened boxes of less than one cell to one cell: ``aligned=False`` is for
-    weights trained with them.
+    A bin has `sampling_ratio`² samples on a regular grid; 0 takes about one sample per cell,
+    ``ceil(side / bins)`` on each axis, as many as each region needs. `aligned` puts a cell's value at its
+    centre, i + 0.5. The first published kernels put it at i, and widened boxes of less than one cell to one
+    cell: ``aligned=False`` is for weights trained with them.
     """
     at = places(pyramid, pictures, levels)
     corners = boxes.detach() / at.stride[:, None]
@@ -106,7 +106,7 @@ def roi_warp(
     sampling_ratio: int = 2,
     reduction: Reduction = mean,
 ) -> Float[Tensor, "N C bins bins"]:
-    """Return `roi_align` of the boxes rounded to whole cells, at least one cell wide (RoIWarp in Table 2c)."""
+    """Return `roi_align` of the boxes rounded to whole cells, at least one cell wide (Table 2c, RoIWarp)."""
     stride = places(pyramid, pictures, levels).stride[:, None]
     corners = _round(boxes.detach() / stride)
     corners = torch.cat((corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)), 1)
@@ -122,10 +122,10 @@ def roi_pool(
     levels: Int[Tensor, " N"],
     bins: int,
 ) -> Float[Tensor, "N C bins bins"]:
-    """Return the maximum over the cells of each bin, box and bins rounded to whole cells (Fast R-CNN, section 2.1).
+    """Return the maximum over the cells of each bin, box and bins rounded to whole cells (Fast R-CNN, §2.1).
 
-    As published: both rounded corners are cells that belong to the region; neighbouring bins share the cells that
-    they both touch; a bin that lies wholly outside the map is 0.
+    As published: both rounded corners are cells that belong to the region; neighbouring bins share the cells
+    that they both touch; a bin that lies wholly outside the map is 0.
     """
     at = places(pyramid, pictures, levels)
     corners = _round(boxes.detach() / at.stride[:, None])
@@ -133,7 +133,8 @@ def roi_pool(
     step = torch.arange(bins, device=boxes.device)[:, None]
     limits = torch.stack((at.width, at.height), 1)[:, None]
     origin = corners[:, None, :2]
-    begin = ((step * sides[:, None]).floor() + origin).clamp(min=0).long().minimum(limits)  # (N, bins, x and y)
+    # Of (N, bins, x and y):
+    begin = ((step * sides[:, None]).floor() + origin).clamp(min=0).long().minimum(limits)
     end = (((step + 1) * sides[:, None]).ceil() + origin).clamp(min=0).long().minimum(limits)
     shape = (boxes.shape[0], bins, bins)
     (x, y), (columns, rows) = begin.unbind(-1), (end - begin).unbind(-1)
@@ -161,19 +162,19 @@ def _regular(grid: _Grid, bins: int, ratio: int) -> Samples:
     regions = grid.base.shape[0]
     fraction = (torch.arange(bins * ratio, device=grid.base.device) + 0.5) / (bins * ratio)
     x, y = (
-        linear_taps(grid.origin[:, axis, None] + fraction * grid.sides[:, axis, None], grid.limits[:, axis, None])
-        for axis in (0, 1)
+        linear_taps(origin[:, None] + fraction * side[:, None], limit[:, None])
+        for origin, side, limit in zip(grid.origin.T, grid.sides.T, grid.limits.T, strict=True)
     )
-    row = grid.base[:, None, None] + y.index * grid.limits[:, :1, None]
+    row = grid.base[:, None, None] + y.cell * grid.limits[:, :1, None]
     of_y, of_x = (regions, bins, 1, ratio, 1, 2, 1), (regions, 1, bins, 1, ratio, 1, 2)
-    index = (row.view(of_y) + x.index.view(of_x)).view(-1, 4)
+    index = (row.view(of_y) + x.cell.view(of_x)).view(-1, 4)
     weight = (y.weight.view(of_y) * x.weight.view(of_x)).view(-1, 4)
     first = torch.arange(regions * bins**2, device=grid.base.device) * ratio**2
     return Samples(index, weight, first, weight.new_full((1, 1), 1 / ratio**2))
 
 
 def _adaptive(grid: _Grid, bins: int) -> Samples:
-    """Return about one sample a cell: a region's bins have ceil(height / bins) × ceil(width / bins) samples."""
+    """Return about one sample a cell: ceil(height / bins) × ceil(width / bins) in each bin."""
     ratio = (grid.sides / bins).ceil().clamp(min=0).long()  # (N, 2)
     count = ratio.prod(1)[:, None].expand(-1, bins**2).flatten()
     bag, within = _ragged(count)
@@ -184,8 +185,8 @@ def _adaptive(grid: _Grid, bins: int) -> Samples:
     position = grid.origin[region] + step * (grid.sides / bins)[region]
     limits = grid.limits[region]
     taps = linear_taps(position, limits)
-    row = grid.base[region, None] + taps.index[:, 1] * limits[:, :1]
-    index = (row[:, :, None] + taps.index[:, 0][:, None]).view(-1, 4)
+    row = grid.base[region, None] + taps.cell[:, 1] * limits[:, :1]
+    index = (row[:, :, None] + taps.cell[:, 0][:, None]).view(-1, 4)
     weight = (taps.weight[:, 1][:, :, None] * taps.weight[:, 0][:, None]).view(-1, 4)
     return Samples(index, weight, _firsts(count), 1 / count[bag, None].to(weight.dtype))
 

@@ -1,4 +1,4 @@
-"""Choosing, compacting and spreading rows of batched tensors: the only places where slots and rows change roles."""
+"""Choosing, compacting and spreading rows of batched tensors: only here do slots and rows change roles."""
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -13,10 +13,10 @@ def rows(values: Shaped[Tensor, "B n *rest"], index: Int[Tensor, "B m"]) -> Shap
 
 
 def compact(valid: Bool[Tensor, "B n"], capacity: int | None = None) -> Int[Tensor, " N"]:
-    """Return the flat indices ``picture · n + slot`` of the valid slots: heads need not work on absent regions.
+    """Return the flat indices ``picture · n + slot`` of the valid slots: heads skip absent regions.
 
-    A compiled or exported graph has no shape that depends on data: there, all of the first `capacity` slots of each
-    picture are returned (all slots where None), the valid ones of which must stand first.
+    A compiled or exported graph has no shape that depends on data: there, all of the first `capacity` slots
+    of each picture are returned (all slots where None), the valid ones of which must stand first.
     """
     if not torch.compiler.is_compiling():
         return valid.flatten().nonzero().flatten()
@@ -26,7 +26,7 @@ def compact(valid: Bool[Tensor, "B n"], capacity: int | None = None) -> Int[Tens
 
 
 def spread(
-    values: Shaped[Tensor, "N *rest"], index: Int[Tensor, " N"], shape: tuple[int, int]
+    values: Shaped[Tensor, " N *rest"], index: Int[Tensor, " N"], shape: tuple[int, ...]
 ) -> Shaped[Tensor, "B n *rest"]:
     """Return `values` back in their slots of (B, n) = `shape`, zeros elsewhere: the inverse of `compact`."""
     slots = values.new_zeros(shape[0] * shape[1], *values.shape[1:])

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from maskrcnn.ops import boxes as box_ops
 
-# Objects are compared with all anchors this many at a time, so that memory does not grow with a crowd of objects.
+# So many objects at a time are compared with all anchors: memory does not grow with a crowd of objects.
 _OBJECTS_AT_ONCE = 32
 
 NEGATIVE, IGNORED = -1, -2
 
 
 class Matches(NamedTuple):
-    """For each candidate the object it answers for, or `NEGATIVE` (background) or `IGNORED` (not learnt from)."""
+    """For each candidate the object it answers for, `NEGATIVE` (background) or `IGNORED` (unused)."""
 
     object: Int[Tensor, "B N"]
     nearest: Int[Tensor, "B N"]  # the object of highest overlap, whatever the overlap (0 where there is none)
@@ -34,8 +34,8 @@ def match(
     """Match candidates to objects by intersection over union (Faster R-CNN, section 3.1.2).
 
     A candidate is positive from `positive_from` on, negative below `negative_below`, ignored in between. With
-    `low_quality`, every candidate whose IoU with an object is that object's highest (ties included) is positive too,
-    for the object that it overlaps most, so that no object is left without a candidate.
+    `low_quality`, every candidate whose IoU with an object is that object's highest (ties included) is
+    positive too, for the object that it overlaps most, so that no object is left without a candidate.
     """
     nearest, overlap, is_best = _best_overlaps(candidates, objects, valid)
     matched = torch.where(overlap < negative_below, NEGATIVE, IGNORED)
@@ -46,7 +46,7 @@ def match(
 
 
 def _best_overlaps(candidates: Tensor, objects: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return per candidate its best object, that IoU, and whether it is the best (or as good) of any object."""
+    """Return per candidate its best object, that IoU, and whether it is (one of) an object's best."""
     shape, device = candidates.shape[:2], candidates.device
     overlap = torch.zeros(shape, dtype=candidates.dtype, device=device)
     nearest = torch.zeros(shape, dtype=torch.int64, device=device)
@@ -72,7 +72,7 @@ def ignore_crowds(
 ) -> Int[Tensor, "B N"]:
     """Return `matched` with each negative that lies at least `share` inside a crowd region made `IGNORED`.
 
-    What looks like an object there probably is one: it must not be learnt as background (Detectron's rule and share).
+    What looks like an object there probably is one: it must not be learnt as background (Detectron's rule).
     """
     inside = torch.zeros_like(matched, dtype=torch.bool)
     for first in range(0, objects.shape[1], _OBJECTS_AT_ONCE):
@@ -85,7 +85,7 @@ def ignore_crowds(
 class Sample(NamedTuple):
     """A fixed number of candidates, the positives first; slots where `valid` is False hold nothing."""
 
-    index: Int[Tensor, "B S"]
+    candidate: Int[Tensor, "B S"]
     positive: Bool[Tensor, "B S"]
     valid: Bool[Tensor, "B S"]
 
@@ -93,10 +93,10 @@ class Sample(NamedTuple):
 def sample(
     matched: Int[Tensor, "B N"], keys: Float[Tensor, "B N"], *, budget: int, positive_fraction: float
 ) -> Sample:
-    """Draw at most `budget` candidates a picture, at most `positive_fraction` of them positive, the rest negative.
+    """Draw at most `budget` candidates a picture, at most `positive_fraction` of them positive.
 
-    `keys` are uniform in [0, 1): among its kind, a candidate of a smaller key is drawn first. Equal keys give equal
-    draws; a budget that exceeds the candidates takes them all.
+    The rest is negative. `keys` are uniform in [0, 1): among its kind, a candidate of a smaller key is drawn
+    first. Equal keys give equal draws; a budget that exceeds the candidates takes them all.
     """
     positive, negative = matched >= 0, matched == NEGATIVE
     quota = positive_capacity(matched.shape[1], budget=budget, positive_fraction=positive_fraction)

@@ -1,7 +1,7 @@
 """Reading feature maps at arbitrary places: one table of rows, a few weighted rows ("taps") for each answer.
 
-All levels and pictures of a pyramid lie in one channels-last table, so that a level is an offset, a picture is an
-offset, and every region operator is one table lookup without a loop. Its backward is deterministic on every device.
+All levels and pictures of a pyramid lie in one channels-last table, so that a level is an offset, a picture
+is an offset, and every region operator is one table lookup without a loop. Its backward is deterministic.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Pyramid(NamedTuple):
 
 
 def lay_out(features: Sequence[Float[Tensor, "B C _h _w"]], strides: Sequence[int]) -> Pyramid:
-    """Return the table of `features`, whose cells are `strides` pixels apart. Channels-last maps are read once."""
+    """Return the table of `features`, whose cells are `strides` pixels apart. Channels-last is read once."""
     rows = [level.permute(0, 2, 3, 1).flatten(0, 2) for level in features]
     table = rows[0] if len(rows) == 1 else torch.cat(rows)
     sizes_hw = tuple((level.shape[2], level.shape[3]) for level in features)
@@ -30,7 +30,7 @@ def lay_out(features: Sequence[Float[Tensor, "B C _h _w"]], strides: Sequence[in
 
 
 class Places(NamedTuple):
-    """Where each of N regions is read: its map's first row in the table, the map's size, its stride in pixels."""
+    """Where each of N regions is read: its map's first row in the table, its size, its stride in pixels."""
 
     base: Int[Tensor, " N"]
     height: Int[Tensor, " N"]
@@ -41,9 +41,9 @@ class Places(NamedTuple):
 def places(pyramid: Pyramid, pictures: Int[Tensor, " N"], levels: Int[Tensor, " N"]) -> Places:
     """Return where the maps of `pictures` at `levels` (0 is the first of the pyramid) lie."""
     first, offsets = 0, []
-    for height, width in pyramid.sizes_hw:
+    for h, w in pyramid.sizes_hw:
         offsets.append(first)
-        first = first + pyramid.batch_size * height * width
+        first = first + pyramid.batch_size * h * w
     height = _of_level(levels, [h for h, _ in pyramid.sizes_hw])
     width = _of_level(levels, [w for _, w in pyramid.sizes_hw])
     base = _of_level(levels, offsets) + pictures * height * width
@@ -61,20 +61,20 @@ def _of_level(levels: Tensor, values: Sequence[int]) -> Tensor:
 class AxisTaps(NamedTuple):
     """Two neighbours on one axis for each sample, and their weights (0 for a sample outside the map)."""
 
-    index: Int[Tensor, "*samples 2"]
+    cell: Int[Tensor, "*samples 2"]
     weight: Float[Tensor, "*samples 2"]
 
 
 def linear_taps(position: Float[Tensor, "*samples"], size: Int[Tensor, "*#samples"]) -> AxisTaps:
     """Return the taps of linear interpolation at `position`, in cells, where cell i has its value at i.
 
-    A sample up to one cell outside the map takes the border's value; beyond that it is zero (as RoIAlign's kernels).
+    A sample up to one cell outside the map takes the border's value; beyond that it is 0, as in RoIAlign.
     """
     inside = (position >= -1) & (position <= size)
     position = torch.minimum(position.clamp(min=0), (size - 1).to(position.dtype))
     low = position.floor()
     rest = position - low
     first = low.to(size.dtype)
-    index = torch.stack((first, torch.minimum(first + 1, size - 1)), -1)
+    cell = torch.stack((first, torch.minimum(first + 1, size - 1)), -1)
     weight = torch.stack((1 - rest, rest), -1) * inside.unsqueeze(-1)
-    return AxisTaps(index, weight)
+    return AxisTaps(cell, weight)

@@ -56,7 +56,9 @@ class Settings:
     decay_factor: float = _of(0.1, "what it is multiplied by there")
 
     # Pictures
-    short_sides: tuple[int, ...] | None = _of((800,), "pixels; of several, each picture draws one; none: as in the file")
+    short_sides: tuple[int, ...] | None = _of(
+        (800,), "pixels; of several, each picture draws one; none: as in the file"
+    )
     long_side: int = _of(1333, "most pixels")
     scale: tuple[float, float] | None = _of(None, "least and largest random factor on top")
     crop: tuple[int, int] | None = _of(None, "rows, columns of a random window")

@@ -109,9 +109,9 @@ def initialised(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) 
 def fitting(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) -> dict[str, Any]:
     """Return the recipe's arguments, with those that nobody chose made to fit the start and the data.
 
-    Statistics that were never learnt must not be frozen: from scratch, norms learn (He et al. 2019, "Rethinking
-    ImageNet Pre-training"). A training of ours passes its own arguments on with its weights. Keypoints that the
-    data set has are learnt.
+    Statistics that were never learnt must not be frozen: from scratch, norms learn (He et al. 2019,
+    "Rethinking ImageNet Pre-training"). A training of ours passes its own arguments on with its weights.
+    Keypoints that the data set has are learnt.
     """
     start = _arguments_of(init) if init else {"norm": "group", "head_norm": "group"}
     has_form = run.recipe.endswith(tuple(recipes.FORMS))
