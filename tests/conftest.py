@@ -10,6 +10,9 @@ if os.environ.get("MASKRCNN_CHECK_SHAPES", "1") != "0":
 import pytest
 import torch
 
+# Tests are too small to gain from a second thread, and threads that wait for a busy core cost minutes.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

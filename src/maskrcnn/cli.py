@@ -15,26 +15,26 @@ _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 # From scratch on drawn pictures of about 144 pixels, in three minutes on two CPU cores
 _DEMO_PICTURES = 16
 _DEMO_RECIPE = {
-    "norm": "batch",
-    "frozen": (),
     "channels": 64,
     "hidden": 256,
-    "anchor_sizes": (12.0, 24.0, 48.0, 72.0, 96.0),
+    "anchor_sizes": (16.0, 32.0, 48.0, 64.0, 96.0),
+    "aspect_ratios": (1.0,),
+    "proposals": 200,
     "budget": 64,
 }
 _DEMO = Settings(
-    steps=600,
-    time_limit=3.0,
+    steps=100_000,
+    time_limit=3.2,
     batch_size=4,
     optimiser="adamw",
-    lr=0.001,
+    lr=0.002,
     weight_decay=0.01,
-    warmup_steps=20,
+    warmup_steps=50,
     schedule="cosine",
-    short_sides=(144,),
-    long_side=192,
-    log_every=10,
+    short_sides=None,
+    log_every=20,
     eval_every=None,
+    workers=0,
 )
 
 

@@ -23,11 +23,11 @@ MIN_VISIBLE = 0.5  # of an object's area: no other may hide more
 
 
 def draw_dataset(
-    folder: str | Path, *, train: int = 400, val: int = 60, size: int = 160, seed: int = 0
+    folder: str | Path, *, train: int = 500, val: int = 60, size: int = 128, seed: int = 0
 ) -> Path:
-    """Draw `train` and `val` pictures into `folder`, and return it; `size` is their long side in pixels.
+    """Draw `train` and `val` pictures into `folder`, and return it; `size` is their side in pixels.
 
-    The same arguments draw the same pictures. Objects measure 1/10 to 1/2 of the short side.
+    The same arguments draw the same pictures. Objects measure 1/10 to 1/2 of it.
     """
     folder = Path(folder)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ SHAPES = {  # outlines within a circle of radius 1, and holes, which run the oth
     "square": [_corners(4)],
     "triangle": [_corners(3)],
     "star": [_corners(10, (1.0, 0.45))],
-    "ring": [_corners(48), 0.55 * _corners(48)[::-1]],
+    "ring": [_corners(48), 0.45 * _corners(48)[::-1]],
 }
 
 
@@ -82,11 +82,10 @@ class _Object(NamedTuple):
 
 
 def _draw_picture(size: int, generator: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]]:
-    short = size * 4 // 5
-    height, width = [(short, size), (size, short), (size, size)][generator.integers(3)]
+    height = width = size
     pixels = _background(height, width, generator)
     placed: list[_Object] = []
-    for _ in range(generator.integers(3, 9)):
+    for _ in range(generator.integers(4, 12)):
         shape = int(generator.integers(len(SHAPES)))
         rings = _place(list(SHAPES.values())[shape], height, width, generator)
         coverage = _coverage(rings, height, width)
@@ -94,7 +93,7 @@ def _draw_picture(size: int, generator: np.random.Generator) -> tuple[Image.Imag
         if all((other.visible & ~mask).sum() >= MIN_VISIBLE * other.area for other in placed):
             placed = [other._replace(visible=other.visible & ~mask) for other in placed]
             placed.append(_Object(shape, rings, mask.sum(), mask))
-            _paint(pixels, coverage, generator)
+            _paint(pixels, coverage, shape / len(SHAPES), generator)
     pixels += generator.normal(0, 0.012, pixels.shape)
     picture = Image.fromarray(np.rint(pixels.clip(0, 1) * 255).astype(np.uint8))
     return picture, [_annotation(one) for one in placed]
@@ -105,7 +104,7 @@ def _place(
 ) -> list[np.ndarray]:
     """Turn a shape, scale it and put it wholly into the picture."""
     short = min(height, width)
-    radius = np.exp(generator.uniform(np.log(short / 20), np.log(short / 4)))
+    radius = generator.uniform(short / 20, short / 4)
     angle = generator.uniform(0, 2 * np.pi)
     turn = radius * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = generator.uniform(radius, np.array([width, height]) - radius)
@@ -147,12 +146,11 @@ def _clouds(channels: int, height: int, width: int, cells: int, generator: np.ra
     return np.stack([np.asarray(bump) for bump in bumps], -1)
 
 
-def _paint(pixels: np.ndarray, coverage: np.ndarray, generator: np.random.Generator) -> None:
-    """Lay a shaded or striped shape of a strong colour, and its soft shadow, over what is there."""
+def _paint(pixels: np.ndarray, coverage: np.ndarray, hue: float, generator: np.random.Generator) -> None:
+    """Lay a shaded or striped shape of a colour near `hue`, and its soft shadow, over what is there."""
     height, width = coverage.shape
-    colour = np.array(
-        colorsys.hsv_to_rgb(generator.random(), generator.uniform(0.55, 1), generator.uniform(0.5, 1))
-    )
+    hue = (hue + generator.normal(0, 0.03)) % 1  # kinds have their colours, as fruit has, but not strictly
+    colour = np.array(colorsys.hsv_to_rgb(hue, generator.uniform(0.55, 1), generator.uniform(0.5, 1)))
     angle, phase = generator.uniform(0, 2 * np.pi, 2)
     y, x = np.mgrid[:height, :width]
     along = (x * np.cos(angle) + y * np.sin(angle)) / min(height, width)

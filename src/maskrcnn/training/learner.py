@@ -60,9 +60,12 @@ def make_optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     spared = [p for p in learning if p.ndim == 1 and not settings.decay_norms_and_biases]
     decayed = [p for p in learning if p.ndim > 1 or settings.decay_norms_and_biases]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+    fused = learning[0].device.type in ("cpu", "cuda")  # one pass over the weights; half the time of several
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, settings.peak_lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(groups, settings.peak_lr, settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(groups, settings.peak_lr, weight_decay=settings.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        groups, settings.peak_lr, settings.momentum, weight_decay=settings.weight_decay, fused=fused
+    )
 
 
 def gradients(

@@ -91,7 +91,7 @@ def initialised(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) 
         raise ValueError(f"--init {init}: the training has its weights already, for it goes on by --resume")
     if run.model:
         return run
-    run = replace(run, recipe_arguments=fitting(run, dataset, init))
+    run = replace(run, recipe_arguments=fitting(run, len(dataset.keypoint_names), init))
     torch.manual_seed(stream(run.settings.seed, 0))
     model = recipes.find(run.recipe)(len(dataset.class_names), **run.recipe_arguments)
     if init:
@@ -106,7 +106,7 @@ def initialised(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) 
     )
 
 
-def fitting(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) -> dict[str, Any]:
+def fitting(run: Checkpoint, keypoints: int, init: str | Path | None) -> dict[str, Any]:
     """Return the recipe's arguments, with those that nobody chose made to fit the start and the data.
 
     Statistics that were never learnt must not be frozen: from scratch, norms learn (He et al. 2019,
@@ -115,8 +115,8 @@ def fitting(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) -> d
     """
     start = _arguments_of(init) if init else {"norm": "group", "head_norm": "group"}
     has_form = run.recipe.endswith(tuple(recipes.FORMS))
-    keypoints = {} if has_form or not dataset.keypoint_names else {"keypoints": len(dataset.keypoint_names)}
-    return {**start, **keypoints, **run.recipe_arguments}
+    branch = {"keypoints": keypoints} if keypoints and not has_form else {}
+    return {**start, **branch, **run.recipe_arguments}
 
 
 def _arguments_of(init: str | Path) -> dict[str, Any]:
