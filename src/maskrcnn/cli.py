@@ -24,7 +24,7 @@ _DEMO_RECIPE = {
 }
 _DEMO = Settings(
     steps=100_000,
-    time_limit=3.2,
+    time_limit=3.25,
     batch_size=4,
     optimiser="adamw",
     lr=0.002,

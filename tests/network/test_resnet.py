@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.network.norms import FrozenBatchNorm2d, batch_norm, group_norm
+from maskrcnn.network.norms import FrozenBatchNorm2d, batch_norm, frozen_batch_norm, group_norm
 from maskrcnn.network.resnet import (
     Bottleneck,
     ResNet,
@@ -98,10 +98,10 @@ def test_a_block_by_its_formula():
     assert block.conv2.weight.shape == (32, 8, 3, 3)
 
 
-def test_blocks_that_learn_begin_as_their_shortcut():
-    body = resnet50(stages=("res2",), norm=batch_norm).eval()
-    x = torch.rand(1, 256, 4, 4)
-    torch.testing.assert_close(body.res2[1](x), x)
+@pytest.mark.parametrize(("norm", "scale"), [(batch_norm, 1.0), (frozen_batch_norm, 0.2)])
+def test_only_frozen_branches_begin_quietly(norm, scale):
+    body = resnet50(stages=("res2",), norm=norm)
+    assert (body.res2[1].norm3.weight == scale).all() and (body.res2[1].norm1.weight == 1).all()
 
 
 def test_a_deep_frozen_body_without_weights_stays_finite_and_alive():

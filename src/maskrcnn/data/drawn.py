@@ -69,7 +69,7 @@ SHAPES = {  # outlines within a circle of radius 1, and holes, which run the oth
     "disk": [_corners(48)],
     "square": [_corners(4)],
     "triangle": [_corners(3)],
-    "star": [_corners(10, (1.0, 0.45))],
+    "star": [_corners(10, (1.0, 0.55))],
     "ring": [_corners(48), 0.45 * _corners(48)[::-1]],
 }
 
