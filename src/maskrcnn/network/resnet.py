@@ -228,8 +228,8 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> n
 def _calm(norm: nn.Module) -> None:
     """Quieten the last norm of a residual branch where nothing else will.
 
-    A frozen norm without weights would double the variance in each of up to 33 blocks: it gets 0.2. One that learns
-    keeps 1; starting it at 0 (Goyal et al. 2017, §5.1) learnt more slowly in the few hundred steps that were tried.
+    A frozen norm without weights would double the variance in each of up to 33 blocks: it gets 0.2. One that
+    learns keeps 1; at 0 (Goyal et al. 2017, §5.1) it learnt more slowly in the few hundred steps tried.
     """
     if not isinstance(norm.weight, nn.Parameter):
         nn.init.constant_(norm.weight, 0.2)  # type: ignore[arg-type]
