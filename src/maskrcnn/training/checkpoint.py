@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from maskrcnn import recipes
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.predict import Predictor
+from maskrcnn.predict import Predictor, replacing
 from maskrcnn.training.settings import Settings, settings_from
 
 _FORMAT = 1
@@ -46,9 +45,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all."""
     values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    torch.save({**values, "format": _FORMAT, "settings": asdict(checkpoint.settings)}, unfinished)
-    os.replace(unfinished, path)  # noqa: PTH105
+    with replacing(path) as unfinished:
+        torch.save({**values, "format": _FORMAT, "settings": asdict(checkpoint.settings)}, unfinished)
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from maskrcnn.data.pictures import read_picture
 from maskrcnn.draw import draw
 from maskrcnn.evaluation.coco import Metrics, table
-from maskrcnn.predict import Predictor
+from maskrcnn.predict import Predictor, replacing
 from maskrcnn.training.settings import Settings
 
 Record = dict[str, Any]
@@ -126,9 +125,8 @@ def memory(device: torch.device) -> str:
 def _continued(path: Path, step: int) -> TextIO:
     """Open the file for more lines, after those of the first `step` steps."""
     lines = path.read_text().splitlines() if step and path.is_file() else []
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text("".join(f"{line}\n" for line in lines if _step(line) <= step))
-    os.replace(unfinished, path)  # noqa: PTH105
+    with replacing(path) as unfinished:
+        unfinished.write_text("".join(f"{line}\n" for line in lines if _step(line) <= step))
     return path.open("a")
 
 
