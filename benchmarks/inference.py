@@ -1,16 +1,16 @@
 """Inference of ResNet-50-FPN on one picture of 800 × 1216: `recipes.resnet50_fpn` against torchvision's.
 
 Both have the same weights: a fixed draw, scaled so that activations stay finite, proposals fill their 1000
-slots and detections their 100. Ours takes torchvision's anchors (unrounded, at the cells' corners) and the
-half-pixel of its RoIAlign here, so that both find the same objects; that this is so is printed. Ours runs as
-`Predictor` runs it, norms folded and channels-last; torchvision's as published. Two rows: from pixels to
-boxes and 28 × 28 masks, and from a picture to 100 masks of the picture's size.
+slots and detections their 100. Ours reads torchvision's weights as a user's would be read, so both find the
+same objects; that this is so is printed. Ours runs as `Predictor` runs it, norms folded and channels-last;
+torchvision's as published. Two rows: from pixels to boxes and 28 × 28 masks, and from a picture to 100 masks
+of the picture's size.
 
 python benchmarks/inference.py [--json benchmarks/results/inference.json]
 """
 
 import re
-from functools import partial
+from dataclasses import replace
 
 import contest
 import torch
@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from maskrcnn import recipes
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.ops.roi import roi_align
 from maskrcnn.predict import Predictor
 from maskrcnn.result import Result
 from maskrcnn.types import Batch
+from maskrcnn.weights.trained import of_library
 
 CLASSES, SIZE_HW = 90, (800, 1216)
 # Factors on a variance-preserving draw: residual branches are damped, scores spread over the thresholds.
@@ -36,26 +35,6 @@ FACTORS = {
     r"box_predictor\.bbox_pred\.weight": 0.7,
     r"mask_fcn_logits\.weight": 2.0,
 }
-NAMES = (
-    (r"^backbone\.body\.conv1", "backbone.body.stem.conv"),
-    (r"^backbone\.body\.bn1", "backbone.body.stem.norm"),
-    (r"\.layer(\d)\.", lambda match: f".res{int(match[1]) + 1}."),
-    (r"\.bn(\d)\.", r".norm\1."),
-    (r"\.downsample\.0\.", ".shortcut.conv."),
-    (r"\.downsample\.1\.", ".shortcut.norm."),
-    (r"\.fpn\.inner_blocks\.(\d)\.0\.", r".lateral.\1.conv."),
-    (r"\.fpn\.layer_blocks\.(\d)\.0\.", r".output.\1.conv."),
-    (r"rpn\.head\.conv\.0\.0\.", "rpn.head.convs.0."),
-    (r"rpn\.head\.cls_logits", "rpn.head.objectness"),
-    (r"rpn\.head\.bbox_pred", "rpn.head.deltas"),
-    (r"roi_heads\.box_head\.fc6", "box_branch.head.1"),
-    (r"roi_heads\.box_head\.fc7", "box_branch.head.3"),
-    (r"roi_heads\.box_predictor\.cls_score", "box_branch.classify"),
-    (r"roi_heads\.box_predictor\.bbox_pred", "box_branch.regress"),
-    (r"roi_heads\.mask_head\.(\d)\.0\.", lambda match: f"mask_branch.head.{2 * int(match[1])}.conv."),
-    (r"roi_heads\.mask_predictor\.conv5_mask", "mask_branch.head.8"),
-    (r"roi_heads\.mask_predictor\.mask_fcn_logits", "mask_branch.head.10"),
-)
 
 
 def main() -> None:
@@ -98,10 +77,6 @@ def build_theirs() -> TorchvisionMaskRCNN:
     for name, value in model.state_dict().items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
             value.copy_(drawn(name, value.shape, draw))
-    # torchvision rounds its anchors to whole pixels.
-    shapes = [(s / r**0.5, s * r**0.5) for s in (32, 64, 128, 256, 512) for r in (0.5, 1.0, 2.0)]
-    cells = torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in shapes])
-    model.rpn.anchor_generator.cell_anchors = list(cells.split(3))
     return model
 
 
@@ -114,25 +89,9 @@ def drawn(name: str, shape: torch.Size, draw: torch.Generator) -> Tensor:
 
 
 def build_ours(theirs: TorchvisionMaskRCNN) -> MaskRCNN:
-    """Return our network with their weights, anchors and half-pixel."""
-    model = recipes.resnet50_fpn(CLASSES).eval()
-    model.rpn.anchors = model.rpn.anchors._replace(offset=0.0)
-    for regions in (model.box_regions, model.mask_regions):
-        regions.operator = partial(roi_align, aligned=False)
-    state = {"normalise.mean": model.normalise.mean, "normalise.std": model.normalise.std}
-    for name, value in theirs.state_dict().items():
-        for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        state[name] = value
-    for name in (
-        "weight",
-        "bias",
-    ):  # our background class is the last, or has no slot at all; theirs is the first
-        state[f"box_branch.classify.{name}"] = state[f"box_branch.classify.{name}"].roll(-1, 0)
-        state[f"box_branch.regress.{name}"] = state[f"box_branch.regress.{name}"][4:]
-        state[f"mask_branch.head.10.{name}"] = state[f"mask_branch.head.10.{name}"][1:]
-    model.load_state_dict({name: value for name, value in state.items() if "num_batches" not in name})
-    return model
+    """Return our network with their weights, recognised; without a checkpoint their norms keep an epsilon."""
+    trained = of_library(theirs.state_dict())
+    return replace(trained, arguments={**trained.arguments, "norm_eps": 1e-5}).build().eval()
 
 
 def picture() -> Tensor:

@@ -41,6 +41,8 @@ def main() -> None:
     model = build(arguments).to(memory_format=torch.channels_last)
     steps, seconds = train(model, arguments)
     print(f"trained {steps} steps of {arguments.batch_size} crops in {seconds / 60:.1f} minutes", flush=True)
+    if arguments.weights:
+        torch.save(model.state_dict(), arguments.weights)
     start = time.perf_counter()
     truth = COCO(str(arguments.data / "annotations/instances_val.json"))
     results = predict(model, truth, arguments.data / "val")
@@ -74,6 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--weights", type=Path, help="write the trained weights to this file")
     return parser.parse_args()
 
 

@@ -41,14 +41,14 @@ def options(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     usage = capsys.readouterr().out.split("\n\n")[0]
-    return set(re.findall(r"--\w+", usage)), set(re.findall(r"\b[A-Z]{4,}\b", usage))
+    return set(re.findall(r"--[a-z]+", usage)), set(re.findall(r"\b[A-Z]{4,}\b", usage))
 
 
 def test_the_words_of_the_commands_stay(capsys):
     assert options("demo", capsys) == ({"--output"}, set())
-    flags = {"--recipe", "--output", "--init", "--resume", "--device", "--set"}
-    assert options("train", capsys) == (flags, {"DATA", "RECIPE", "FILE"})
-    assert options("evaluate", capsys) == ({"--split", "--output"}, {"WEIGHTS", "DATA"})
+    flags = {"--recipe", "--output", "--init", "--synonyms", "--resume", "--device", "--set"}
+    assert options("train", capsys) == (flags, {"DATA", "RECIPE", "WEIGHTS"})
+    assert options("evaluate", capsys) == ({"--split", "--max", "--output"}, {"WEIGHTS", "DATA"})
     assert options("predict", capsys) == ({"--output", "--score"}, {"WEIGHTS", "PICTURE", "SCORE"})
 
 
@@ -95,11 +95,13 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("train {data} --set recipe.hiden=3 --output {new}", "did you mean recipe.hidden?"),
         ("train {data} --recipe resnet19_fpn --output {new}", "there is no recipe 'resnet19_fpn'"),
         ("train {new} --output {new}", "no such folder"),
-        ("train {data} --output {new} --resume", "no such checkpoint"),
+        ("train {data} --output {new} --resume", "no weights file"),
         ("train {data} --output {run}", "--resume"),
         ("train {data} --init {new}/x.pth --output {new}", "x.pth"),
-        ("evaluate {new}/best.pt {data}", "no such checkpoint"),
+        ("evaluate {new}/best.pt {data}", "no weights file"),
         ("evaluate {data}/annotations/instances_val.json {data}", "not a checkpoint"),
+        ("evaluate torchvision/resnet52 {data}", "did you mean torchvision/resnet50?"),
+        ("train {data} --init {weights} --synonyms a --output {new}", "--synonyms a: expected ours=theirs"),
         ("predict {weights} {new}/*.jpg", "*.jpg"),
         ("predict {weights} {data}/val --score 2", "--score must be from 0 to 1"),
     ],
@@ -109,6 +111,18 @@ def test_mistakes_end_in_one_sentence(words, sentence, weights, data, tmp_path, 
     assert main([word.format(**places) for word in words.split()]) == 2
     error = capsys.readouterr().err
     assert error.startswith("maskrcnn: ") and sentence in error and error.count("\n") == 1
+
+
+def test_weights_are_described_converted_and_compared(weights, tmp_path, capsys):
+    other = tmp_path / "theirs.pkl"
+    assert main(["weights", "convert", str(weights), str(other), "--layout", "detectron2"]) == 0
+    assert "classes, in this order: disk, square" in capsys.readouterr().out
+    assert main(["weights", "compare", str(weights), str(other)]) == 0
+    assert main(["weights", "convert", str(other), str(tmp_path / "ours.pt")]) == 0
+    assert main(["weights", "compare", str(other), str(tmp_path / "ours.pt")]) == 0
+    assert main(["weights", "info", str(other)]) == 0
+    assert "resnet18_fpn(" in capsys.readouterr().out
+    assert main(["weights", "list"]) == 0
 
 
 def test_ctrl_c_and_divergence_have_their_own_status(monkeypatch, data, tmp_path, capsys):

@@ -17,10 +17,8 @@ from maskrcnn.predict import (
     PictureError,
     Predictor,
     Summary,
-    replacing,
     resolve_device,
     to_file,
-    write_json,
     write_predictions,
 )
 from maskrcnn.types import Batch, Detections
@@ -225,14 +223,3 @@ def test_table_names_some_and_counts_all():
     text = console.file.getvalue()
     assert "[red]39.png" in text and "[red]40.png" not in text and "20 more" in text
     assert "60 pictures" in text and "1770 big [cat]" in text
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
-    write_json(tmp_path / "a.json", {"value": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"value": float("nan")})
-    with pytest.raises(OSError, match="full"), replacing(tmp_path / "a.json") as unfinished:
-        unfinished.write_text("half")
-        raise OSError("disk full")
-    assert json.loads((tmp_path / "a.json").read_text()) == {"value": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

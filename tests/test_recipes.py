@@ -102,7 +102,7 @@ def test_frozen_norms_freeze_the_stem_and_res2_and_others_do_not():
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones():
     with pytest.raises(
-        ValueError, match="there is no recipe 'resnet51_fpn'; there are resnet18_fpn, resnet50_fpn"
+        ValueError, match="there is no recipe 'resnet51_fpn'; there are resnet18_fpn, resnet34_fpn"
     ):
         recipes.find("resnet51_fpn")
 

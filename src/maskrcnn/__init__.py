@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from maskrcnn import recipes as recipes
     from maskrcnn.evaluation.coco import evaluate as evaluate
     from maskrcnn.predict import Predictor as Predictor
+    from maskrcnn.predict import load as load
     from maskrcnn.result import Result as Result
-    from maskrcnn.training.checkpoint import load_predictor as load
     from maskrcnn.training.loop import train as train
     from maskrcnn.training.settings import Settings as Settings
 
@@ -31,7 +31,7 @@ _HOMES = {
     "Result": ("result", "Result"),
     "Settings": ("training.settings", "Settings"),
     "evaluate": ("evaluation.coco", "evaluate"),
-    "load": ("training.checkpoint", "load_predictor"),
+    "load": ("predict", "load"),
     "train": ("training.loop", "train"),
 }
 

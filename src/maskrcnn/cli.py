@@ -1,4 +1,4 @@
-"""The commands: ``maskrcnn demo``, ``train``, ``evaluate`` and ``predict``."""
+"""The commands: ``maskrcnn demo``, ``train``, ``evaluate``, ``predict`` and ``weights``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ _DEMO = Settings(
 )
 
 
+_WEIGHTS = "a file, such as runs/train/best.pt, or a published name (maskrcnn weights list)"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 when not all could be done, 2 for a mistake in what was asked."""
     arguments = _parser().parse_args(argv)
@@ -75,7 +78,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--recipe", help="the network, of maskrcnn.recipes (default: resnet50_fpn)")
     train.add_argument("--output", type=Path, default=Path("runs/train"), metavar="DIR")
     train.add_argument(
-        "--init", type=Path, metavar="FILE", help="weights to start from: a backbone's or a network's"
+        "--init",
+        metavar="WEIGHTS",
+        help="weights to start from: a file or a published name, of a network or body",
+    )
+    train.add_argument(
+        "--synonyms",
+        nargs="+",
+        default=[],
+        metavar="ours=theirs",
+        help="classes of --init that are called otherwise there",
     )
     train.add_argument("--resume", action="store_true", help="go on from last.pt in the output folder")
     train.add_argument("--device", choices=("cpu", "cuda", "mps", "auto"), default="auto")
@@ -83,28 +95,52 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
 
     evaluate = commands.add_parser("evaluate", help="measure COCO's average precision of a checkpoint")
-    evaluate.add_argument(
-        "weights", type=Path, metavar="WEIGHTS", help="a checkpoint, such as runs/train/best.pt"
-    )
+    evaluate.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
     evaluate.add_argument("data", type=Path, metavar="DATA")
     evaluate.add_argument("--split", choices=("train", "val"), default="val")
+    evaluate.add_argument(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="that count in a picture (default: all that are found)",
+    )
     evaluate.add_argument("--output", type=Path, default=Path("metrics.json"), metavar="metrics.json")
     evaluate.set_defaults(command=_evaluate)
 
     predict = commands.add_parser("predict", help="find objects in pictures")
-    predict.add_argument("weights", type=Path, metavar="WEIGHTS")
+    predict.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders or patterns")
     predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR")
     predict.add_argument("--score", type=float, default=0.5, help="least confidence (default: 0.5)")
     predict.set_defaults(command=_predict)
+
+    _add_weights(commands.add_parser("weights", help="list, describe, convert and compare weights"))
     return parser
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="all published checkpoints").set_defaults(command=_weights_list)
+    info = actions.add_parser("info", help="say which network a file holds")
+    info.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
+    info.set_defaults(command=_weights_info)
+    convert = actions.add_parser("convert", help="write a network for this or another library")
+    convert.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
+    convert.add_argument("output", type=Path, metavar="OUT", help="a .pt, .pth or .pkl file")
+    convert.add_argument("--layout", choices=("maskrcnn", "torchvision", "detectron2"), default="maskrcnn")
+    convert.set_defaults(command=_weights_convert)
+    compare = actions.add_parser("compare", help="say where two networks differ")
+    compare.add_argument("weights", metavar="A", help=_WEIGHTS)
+    compare.add_argument("other", metavar="B")
+    compare.set_defaults(command=_weights_compare)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     from maskrcnn.data.drawn import draw_dataset
     from maskrcnn.evaluation.coco import write_metrics
+    from maskrcnn.predict import load as load_predictor
     from maskrcnn.predict import write_predictions
-    from maskrcnn.training.checkpoint import load, load_predictor
+    from maskrcnn.training.checkpoint import load
     from maskrcnn.training.loop import train
 
     output: Path = arguments.output
@@ -137,6 +173,7 @@ def _train(arguments: argparse.Namespace) -> int:
         recipe_arguments=recipe_arguments,
         output=arguments.output,
         init=arguments.init,
+        synonyms=dict(_pair(text) for text in arguments.synonyms),
         resume=arguments.resume,
         device=arguments.device,
         settings=settings,
@@ -145,18 +182,27 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _pair(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not equals:
+        raise ValueError(f"--synonyms {text}: expected ours=theirs")
+    return ours, theirs
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from rich import print as print_table
 
     from maskrcnn.evaluation.coco import evaluate, table, write_metrics
-    from maskrcnn.training.checkpoint import build_model, load, predictor_of
+    from maskrcnn.predict import predictor_of
     from maskrcnn.training.start import open_split
+    from maskrcnn.weights.trained import read_trained
 
-    run = load(arguments.weights)
-    dataset = open_split(arguments.data, arguments.split, run)
+    trained = read_trained(arguments.weights)
+    model = trained.build()
+    dataset = open_split(arguments.data, arguments.split, trained)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)  # known to work before the work is done
-    predictor = predictor_of(run, build_model(run))
-    metrics = evaluate(predictor, dataset, max_detections=run.settings.max_detections)
+    cap = arguments.max_detections or model.box_branch.max_detections
+    metrics = evaluate(predictor_of(trained, model), dataset, max_detections=cap)
     write_metrics(arguments.output, metrics)
     print_table(table(metrics))
     print(f"metrics {arguments.output}")
@@ -165,12 +211,42 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from maskrcnn.data.pictures import find_pictures
-    from maskrcnn.predict import write_predictions
-    from maskrcnn.training.checkpoint import load_predictor
+    from maskrcnn.predict import load, write_predictions
 
     if not 0 <= arguments.score <= 1:
         raise ValueError(f"--score must be from 0 to 1, not {arguments.score:g}")
     paths = find_pictures(arguments.pictures)
-    summary = write_predictions(load_predictor(arguments.weights), paths, arguments.output, arguments.score)
+    summary = write_predictions(load(arguments.weights), paths, arguments.output, arguments.score)
     print(f"pictures {arguments.output}")
     return 1 if summary.failures else 0
+
+
+def _weights_list(arguments: argparse.Namespace) -> int:
+    from rich import print as print_table
+
+    from maskrcnn.weights.describe import published_table
+
+    print_table(published_table())
+    return 0
+
+
+def _weights_info(arguments: argparse.Namespace) -> int:
+    from maskrcnn.weights.describe import describe
+
+    print(describe(arguments.weights))
+    return 0
+
+
+def _weights_convert(arguments: argparse.Namespace) -> int:
+    from maskrcnn.weights.describe import convert
+
+    print(convert(arguments.weights, arguments.output, arguments.layout))
+    return 0
+
+
+def _weights_compare(arguments: argparse.Namespace) -> int:
+    from maskrcnn.weights.describe import compare
+
+    differences = compare(arguments.weights, arguments.other)
+    print("\n".join(differences) or "the same weights, to the bit")
+    return 1 if differences else 0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,12 +21,14 @@ from maskrcnn.data.loader import PictureBatch, picture_batches
 from maskrcnn.data.pictures import Source, read_picture
 from maskrcnn.data.transforms import Affine, resize
 from maskrcnn.draw import draw
+from maskrcnn.files import replacing, write_json
 from maskrcnn.network.fold import fold_norms
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.ops.boxes import clip, is_larger
 from maskrcnn.ops.keypoints import heatmaps_to_keypoints
 from maskrcnn.result import Result
 from maskrcnn.types import Detections
+from maskrcnn.weights.trained import Trained, read_trained
 
 S = TypeVar("S", bound=Source)
 
@@ -143,6 +143,30 @@ class Predictor:
         )
 
 
+def load(source: str | Path, device: str | torch.device = "auto") -> Predictor:
+    """Return a trained network, ready to look at pictures.
+
+    `source` is a checkpoint of this library, a file of torchvision's or Detectron2's, or the name of what
+    they published, such as "torchvision/maskrcnn_resnet50_fpn_v2". Errors as those of `read_trained`.
+    """
+    trained = read_trained(source)
+    return predictor_of(trained, trained.build(), device)
+
+
+def predictor_of(trained: Trained, model: MaskRCNN, device: str | torch.device = "auto") -> Predictor:
+    """Return a predictor that looks at pictures with `model` and knows what `trained` knows."""
+    return Predictor(
+        model,
+        class_names=trained.class_names,
+        category_ids=trained.category_ids,
+        short_side=trained.short_side,
+        long_side=trained.long_side,
+        device=device,
+        skeleton=trained.skeleton,
+        keypoint_names=trained.keypoint_names,
+    )
+
+
 def to_file(xy: Float[Tensor, "*n 2"], affine: Affine) -> Float[Tensor, "*n 2"]:
     """Undo `affine`, which led from the file to the network's input."""
     scale, shift = torch.tensor(affine, dtype=xy.dtype, device=xy.device).reshape(2, 2).unbind(1)
@@ -252,20 +276,3 @@ def _write_overlay(path: Path, picture: Path, result: Result, skeleton: Sequence
     pixels = read_picture(picture).permute(1, 2, 0).contiguous().numpy()
     with replacing(path) as unfinished:
         draw(pixels, result, skeleton=skeleton).save(unfinished, format="PNG")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what was written there takes its place, or goes if that failed."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -22,13 +22,13 @@ from maskrcnn.network.keypoints import KeypointBranch
 from maskrcnn.network.masks import CLASS_AGNOSTIC, SIGMOID, SOFTMAX, FCNHead, MaskBranch, MLPHead
 from maskrcnn.network.mobilenet import MobileNetV2
 from maskrcnn.network.model import MaskRCNN, Normalise, Sampling
-from maskrcnn.network.norms import Norm, batch_norm, frozen_batch_norm, group_norm, sync_batch_norm
+from maskrcnn.network.norms import FrozenBatchNorm2d, Norm, batch_norm, group_norm, sync_batch_norm
 from maskrcnn.network.regions import Regions
-from maskrcnn.network.rpn import RPN, Keep, RPNHead
+from maskrcnn.network.rpn import RPN, Keep, RPNHead, by_budget, by_sampled
+from maskrcnn.ops.masks import binary_targets, soft_legacy_targets
 from maskrcnn.ops.roi import RegionOperator, maximum, roi_align, roi_pool, roi_warp
 
-NORMS: dict[str, Norm] = {
-    "frozen": frozen_batch_norm,
+NORMS: dict[str, Norm] = {  # that learn
     "batch": batch_norm,
     "sync": sync_batch_norm,
     "group": group_norm,
@@ -51,30 +51,50 @@ class Options:
     box_head: Literal["linear", "conv"] = "linear"  # two linear layers; or four convolutions and one
     region_operator: OperatorName = "roi_align"
     sampling_ratio: int = 2  # samples a bin on each axis; 0 for one a cell
+    aligned: bool = True  # False: RoIAlign half a cell aside, as in its first published kernels
     # Backbone
     in_channels: int = 3
+    bgr: bool = False  # the network sees blue first; pixel_mean and pixel_std are in its order
     pixel_mean: tuple[float, ...] | None = None  # on the scale 0 … 255, one a channel; None: ImageNet's
     pixel_std: tuple[float, ...] | None = None
     norm: Literal["frozen", "batch", "sync", "group"] = "frozen"
+    norm_eps: float = 1e-5  # added to a frozen norm's variance
     frozen: tuple[str, ...] | None = None  # parts that do not learn; None: stem and res2, with frozen norms
     head_norm: Literal["none", "batch", "sync", "group"] = "none"  # of the pyramid and branches
     stride_in_1x1: bool = False  # as in the original ResNet-50 and -101 weights
     channels: int = 256  # of the pyramid and the mask branch
     hidden: int = 1024  # of the box branch's layers
+    keypoint_channels: int = 512  # of the keypoint branch
     # Proposals and detections
     anchor_sizes: tuple[float, ...] | None = None  # √area in pixels; on a pyramid one for each level
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    anchor_offset: float = 0.5  # where in its cell an anchor stands; 0 is the corner
+    rounded_anchors: bool = False  # to whole pixels around the place where they stand
     rpn_convolutions: int = 1
     proposals: int = 1000  # regions of a picture that leave the RPN
+    proposal_size: float = 0.0  # least side of a region, px of the network's input
+    score_threshold: float = 0.05
+    detection_size: float = 0.0  # least side of a detection, px of the network's input
+    max_detections: int = 100  # in a picture
+    # Learning
+    training_proposals: int | None = None  # regions that leave the RPN in training; None: as `proposals`
+    rpn_budget: int = 256  # anchors of a picture to learn from
+    rpn_divisor: Literal["sampled", "budget"] = "sampled"  # what the RPN's losses are divided by
+    rpn_beta: float = 1 / 9  # where the RPN's smooth L1 becomes linear; 0 is L1
     budget: int | None = None  # regions of a picture to learn from; None: 512, or 64 without a pyramid
     beta: float = 1.0  # where the box branch's smooth L1 becomes linear; 0 is L1
-    score_threshold: float = 0.05
-    max_detections: int = 100  # in a picture
+    mask_truth: Literal["binary", "soft_legacy"] = "binary"  # soft: as torchvision cuts it
+    mask_samples: int = 2  # samples a bin on each axis of binary truth; 0 for one a pixel
 
 
 def resnet18_fpn(num_classes: int, **options: Any) -> MaskRCNN:
     """ResNet-18 with a feature pyramid: for small data and small machines."""
     return _pyramid(resnet.resnet18, num_classes, Options(**options))
+
+
+def resnet34_fpn(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-34 with a feature pyramid: between resnet18_fpn and resnet50_fpn."""
+    return _pyramid(resnet.resnet34, num_classes, Options(**options))
 
 
 def resnet50_fpn(num_classes: int, **options: Any) -> MaskRCNN:
@@ -122,10 +142,16 @@ def resnet50_dc5(num_classes: int, **options: Any) -> MaskRCNN:
     return _c5(partial(resnet.resnet50, dilate_c5=True), num_classes, Options(**options))
 
 
+def resnet101_dc5(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-101 with a dilated C5 at stride 16."""
+    return _c5(partial(resnet.resnet101, dilate_c5=True), num_classes, Options(**options))
+
+
 RECIPES: dict[str, Callable[..., MaskRCNN]] = {
     recipe.__name__: recipe
     for recipe in (
         resnet18_fpn,
+        resnet34_fpn,
         resnet50_fpn,
         resnet101_fpn,
         resnext101_fpn,
@@ -135,6 +161,7 @@ RECIPES: dict[str, Callable[..., MaskRCNN]] = {
         resnet101_c4,
         resnet50_c5,
         resnet50_dc5,
+        resnet101_dc5,
     )
 }
 FORMS: dict[str, dict[str, Any]] = {"_box": {"masks": False}, "_keypoint": {"masks": False, "keypoints": 17}}
@@ -156,28 +183,21 @@ def find(name: str) -> Callable[..., MaskRCNN]:
 def _pyramid(body: Callable[..., Body], num_classes: int, options: Options) -> MaskRCNN:
     """FPN: every branch reads regions from P2 … P5, proposals come from P2 … P6 (Figure 4, right)."""
     backbone = FPN(_body(body, options), options.channels, _head_norm(options))
-    anchors = Anchors(
-        tuple((size,) for size in options.anchor_sizes or (32, 64, 128, 256, 512)),
-        options.aspect_ratios,
-        backbone.strides,
-    )
+    anchors = _anchors(tuple((size,) for size in _sizes(options)), backbone.strides, options)
     strides, channels, operator = backbone.strides[:4], options.channels, _operator(options)
     return MaskRCNN(
         normalise=_normalise(options),
         backbone=backbone,
-        rpn=RPN(
-            RPNHead(channels, anchors.per_cell, convolutions=options.rpn_convolutions),
-            anchors,
-            keep_training=Keep(2 * options.proposals, options.proposals),
-            keep_detecting=Keep(options.proposals, options.proposals),
-        ),
+        rpn=_rpn(channels, anchors, options, per_level=(2, 1), total=(1, 1)),
         box_regions=Regions(strides, 7, operator=operator),
         box_branch=_box_branch(_box_head(channels, options), num_classes, options),
         mask_regions=Regions(strides, 14, operator=operator) if options.masks else None,
-        mask_branch=_mask_branch(channels, num_classes, options) if options.masks else None,
+        mask_branch=_mask_branch(_mask_head(channels, num_classes, options), options)
+        if options.masks
+        else None,
         keypoint_regions=Regions(strides, 14, operator=operator) if options.keypoints else None,
-        keypoint_branch=KeypointBranch(channels, options.keypoints) if options.keypoints else None,
-        sampling=Sampling(budget=options.budget or 512),
+        keypoint_branch=_keypoint_branch(channels, options),
+        sampling=Sampling(options.budget or 512),
         stride=32,
     )
 
@@ -186,21 +206,20 @@ def _c4(body: Callable[..., Body], num_classes: int, options: Options) -> MaskRC
     """C4: regions of 14 × 14 at stride 16, then res5 on each, shared by boxes and masks (Figure 4, left)."""
     backbone = _body(partial(body, stages=("res4",)), options)
     block = partial(resnet.Bottleneck, stride_in_1x1=options.stride_in_1x1)
-    res5 = nn.Sequential(OrderedDict(res5=resnet.res5_stage(block, norm=NORMS[options.norm])))
-    operator, has_keypoints = _operator(options), options.keypoints > 0
-    mask_head = FCNHead(
-        2048, CODINGS[options.mask_coding].channels(num_classes), convolutions=0, channels=options.channels
-    )
+    res5 = nn.Sequential(OrderedDict(res5=resnet.res5_stage(block, norm=_norm(options))))
+    operator = _operator(options)
+    coding = CODINGS[options.mask_coding]
+    mask_head = FCNHead(2048, coding.channels(num_classes), convolutions=0, channels=options.channels)
     return MaskRCNN(
         normalise=_normalise(options),
         backbone=backbone,
         rpn=_single_level_rpn(1024, 16, options),
         box_regions=Regions((16,), 14, operator=operator, head=res5),
         box_branch=_box_branch(MeanHead(2048), num_classes, options),
-        mask_branch=MaskBranch(mask_head, CODINGS[options.mask_coding]) if options.masks else None,
-        keypoint_regions=Regions((16,), 14, operator=operator) if has_keypoints else None,
-        keypoint_branch=KeypointBranch(1024, options.keypoints) if has_keypoints else None,
-        sampling=Sampling(budget=options.budget or 64),
+        mask_branch=_mask_branch(mask_head, options) if options.masks else None,
+        keypoint_regions=Regions((16,), 14, operator=operator) if options.keypoints else None,
+        keypoint_branch=_keypoint_branch(1024, options),
+        sampling=Sampling(options.budget or 64),
         stride=1,
     )
 
@@ -216,20 +235,26 @@ def _c5(body: Callable[..., Body], num_classes: int, options: Options) -> MaskRC
         box_regions=Regions(strides, 7, operator=operator),
         box_branch=_box_branch(_box_head(2048, options), num_classes, options),
         mask_regions=Regions(strides, 14, operator=operator) if options.masks else None,
-        mask_branch=_mask_branch(2048, num_classes, options) if options.masks else None,
+        mask_branch=_mask_branch(_mask_head(2048, num_classes, options), options) if options.masks else None,
         keypoint_regions=Regions(strides, 14, operator=operator) if options.keypoints else None,
-        keypoint_branch=KeypointBranch(2048, options.keypoints) if options.keypoints else None,
-        sampling=Sampling(budget=options.budget or 64),
+        keypoint_branch=_keypoint_branch(2048, options),
+        sampling=Sampling(options.budget or 64),
         stride=1,
     )
 
 
 def _body(body: Callable[..., Body], options: Options) -> Body:
     extra = {"stride_in_1x1": True} if options.stride_in_1x1 else {}
-    built = body(norm=NORMS[options.norm], in_channels=options.in_channels, **extra)
+    built = body(norm=_norm(options), in_channels=options.in_channels, **extra)
     usual = ("stem", "res2") if options.norm == "frozen" else ()
     resnet.freeze(built, usual if options.frozen is None else options.frozen)
     return built
+
+
+def _norm(options: Options) -> Norm:
+    return (
+        partial(FrozenBatchNorm2d, eps=options.norm_eps) if options.norm == "frozen" else NORMS[options.norm]
+    )
 
 
 def _head_norm(options: Options) -> Norm | None:
@@ -242,19 +267,22 @@ def _normalise(options: Options) -> Normalise:
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
     if options.in_channels != 3:
         mean, std = (127.5,) * options.in_channels, (64.0,) * options.in_channels
+    if options.bgr:
+        mean, std = mean[::-1], std[::-1]
     mean, std = options.pixel_mean or mean, options.pixel_std or std
     if len(mean) != options.in_channels or len(std) != options.in_channels:
         raise ValueError(
             f"pixel_mean and pixel_std must have one number for each of {options.in_channels} channels, "
             f"not {len(mean)} and {len(std)}"
         )
-    return Normalise(mean, std)
+    return Normalise(mean, std, bgr=options.bgr)
 
 
 def _operator(options: Options) -> RegionOperator:
+    align = partial(roi_align, aligned=options.aligned)
     operators: dict[str, Callable[..., Tensor]] = {
-        "roi_align": roi_align,
-        "roi_align_max": partial(roi_align, reduction=maximum),
+        "roi_align": align,
+        "roi_align_max": partial(align, reduction=maximum),
         "roi_warp": roi_warp,
         "roi_warp_max": partial(roi_warp, reduction=maximum),
     }
@@ -265,13 +293,32 @@ def _operator(options: Options) -> RegionOperator:
 
 def _single_level_rpn(channels: int, stride: int, options: Options) -> RPN:
     # One map must offer what the levels of a pyramid offer together.
-    anchors = Anchors((options.anchor_sizes or (32, 64, 128, 256, 512),), options.aspect_ratios, (stride,))
-    head = RPNHead(channels, anchors.per_cell, convolutions=options.rpn_convolutions)
+    anchors = _anchors((_sizes(options),), (stride,), options)
+    return _rpn(channels, anchors, options, per_level=(12, 6), total=(2, 1))
+
+
+def _sizes(options: Options) -> tuple[float, ...]:
+    return options.anchor_sizes or (32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+def _anchors(sizes: tuple[tuple[float, ...], ...], strides: tuple[int, ...], options: Options) -> Anchors:
+    return Anchors(sizes, options.aspect_ratios, strides, options.anchor_offset, options.rounded_anchors)
+
+
+def _rpn(
+    channels: int, anchors: Anchors, options: Options, *, per_level: tuple[int, int], total: tuple[int, int]
+) -> RPN:
+    """Return the RPN; `per_level` and `total` are multiples of `proposals`, in training and in detection."""
+    count = options.proposals
     return RPN(
-        head,
+        RPNHead(channels, anchors.per_cell, convolutions=options.rpn_convolutions),
         anchors,
-        keep_training=Keep(12 * options.proposals, 2 * options.proposals),
-        keep_detecting=Keep(6 * options.proposals, options.proposals),
+        keep_training=Keep(per_level[0] * count, options.training_proposals or total[0] * count),
+        keep_detecting=Keep(per_level[1] * count, total[1] * count),
+        min_size=options.proposal_size,
+        budget=options.rpn_budget,
+        beta=options.rpn_beta,
+        divisor=by_budget if options.rpn_divisor == "budget" else by_sampled,
     )
 
 
@@ -287,14 +334,25 @@ def _box_branch(head: nn.Module, num_classes: int, options: Options) -> BoxBranc
         num_classes,
         beta=options.beta,
         score_threshold=options.score_threshold,
+        min_size=options.detection_size,
         max_detections=options.max_detections,
     )
 
 
-def _mask_branch(channels: int, num_classes: int, options: Options) -> MaskBranch:
-    coding = CODINGS[options.mask_coding]
-    outputs = coding.channels(num_classes)
+def _mask_head(channels: int, num_classes: int, options: Options) -> nn.Module:
+    outputs = CODINGS[options.mask_coding].channels(num_classes)
     if options.mask_head == "mlp":
-        return MaskBranch(MLPHead(channels, outputs, hidden=(options.hidden, options.hidden)), coding)
-    head = FCNHead(channels, outputs, channels=options.channels, norm=_head_norm(options))
-    return MaskBranch(head, coding)
+        return MLPHead(channels, outputs, hidden=(options.hidden, options.hidden))
+    return FCNHead(channels, outputs, channels=options.channels, norm=_head_norm(options))
+
+
+def _mask_branch(head: nn.Module, options: Options) -> MaskBranch:
+    is_soft = options.mask_truth == "soft_legacy"
+    truth = soft_legacy_targets if is_soft else partial(binary_targets, sampling_ratio=options.mask_samples)
+    return MaskBranch(head, CODINGS[options.mask_coding], truth)
+
+
+def _keypoint_branch(channels: int, options: Options) -> KeypointBranch | None:
+    if not options.keypoints:
+        return None
+    return KeypointBranch(channels, options.keypoints, channels=options.keypoint_channels)

@@ -12,7 +12,7 @@ import torch
 from maskrcnn.data.drawn import draw_dataset
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.training import journal, loop
-from maskrcnn.training.checkpoint import build_model, load
+from maskrcnn.training.checkpoint import load
 from maskrcnn.training.loop import train
 from maskrcnn.training.settings import Settings
 
@@ -72,9 +72,9 @@ def test_a_training_leaves_all_that_it_should(whole):
     best = load(whole / "best.pt")
     assert best.step == 4 and best.metrics == {k: v for k, v in evaluation.items() if k != "step"}
     assert best.best_ap == best.metrics["segm"]["AP"]
-    assert best.class_names[:2] == ("disk", "square")
+    assert best.trained.class_names[:2] == ("disk", "square")
     # nobody chose norms for a training from scratch: they learn
-    assert best.recipe_arguments == {"norm": "group", "head_norm": "group", **TINY_RECIPE}
+    assert best.trained.arguments == {"norm": "group", "head_norm": "group", **TINY_RECIPE}
 
 
 def test_the_rate_in_the_journal_is_the_schedules(whole):
@@ -111,7 +111,7 @@ def test_a_resumed_training_equals_one_that_never_stopped(drawn, whole, tmp_path
 
     train(drawn, output=tmp_path, resume=True, device="cpu")  # recipe and settings are the file's
     assert losses(tmp_path) == losses(whole)
-    ours, theirs = load(tmp_path / "last.pt").model, load(whole / "last.pt").model
+    ours, theirs = (load(f / "last.pt").trained.weights for f in (tmp_path, whole))
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
@@ -169,7 +169,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(drawn, tmp
     ):
         run(drawn, tmp_path, _tiny(save_every=1))
     kept = load(tmp_path / "last.pt")
-    assert kept.step == 2 and all(tensor.isfinite().all() for tensor in kept.model.values())
+    assert kept.step == 2 and all(tensor.isfinite().all() for tensor in kept.trained.weights.values())
 
 
 def test_without_validation_pictures_the_last_is_the_best(drawn, tmp_path):
@@ -210,7 +210,8 @@ def test_keypoints_must_be_as_many_as_the_data_sets(drawn, tmp_path):
 def test_weights_to_start_from_are_taken_with_an_account(drawn, whole, tmp_path, capsys):
     run(drawn, tmp_path, _tiny(steps=1, lr=1e-12), init=whole / "best.pt")
     assert "taken" in capsys.readouterr().out
-    ours, theirs = build_model(load(tmp_path / "last.pt")), build_model(load(whole / "best.pt"))
+    ours = load(tmp_path / "last.pt").trained.build()
+    theirs = load(whole / "best.pt").trained.build()
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 

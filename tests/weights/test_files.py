@@ -2,10 +2,11 @@ import os
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
-from maskrcnn.weights.files import read_state_dict
+from maskrcnn.weights.files import description_in, read_checkpoint, read_state_dict, write_state_dict
 
 
 class Hostile:
@@ -14,6 +15,47 @@ class Hostile:
 
     def __reduce__(self):
         return os.mkdir, (str(self.marker),)
+
+
+def test_reads_the_arrays_of_detectron2s_pickles(tmp_path):
+    arrays = {"a.weight": np.ones((2, 3), np.float32), "a.steps": np.array(5)}
+    for content in (
+        arrays,
+        {"model": arrays, "__author__": "me", "matching_heuristics": True},
+        {"blobs": arrays},
+    ):
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol=2))
+        found = read_state_dict(tmp_path / "w.pkl")
+        assert {name: tensor.numpy().tolist() for name, tensor in found.items()} == {
+            name: array.tolist() for name, array in arrays.items()
+        }
+
+
+def test_a_hostile_pickle_is_refused_by_name(tmp_path):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": Hostile(tmp_path / "was_run")}))
+    with pytest.raises(
+        ValueError, match=r"w\.pkl is refused: loading it would run \w+\.mkdir, not only read"
+    ):
+        read_state_dict(tmp_path / "w.pkl")
+    assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize(
+    ("library", "suffix"), [("torchvision", "pth"), ("detectron2", "pth"), ("detectron2", "pkl")]
+)
+def test_what_is_written_is_read_back(tmp_path, library, suffix):
+    tensors = {"a.weight": torch.randn(2, 3), "a.num_batches_tracked": torch.tensor(5)}
+    path, description = tmp_path / "deep" / f"w.{suffix}", {"names": ("a", "b"), "side": 1.5, "more": {}}
+    write_state_dict(path, tensors, library, description)
+    assert description_in(read_checkpoint(path)) == description
+    found = read_state_dict(path)
+    assert list(found) == list(tensors)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_only_detectron2_reads_pickles(tmp_path):
+    with pytest.raises(ValueError, match=r"choose a name that ends in \.pth"):
+        write_state_dict(tmp_path / "w.pkl", {"a": torch.zeros(1)}, "torchvision", {})
 
 
 @pytest.mark.parametrize("wrap", [dict, lambda s: {"model": s, "step": 3}, lambda s: {"state_dict": s}])
@@ -65,7 +107,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, new):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ([torch.zeros(2)], "holds a list where a dictionary of tensors was expected"),
+        ([torch.zeros(2)], "it holds a list where a dictionary of tensors was expected"),
         ({}, "holds a dict where"),
         (torch.zeros(2), "holds a Tensor where"),
         ({"a": torch.zeros(2), "epoch": 3}, "holds a int at 'epoch', not a plain dense tensor"),

@@ -6,7 +6,7 @@ from maskrcnn.network.fpn import FPN
 from maskrcnn.network.norms import batch_norm
 from maskrcnn.network.resnet import BasicBlock, ResNet, resnet50
 from maskrcnn.weights.init import init_from
-from maskrcnn.weights.names import to_ours
+from maskrcnn.weights.layouts import to_ours
 
 
 def small_body(**form) -> ResNet:

@@ -7,7 +7,6 @@ and for what is partly hidden, PNG and JPEG pictures.
 from __future__ import annotations
 
 import colorsys
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageFilter
 
+from maskrcnn.files import write_json
 from maskrcnn.ops.masks import crop_to_rle
 
 FINENESS = 4  # lines per row of pixels, for smooth edges
@@ -49,14 +49,8 @@ def draw_dataset(
             content["annotations"] += [
                 {"id": id_, "image_id": i, **o} for id_, o in enumerate(objects, first)
             ]
-        _write_json(folder / "annotations" / f"instances_{split}.json", content)
+        write_json(folder / "annotations" / f"instances_{split}.json", content)
     return folder
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    unfinished.replace(path)
 
 
 def _corners(count: int, radii: tuple[float, ...] = (1.0,)) -> Float[np.ndarray, "points 2"]:

@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from maskrcnn.data.coco import CocoDataset
-from maskrcnn.predict import PictureError, Predictor, write_json
+from maskrcnn.files import write_json
+from maskrcnn.predict import PictureError, Predictor
 from maskrcnn.result import Result
 
 Metrics = dict[str, dict[str, Any]]

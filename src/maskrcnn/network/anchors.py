@@ -11,13 +11,15 @@ class Anchors(NamedTuple):
     """Anchor shapes of each pyramid level: `sizes` are √area in pixels, `aspect_ratios` are height / width.
 
     The anchors of a cell stand at `offset` of its extent: 0.5 is its centre. Published weights of torchvision
-    and Detectron2 were trained with 0, the cell's corner.
+    and Detectron2 were trained with 0, the cell's corner, and torchvision's with corners `rounded` to whole
+    pixels around the place where an anchor stands.
     """
 
     sizes: tuple[tuple[float, ...], ...]  # one tuple a level
     aspect_ratios: tuple[float, ...]
     strides: tuple[int, ...]  # one a level
     offset: float = 0.5
+    rounded: bool = False
 
     @property
     def per_cell(self) -> int:
@@ -41,4 +43,5 @@ class Anchors(NamedTuple):
     def _shapes(self, level: int) -> Tensor:
         """Return the anchors of one cell around 0: all ratios of the first size, then of the next."""
         shapes = [(s / r**0.5, s * r**0.5) for s in self.sizes[level] for r in self.aspect_ratios]
-        return torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in shapes])
+        corners = torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in shapes])
+        return corners.round() if self.rounded else corners

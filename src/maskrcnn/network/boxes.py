@@ -1,13 +1,15 @@
 """The box branch: which class is a region, and where exactly is it? (Fast R-CNN; the paper's section 3)"""
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskrcnn.network.norms import Norm, conv_norm
+from maskrcnn.network.norms import Norm, conv_norm, stacked
 from maskrcnn.network.rpn import Proposals
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.losses import masked_mean, smooth_l1
@@ -33,21 +35,21 @@ class LinearHead(nn.Sequential):
         hidden: Sequence[int] = (1024, 1024),
         norm: Norm | None = None,
     ) -> None:
-        layers: list[nn.Module] = []
-        for _ in range(convolutions):
-            conv = conv_norm(channels, channels, 3, norm=norm)
-            nn.init.kaiming_normal_(conv.get_parameter("conv.weight"), mode="fan_out", nonlinearity="relu")
-            layers += [conv, nn.ReLU(inplace=True)]
-        layers.append(nn.Flatten())
-        width = channels * bins**2
-        for size in hidden:
-            linear = nn.Linear(width, size)
-            nn.init.kaiming_uniform_(linear.weight, a=1)
-            nn.init.zeros_(linear.bias)
-            layers += [linear, nn.ReLU(inplace=True)]
-            width = size
-        super().__init__(*layers)
-        self.out_features = width
+        widths = (channels * bins**2, *hidden)
+        parts: dict[str, nn.Module] = {
+            "convs": stacked(conv_norm(channels, channels, 3, norm=norm) for _ in range(convolutions)),
+            "flatten": nn.Flatten(),
+            "hidden": stacked(nn.Linear(*ends) for ends in pairwise(widths)),
+        }
+        super().__init__(OrderedDict(parts))
+        self.out_features = widths[-1]
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, a=1)
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class MeanHead(nn.Module):

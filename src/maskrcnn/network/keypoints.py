@@ -1,9 +1,12 @@
 """The keypoint branch: each keypoint is a mask with a single pixel set (section 5)."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from maskrcnn.network.norms import stacked
 from maskrcnn.ops.losses import masked_mean
 
 
@@ -14,13 +17,8 @@ class KeypointBranch(nn.Module):
         self, in_channels: int, num_keypoints: int, *, convolutions: int = 8, channels: int = 512
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for number in range(convolutions):
-            layers += [
-                nn.Conv2d(channels if number else in_channels, channels, 3, padding=1),
-                nn.ReLU(inplace=True),
-            ]
-        self.convs = nn.Sequential(*layers)
+        widths = (in_channels, *(channels,) * convolutions)
+        self.convs = stacked(nn.Conv2d(*ends, 3, padding=1) for ends in pairwise(widths))
         self.deconv = nn.ConvTranspose2d(channels, num_keypoints, 4, stride=2, padding=1)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

@@ -1,6 +1,8 @@
 """The mask branch: which pixels of a region belong to the object? (section 3, "Mask Representation")"""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -8,8 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskrcnn.network.norms import Norm, conv_norm
+from maskrcnn.network.norms import Norm, conv_norm, stacked
 from maskrcnn.ops.losses import binary_cross_entropy, masked_mean
+from maskrcnn.ops.masks import binary_targets
+from maskrcnn.types import MaskTable
 
 
 class MaskCoding(NamedTuple):
@@ -77,22 +81,20 @@ class FCNHead(nn.Sequential):
         channels: int = 256,
         norm: Norm | None = None,
     ) -> None:
-        layers: list[nn.Module] = []
-        for number in range(convolutions):
-            layers += [
-                conv_norm(channels if number else in_channels, channels, 3, norm=norm),
-                nn.ReLU(inplace=True),
-            ]
-        before = channels if convolutions else in_channels
-        layers += [nn.ConvTranspose2d(before, channels, 2, 2), nn.ReLU(inplace=True)]
-        logits = nn.Conv2d(channels, out_channels, 1)
-        super().__init__(*layers, logits)
+        widths = (in_channels, *(channels,) * convolutions)
+        parts: dict[str, nn.Module] = {
+            "convs": stacked(conv_norm(*ends, 3, norm=norm) for ends in pairwise(widths)),
+            "deconv": nn.ConvTranspose2d(widths[-1], channels, 2, 2),
+            "relu": nn.ReLU(inplace=True),
+            "logits": nn.Conv2d(channels, out_channels, 1),
+        }
+        super().__init__(OrderedDict(parts))
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        nn.init.normal_(logits.weight, std=0.001)
+        nn.init.normal_(self.get_submodule("logits").get_parameter("weight"), std=0.001)
 
 
 class MLPHead(nn.Sequential):
@@ -107,26 +109,34 @@ class MLPHead(nn.Sequential):
         side: int = 28,
         hidden: Sequence[int] = (1024, 1024),
     ) -> None:
-        layers: list[nn.Module] = [nn.Flatten()]
-        width = in_channels * bins**2
-        for size in hidden:
-            layers += [nn.Linear(width, size), nn.ReLU(inplace=True)]
-            width = size
-        layers += [nn.Linear(width, out_channels * side**2), nn.Unflatten(1, (out_channels, side, side))]
-        super().__init__(*layers)
-        for layer in self:
+        widths = (in_channels * bins**2, *hidden)
+        parts: dict[str, nn.Module] = {
+            "flatten": nn.Flatten(),
+            "hidden": stacked(nn.Linear(*ends) for ends in pairwise(widths)),
+            "logits": nn.Linear(widths[-1], out_channels * side**2),
+            "unflatten": nn.Unflatten(1, (out_channels, side, side)),
+        }
+        super().__init__(OrderedDict(parts))
+        for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_uniform_(layer.weight, a=1)
                 nn.init.zeros_(layer.bias)
 
 
-class MaskBranch(nn.Module):
-    """Leads region features to one M × M mask each, as its `coding` has it."""
+# How target masks are cut: of (table, pictures, objects, boxes, side), see `maskrcnn.ops.masks`.
+MaskTruth = Callable[[MaskTable, Tensor, Tensor, Tensor, int], Tensor]
 
-    def __init__(self, head: nn.Module, coding: MaskCoding = SIGMOID) -> None:
+
+class MaskBranch(nn.Module):
+    """Leads region features to one M × M mask each, as its `coding` has it, to be compared with `truth`."""
+
+    def __init__(
+        self, head: nn.Module, coding: MaskCoding = SIGMOID, truth: MaskTruth = binary_targets
+    ) -> None:
         super().__init__()
         self.head = head
         self.coding = coding
+        self.truth = truth
 
     def forward(self, features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N channels M M"]:
         """Return the mask logits."""

@@ -16,7 +16,6 @@ from maskrcnn.network.masks import MaskBranch
 from maskrcnn.network.regions import Regions
 from maskrcnn.network.rpn import RPN, Proposals
 from maskrcnn.ops.keypoints import keypoints_to_heatmap_index
-from maskrcnn.ops.masks import crop_targets
 from maskrcnn.ops.rows import compact, rows, spread
 from maskrcnn.ops.sampling import IGNORED, ignore_crowds, match, positive_capacity, sample
 from maskrcnn.ops.taps import Pyramid, lay_out
@@ -24,19 +23,24 @@ from maskrcnn.types import Batch, Detections, Targets
 
 
 class Normalise(nn.Module):
-    """Brings pixels of 0 … 255 to the network's scale, channel by channel, and clears the padding."""
+    """Brings pixels of 0 … 255 to the network's scale, channel by channel, and clears the padding.
+
+    Pictures are RGB; with `bgr` the network sees them in the other order, which is that of `mean` and `std`.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], *, bgr: bool = False) -> None:
         super().__init__()
+        self.bgr = bgr
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def forward(self, batch: Batch) -> Float[Tensor, "B C H W"]:
         """Return the normalised pictures; whatever stood in the padding, zeros stand there now."""
-        images = (batch.images - self.mean) / self.std
+        images = batch.images.flip(1) if self.bgr else batch.images
+        images = (images - self.mean) / self.std
         row = torch.arange(images.shape[2], device=images.device)[:, None]
         column = torch.arange(images.shape[3], device=images.device)
         heights, widths = batch.sizes_hw[:, :, None, None].unbind(1)
@@ -49,7 +53,6 @@ class Sampling(NamedTuple):
 
     budget: int = 512
     positive_fraction: float = 0.25
-    mask_samples: int = 2  # how finely target masks are cut: samples a bin on each axis, 0 for one a pixel
 
 
 class Learnt(NamedTuple):
@@ -162,7 +165,7 @@ class MaskRCNN(nn.Module):
 
     def _draw(self, proposals: Proposals, targets: Targets) -> tuple[Learnt, Int[Tensor, " n"]]:
         """Return the regions to learn from, and which of them are positive."""
-        budget, fraction, _ = self.sampling
+        budget, fraction = self.sampling
         objects = targets.valid & ~targets.crowd
         # The truth's own boxes are added, so that the branches see positives from the first step on.
         boxes = torch.cat((proposals.boxes, targets.boxes), 1)
@@ -208,17 +211,12 @@ class MaskRCNN(nn.Module):
                 "the network has a mask branch, but the targets have no masks: train its box-only form"
             )
         logits = branch(features)
-        truth = crop_targets(
-            targets.masks,
-            regions.pictures,
-            regions.objects,
-            regions.boxes,
-            logits.shape[-1],
-            sampling_ratio=self.sampling.mask_samples,
+        truth = branch.truth(
+            targets.masks, regions.pictures, regions.objects, regions.boxes, logits.shape[-1]
         )
         has_mask = (targets.masks.sizes_hw[regions.pictures, regions.objects] > 0).all(-1)
         labels, valid = self._positive(regions)
-        return branch.loss(logits, labels, (truth >= 0.5).to(truth.dtype), valid & has_mask)
+        return branch.loss(logits, labels, truth, valid & has_mask)
 
     def _keypoint_loss(
         self, branch: KeypointBranch, features: Tensor, regions: Learnt, targets: Targets

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -83,6 +83,11 @@ def conv_norm(
     if norm is None:
         return nn.Sequential(OrderedDict(conv=conv))
     return nn.Sequential(OrderedDict(conv=conv, norm=norm(out_channels)))
+
+
+def stacked(layers: Iterable[nn.Module]) -> nn.Sequential:
+    """Return the layers one after another, a ReLU behind each."""
+    return nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU(inplace=True))))
 
 
 def freeze_norms(module: nn.Module) -> None:

@@ -35,8 +35,7 @@ def crop_targets(
     """Cut the mask of one object to each box: RoIAlign out of the object's own crop, zero outside it.
 
     Row n of `boxes`, in the frame of the network's input, cuts object `object_[n]` of picture `picture[n]`.
-    The answer is the share of each bin that the object covers, 0 … 1, to be thresholded at 0.5 by the caller
-    (paper §3.1: the target is the intersection of a RoI and its truth mask).
+    The answer is the share of each bin that the object covers, 0 … 1.
 
     A bin averages `sampling_ratio`² bilinear samples. With 0 it takes one for each pixel of the crop that the
     bin spans, rounded up along each axis, box by box, because shapes then depend on the data.
@@ -54,6 +53,35 @@ def crop_targets(
         one = slice(n, n + 1)
         cuts.append(_sample(pixels, starts[one], sizes_hw[one], corners[one], size, (down, across)))
     return torch.cat(cuts)
+
+
+def binary_targets(
+    table: MaskTable,
+    picture: Int[Tensor, " N"],
+    object_: Int[Tensor, " N"],
+    boxes: Float[Tensor, "N 4"],
+    size: int,
+    *,
+    sampling_ratio: int = 2,
+) -> Float[Tensor, "N size size"]:
+    """Return `crop_targets`, 1 where the object covers half of a bin or more, else 0 (paper §3.1)."""
+    return (crop_targets(table, picture, object_, boxes, size, sampling_ratio=sampling_ratio) >= 0.5).float()
+
+
+def soft_legacy_targets(
+    table: MaskTable,
+    picture: Int[Tensor, " N"],
+    object_: Int[Tensor, " N"],
+    boxes: Float[Tensor, "N 4"],
+    size: int,
+) -> Float[Tensor, "N size size"]:
+    """Return the truth that torchvision's weights learnt: shares, by RoIAlign as it was first published.
+
+    A pixel's value stands at its corner, not at its centre, and no box is smaller than a pixel.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
+    corners = torch.cat((boxes[:, :2], boxes[:, :2] + sides), 1)
+    return crop_targets(table, picture, object_, corners + 0.5, size, sampling_ratio=0)
 
 
 def _sample(
@@ -103,6 +131,31 @@ def paste_dense(
     for mask, (crop, (y0, x0)) in zip(masks, paste(mask_probs, boxes, size_hw), strict=True):
         mask[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]] = crop >= 0.5
     return masks
+
+
+def paste_in_whole_pixels(
+    mask_probs: Float[Tensor, "N M M"], boxes: Float[Tensor, "N 4"], size_hw: tuple[int, int]
+) -> Float[Tensor, "N H W"]:
+    """Paste as torchvision does: for comparisons, and for thresholds that were chosen on its masks.
+
+    A border of zeros is put around the mask, the box grows with it and loses its fractions, the far edge
+    counts as a pixel, and the mask is stretched over the pixels that this gives. Objects come out up to a
+    pixel aside and larger than by `paste`, which is exact.
+    """
+    side = mask_probs.shape[-1]
+    centres, halves = (boxes[:, 2:] + boxes[:, :2]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    halves = halves * ((side + 2) / side)
+    corners = torch.cat((centres - halves, centres + halves), 1).long().tolist()
+    pasted = mask_probs.new_zeros(len(boxes), *size_hw)
+    for whole, probs, (x1, y1, x2, y2) in zip(pasted, F.pad(mask_probs, (1, 1, 1, 1)), corners, strict=True):
+        stretched = F.interpolate(
+            probs[None, None], (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)), mode="bilinear"
+        )[0, 0]
+        rows, columns = slice(max(y1, 0), min(y2 + 1, size_hw[0])), slice(max(x1, 0), min(x2 + 1, size_hw[1]))
+        whole[rows, columns] = stretched[max(-y1, 0) :, max(-x1, 0) :][
+            : rows.stop - rows.start, : columns.stop - columns.start
+        ]
+    return pasted
 
 
 def _paste_one(

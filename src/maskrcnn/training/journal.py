@@ -19,7 +19,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from maskrcnn.data.pictures import read_picture
 from maskrcnn.draw import draw
 from maskrcnn.evaluation.coco import Metrics, table
-from maskrcnn.predict import Predictor, replacing
+from maskrcnn.files import replacing
+from maskrcnn.predict import Predictor
 from maskrcnn.training.settings import Settings
 
 Record = dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.training.checkpoint import Checkpoint, build_model
+from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.settings import Settings
 from maskrcnn.types import Batch, Targets
+from maskrcnn.weights.trained import Trained
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,10 +28,10 @@ class Learner(NamedTuple):
     scaler: torch.amp.GradScaler  # keeps fp16's gradients in range; idle in other precisions
     device: torch.device
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it."""
+    def state(self, trained: Trained) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it; the network becomes that of `trained`."""
         return {
-            "model": self.model.state_dict(),
+            "trained": replace(trained, weights=self.model.state_dict()),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -42,7 +44,7 @@ def make_learner(run: Checkpoint, device: torch.device) -> Learner:
     """
     if run.settings.precision == "fp16" and device.type != "cuda":
         raise ValueError(f"precision=fp16 needs a CUDA device, not {device.type}; bf16 works everywhere")
-    model = build_model(run).train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = run.trained.build().train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = make_optimiser(model, run.settings)
     scaler = torch.amp.GradScaler(device.type, enabled=run.settings.precision == "fp16")
     if run.optimiser:

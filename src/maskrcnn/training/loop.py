@@ -18,8 +18,8 @@ import torch
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.loader import training_batches
 from maskrcnn.evaluation.coco import Metrics, evaluate
-from maskrcnn.predict import resolve_device
-from maskrcnn.training.checkpoint import Checkpoint, predictor_of, save
+from maskrcnn.predict import predictor_of, resolve_device
+from maskrcnn.training.checkpoint import Checkpoint, save
 from maskrcnn.training.journal import Journal
 from maskrcnn.training.learner import Learner, gradients, make_learner, update
 from maskrcnn.training.schedule import learning_rate
@@ -44,6 +44,7 @@ def train(
     recipe_arguments: Mapping[str, Any] | None = None,
     output: str | Path = "runs/train",
     init: str | Path | None = None,
+    synonyms: Mapping[str, str] | None = None,
     resume: bool = False,
     device: str = "auto",
     settings: Settings | None = None,
@@ -52,9 +53,10 @@ def train(
 
     `output` gets ``last.pt``, ``best.pt`` (highest AP of masks, or of boxes where there are no masks),
     ``metrics.jsonl`` and, where TensorBoard is installed, ``tensorboard/``; without validation pictures the
-    last is the best. The recipe is ``resnet50_fpn`` unless another is named; `init` is a file of weights to
-    start from. `resume` goes on from ``last.pt`` as if the training had not stopped: recipe and settings are
-    those of the file, but `settings` may replace them.
+    last is the best. `init` names weights to start from, a file or what was published: a class takes what
+    belongs to their class of the same name, or of its name in `synonyms`, and the recipe is theirs, or else
+    ``resnet50_fpn``, unless another is named. `resume` goes on from ``last.pt`` as if the training had not
+    stopped: recipe and settings are those of the file, but `settings` may replace them.
 
     On the CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule.
 
@@ -67,7 +69,7 @@ def train(
     begin = continued if resume else planned
     run = begin(output, recipe, recipe_arguments or {}, settings)
     dataset, validation = open_data(data, run)
-    run = initialised(run, dataset, init)
+    run = initialised(run, dataset, init, synonyms or {})
     settings, first_step, step, elapsed = run.settings, run.step, run.step, run.elapsed
     learner = make_learner(run, place)
     check_data(run, learner.model, dataset, validation)
@@ -96,7 +98,7 @@ def train(
 
             # Save first: whatever an evaluation runs into then costs no training
             if stopping or saving or evaluating:
-                run = replace(run, **learner.state(), step=step, elapsed=elapsed)
+                run = replace(run, **learner.state(run.trained), step=step, elapsed=elapsed)
                 save(output / "last.pt", run)
 
             # Evaluate, and keep the best
@@ -130,8 +132,8 @@ def train(
 
 def judged(run: Checkpoint, learner: Learner, validation: CocoDataset, journal: Journal) -> Metrics:
     """Evaluate a training as it stands, and tell of it."""
-    predictor = predictor_of(run, learner.model, learner.device)
-    metrics = evaluate(predictor, validation, max_detections=run.settings.max_detections)
+    predictor = predictor_of(run.trained, learner.model, learner.device)
+    metrics = evaluate(predictor, validation, max_detections=learner.model.box_branch.max_detections)
     journal.evaluation(metrics, run.step)
     journal.pictures(predictor, validation.paths[:_SHOWN], run.step)
     return metrics
@@ -152,9 +154,10 @@ def introduction(run: Checkpoint, dataset: CocoDataset, validation: CocoDataset 
     """Say in a line what is going to happen."""
     settings = run.settings
     epochs = settings.steps * settings.pictures / len(dataset)
-    arguments = ", ".join(f"{name}={value}" for name, value in run.recipe_arguments.items())
+    arguments = ", ".join(f"{name}={value}" for name, value in run.trained.arguments.items())
     return (
-        f"{run.recipe}({arguments}): {len(run.class_names)} classes, {len(dataset)} pictures, "
+        f"{run.trained.recipe}({arguments}): {len(run.trained.class_names)} classes, "
+        f"{len(dataset)} pictures, "
         f"{len(validation) if validation else 'none'} to evaluate on; "
         f"{settings.steps} steps of {settings.pictures} pictures ({epochs:.1f} epochs)"
         + (f", {settings.time_limit:g} minutes at most" if settings.time_limit else "")

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from maskrcnn.messages import nearest
 
 
 def _of(default: Any, meaning: str) -> Any:
@@ -73,10 +74,9 @@ class Settings:
     log_every: int = _of(20, "steps")
     save_every: int = _of(1000, "steps; the end saves too")
     eval_every: int | None = _of(5000, "steps; the end evaluates too; none: only then")
-    max_detections: int = _of(100, "a picture and class, in evaluation")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "max_detections"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("warmup_steps", "workers", "weight_decay", "seed"):
             _check(self, name, getattr(self, name) >= 0, "0 or more")
@@ -134,7 +134,7 @@ def parse_sets(
         if not equals:
             raise ValueError(f"--set {text}: expected field=value")
         if name not in kinds:
-            raise ValueError(f"--set {text}: there is no setting {name}; {_nearest(name, kinds)}")
+            raise ValueError(f"--set {text}: there is no setting {name}; {nearest(name, kinds)}")
         values[name] = _read(value, kinds[name], f"--set {text}")
     arguments = {
         name[len("recipe.") :]: value for name, value in values.items() if name.startswith("recipe.")
@@ -155,12 +155,6 @@ def explain() -> str:
     """Return every setting with its default and meaning, a line each."""
     lines = [f"{f'{f.name}={_written(f.default)}':32} {f.metadata['meaning']}" for f in fields(Settings)]
     return "\n".join(f"  {line}" for line in lines)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    nearest = get_close_matches(name, names, n=1)
-    return f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(names)}"
 
 
 def _read(text: str, kind: Any, where: str) -> Any:

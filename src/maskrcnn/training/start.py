@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,37 +17,40 @@ from maskrcnn.data.folder import Split, find_split
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.training.checkpoint import Checkpoint, load
 from maskrcnn.training.settings import Settings
-from maskrcnn.weights.files import read_state_dict
-from maskrcnn.weights.init import init_from
-from maskrcnn.weights.names import to_ours
+from maskrcnn.weights.init import Origin, init_from, read_origin
+from maskrcnn.weights.trained import Trained
+from maskrcnn.weights.transplant import account, origins, transplanted
+
+DEFAULT_RECIPE = "resnet50_fpn"
+_BRANCHES = ("masks", "keypoints")
 
 
 def planned(
     output: Path, recipe: str | None, recipe_arguments: Mapping[str, Any], settings: Settings | None
 ) -> Checkpoint:
-    """Return a training at step 0 that has neither classes nor weights yet.
+    """Return a training at step 0 that has neither classes nor weights yet, nor a recipe unless it is named.
 
     Raises ValueError for an unknown recipe, and where `output` holds a training that would be lost.
     """
     if (output / "last.pt").exists():
         raise ValueError(f"{output} holds a training: go on with it by --resume, or choose another --output")
-    name = recipe or "resnet50_fpn"
-    recipes.find(name)
-    return Checkpoint(
-        recipe=name,
-        recipe_arguments=dict(recipe_arguments),
+    settings = settings or Settings()
+    if recipe:
+        recipes.find(recipe)
+    short_side, long_side = settings.test_sides
+    trained = Trained(
+        recipe=recipe or "",
+        arguments=dict(recipe_arguments),
         class_names=(),
         category_ids=(),
         keypoint_names=(),
         skeleton=(),
-        settings=settings or Settings(),
-        model={},
-        optimiser={},
-        scaler={},
-        step=0,
-        elapsed=0.0,
-        metrics={},
-        best_ap=-1.0,
+        short_side=short_side,
+        long_side=long_side,
+        weights={},
+    )
+    return Checkpoint(
+        trained, settings, optimiser={}, scaler={}, step=0, elapsed=0.0, metrics={}, best_ap=-1.0
     )
 
 
@@ -56,74 +59,87 @@ def continued(
 ) -> Checkpoint:
     """Return the training that `output` holds; ValueError where it is asked to become another network."""
     run = load(output / "last.pt")
-    other = {name for name, value in recipe_arguments.items() if run.recipe_arguments.get(name) != value}
-    if recipe not in (None, run.recipe) or other:
+    trained, settings = run.trained, settings or run.settings
+    other = {name for name, value in recipe_arguments.items() if trained.arguments.get(name) != value}
+    if recipe not in (None, trained.recipe) or other:
         raise ValueError(
-            f"{output / 'last.pt'} is a training of {run.recipe}, arguments {run.recipe_arguments}, and "
+            f"{output / 'last.pt'} is a training of {trained.recipe}, arguments {trained.arguments}, and "
             "goes on as such: choose another --output for another network"
         )
-    return replace(run, settings=settings or run.settings)
+    short_side, long_side = settings.test_sides
+    return replace(
+        run, trained=replace(trained, short_side=short_side, long_side=long_side), settings=settings
+    )
 
 
 def open_data(data: str | Path, run: Checkpoint) -> tuple[CocoDataset, CocoDataset | None]:
     """Open the pictures to train on, and those to evaluate on where there are any."""
-    dataset = open_split(data, "train", run)
+    dataset = open_split(data, "train", run.trained)
     try:
         find_split(data, "val")
     except FileNotFoundError:
         return dataset, None
-    return dataset, open_split(data, "val", run)
+    return dataset, open_split(data, "val", run.trained)
 
 
-def open_split(data: str | Path, split: Split, run: Checkpoint) -> CocoDataset:
+def open_split(data: str | Path, split: Split, trained: Trained) -> CocoDataset:
     """Open a split: from the file with keypoints, if there is one apart, where the network has keypoints."""
-    has_keypoints = run.recipe.endswith("_keypoint") or bool(run.recipe_arguments.get("keypoints"))
+    has_keypoints = trained.recipe.endswith("_keypoint") or bool(trained.arguments.get("keypoints"))
     kinds = ("person_keypoints", "instances") if has_keypoints else ("instances", "person_keypoints")
     return CocoDataset(*find_split(data, split, kinds))
 
 
-def initialised(run: Checkpoint, dataset: CocoDataset, init: str | Path | None) -> Checkpoint:
+def initialised(
+    run: Checkpoint, dataset: CocoDataset, init: str | Path | None, synonyms: Mapping[str, str]
+) -> Checkpoint:
     """Give a new training its classes, and its weights, drawn by its seed or from a file.
 
-    Raises ValueError where weights come too late, and as `read_state_dict` and `init_from` do.
+    What the file's network knows of a class goes to our class of the same name, or of its synonym. Raises
+    ValueError where weights come too late, and as `read_origin` and `init_from` do.
     """
-    if run.model and init:
+    if run.trained.weights and init:
         raise ValueError(f"--init {init}: the training has its weights already, for it goes on by --resume")
-    if run.model:
+    if run.trained.weights:
         return run
-    run = replace(run, recipe_arguments=fitting(run, len(dataset.keypoint_names), init))
-    torch.manual_seed(stream(run.settings.seed, 0))
-    model = recipes.find(run.recipe)(len(dataset.class_names), **run.recipe_arguments)
-    if init:
-        print(f"{init}\n{init_from(model, to_ours(read_state_dict(init)))}", flush=True)
-    return replace(
-        run,
+    origin = read_origin(init) if init else None
+    trained = replace(
+        run.trained,
+        recipe=run.trained.recipe or (origin and origin.recipe) or DEFAULT_RECIPE,
+        arguments=fitting(run.trained, len(dataset.keypoint_names), origin),
         class_names=dataset.class_names,
         category_ids=dataset.category_ids,
         keypoint_names=dataset.keypoint_names,
         skeleton=dataset.skeleton,
-        model=model.state_dict(),
     )
+    torch.manual_seed(stream(run.settings.seed, 0))
+    model = trained.drawn()
+    if origin:
+        print(f"{init}\n{started(model, trained.class_names, origin, synonyms)}", flush=True)
+    return replace(run, trained=replace(trained, weights=model.state_dict()))
 
 
-def fitting(run: Checkpoint, keypoints: int, init: str | Path | None) -> dict[str, Any]:
+def started(model: MaskRCNN, class_names: Sequence[str], origin: Origin, synonyms: Mapping[str, str]) -> str:
+    """Copy into `model` what fits of `origin`; return what became of each class and of each part."""
+    if not origin.recipe:
+        return str(init_from(model, origin.weights))
+    taken = origins(class_names, origin.class_names, synonyms)
+    weights = transplanted(origin.weights, origin.class_names, model.state_dict(), taken)
+    return f"{init_from(model, weights)}\n{account(taken)}"
+
+
+def fitting(trained: Trained, keypoints: int, origin: Origin | None) -> dict[str, Any]:
     """Return the recipe's arguments, with those that nobody chose made to fit the start and the data.
 
     Statistics that were never learnt must not be frozen: from scratch, norms learn (He et al. 2019,
-    "Rethinking ImageNet Pre-training"). A training of ours passes its own arguments on with its weights.
-    Keypoints that the data set has are learnt.
+    "Rethinking ImageNet Pre-training"). Weights bring the arguments that they were trained with, but not
+    their branches, where a recipe was chosen. Keypoints that the data set has are learnt.
     """
-    start = _arguments_of(init) if init else {"norm": "group", "head_norm": "group"}
-    has_form = run.recipe.endswith(tuple(recipes.FORMS))
+    start = origin.arguments if origin else {"norm": "group", "head_norm": "group"}
+    if trained.recipe:
+        start = {name: value for name, value in start.items() if name not in _BRANCHES}
+    has_form = trained.recipe.endswith(tuple(recipes.FORMS))
     branch = {"keypoints": keypoints} if keypoints and not has_form else {}
-    return {**start, **branch, **run.recipe_arguments}
-
-
-def _arguments_of(init: str | Path) -> dict[str, Any]:
-    try:
-        return load(init).recipe_arguments
-    except ValueError:  # weights of other origin
-        return {}
+    return {**start, **branch, **trained.arguments}
 
 
 def check_data(
@@ -132,7 +148,7 @@ def check_data(
     """Raise ValueError where network and data do not fit, before anything has taken time."""
     if not len(dataset):
         raise ValueError(f"{dataset.annotation_file}: there are no pictures to train on")
-    known = dict(zip(run.category_ids, run.class_names, strict=True))
+    known = dict(zip(run.trained.category_ids, run.trained.class_names, strict=True))
     for part in (dataset, validation) if validation else (dataset,):
         categories = dict(zip(part.category_ids, part.class_names, strict=True))
         if not categories.items() <= known.items() or (part is dataset and categories != known):

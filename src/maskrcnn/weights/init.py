@@ -6,12 +6,44 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.weights.files import read_checkpoint, tensors_in
+from maskrcnn.weights.layouts import is_caffe2, layout_of, to_ours
+from maskrcnn.weights.recognise import backbone_habits
+from maskrcnn.weights.trained import locate, trained_in
+
 _BODY = re.compile(r"(stem|res[2-5]|features)\.")
 _FIRST_CONVOLUTION = re.compile(r"(stem\.conv|features\.0\.0)\.weight$")
+
+
+class Origin(NamedTuple):
+    """Weights to start from, under our names."""
+
+    weights: Mapping[str, Tensor]
+    recipe: str | None  # of a detector; None where the weights are a backbone's
+    arguments: dict[str, Any]  # of the recipe, that the weights were trained with
+    class_names: tuple[str, ...]
+
+
+def read_origin(source: str | Path) -> Origin:
+    """Read weights to start from: a detector's or a backbone's, from a file or by their published name.
+
+    Raises FileNotFoundError and ValueError for what cannot be found or read.
+    """
+    path = locate(source)
+    content = read_checkpoint(path)
+    if not (isinstance(content, dict) and "trained" in content):
+        tensors = tensors_in(content)
+        if layout_of(tensors) is None:
+            weights = to_ours(tensors)
+            return Origin(weights, None, backbone_habits(weights) if is_caffe2(tensors) else {}, ())
+    trained = trained_in(content, path)
+    return Origin(trained.weights, trained.recipe, trained.arguments, trained.class_names)
 
 
 @dataclass(frozen=True)

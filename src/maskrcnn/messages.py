@@ -1,0 +1,18 @@
+"""Words for people who mistyped something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_LISTED = 8
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a question for the known name that is most like `name`, or some of those that there are."""
+    names = list(known)
+    likely = get_close_matches(name, names, n=1)
+    if likely:
+        return f"did you mean {likely[0]}?"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"there are {', '.join(names[:_LISTED])}{more}"

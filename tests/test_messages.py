@@ -1,0 +1,8 @@
+from maskrcnn.messages import nearest
+
+
+def test_a_likely_name_is_asked_for_and_others_are_listed():
+    known = [f"recipe{n}" for n in range(10)]
+    assert nearest("recip3", known) == "did you mean recipe3?"
+    assert nearest("zzz", known[:2]) == "there are recipe0, recipe1"
+    assert nearest("zzz", known).endswith("recipe7 and 2 more")

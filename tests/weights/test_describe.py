@@ -1,0 +1,58 @@
+"""What people ask of weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maskrcnn import recipes
+from maskrcnn.weights.describe import compare, convert, describe
+from maskrcnn.weights.trained import Trained, read_trained
+
+TINY = {"channels": 8, "hidden": 8, "frozen": ()}
+
+
+@pytest.fixture
+def file(tmp_path):
+    torch.manual_seed(0)
+    weights = recipes.resnet18_fpn(2, **TINY).state_dict()
+    ours = Trained("resnet18_fpn", TINY, ("cat", "dog"), (17, 18), (), (), None, 96, weights)
+    torch.save({"trained": ours.plain()}, tmp_path / "ours.pt")
+    return tmp_path / "ours.pt"
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [("torchvision", "a.pth"), ("detectron2", "a.pth"), ("detectron2", "a.pkl")]
+)
+def test_there_and_back_it_is_the_same_network(file, layout, name):
+    there = file.with_name(name)
+    said = convert(file, there, layout)
+    assert "cat, dog" in said and "channels=8" in said
+    assert not compare(file, there)
+    ours, back = read_trained(file), read_trained(there)
+    assert replace(ours, weights={}) == replace(back, weights={})
+    back.build()
+
+
+def test_differences_are_named(file):
+    content = torch.load(file, weights_only=True)
+    weights = content["trained"]["weights"]
+    weights["box_branch.classify.bias"][1] += 0.5
+    weights["more"] = weights.pop("box_branch.regress.bias")
+    content["trained"]["arguments"]["beta"] = 0.0
+    torch.save(content, other := file.with_name("other.pt"))
+    assert compare(file, other) == [
+        "argument beta: None against 0.0",
+        f"only in {file}: box_branch.regress.bias",
+        f"only in {other}: more",
+        "box_branch.classify.bias: up to 0.5 apart",
+    ]
+
+
+def test_a_description(file, tmp_path):
+    lines = describe(file).splitlines()
+    assert lines[1] == "network    resnet18_fpn(channels=8, hidden=8, frozen=())"
+    assert lines[2:4] == ["classes    2: cat, dog", "pictures   short side any, long 96 at most"]
+    torch.save({"layer1.0.conv1.weight": torch.zeros(2, 3)}, tmp_path / "resnet50-0676ba61.pth")
+    said = describe(tmp_path / "resnet50-0676ba61.pth")
+    assert "torchvision/resnet50" in said and "BSD-3-Clause" in said and "6 in 1 tensors" in said
