@@ -160,14 +160,24 @@ def training(name: str) -> tuple[dict[str, Any], MaskRCNN]:
     about = json.loads((REFERENCE / f"{name}.json").read_text())
     model = json.loads((REFERENCE / f"{name.removeprefix('training_')}.json").read_text())
     trained = of_library(drawn_weights(model["layout"], about["scales"]))
-    everything = {"budget": 10_000_000, "rpn_budget": 10_000_000}
+    everything = {"budget": 10_000_000, "rpn_budget": 10_000_000, "frozen": ()}
     if "torchvision" in name:  # its norms learn, and so have their usual epsilon
-        everything |= {"norm": "batch", "frozen": (), "norm_eps": 1e-5}
+        everything |= {"norm": "batch"}
     return about, replace(trained, arguments=trained.arguments | everything).build().eval()
 
 
-def targets_of(sizes_hw: list[list[int]]) -> Targets:
-    """Return the truth of both scenes, resized with the pictures; a mask's crop is the whole picture."""
+def resized(library: str, mask: np.ndarray, size_hw: list[int]) -> np.ndarray:
+    """Resize a mask as the library does, torchvision by the nearest corner, Detectron2 by the nearest centre."""
+    if library == "detectron2":
+        return np.array(Image.fromarray(mask).resize((size_hw[1], size_hw[0]), Image.Resampling.NEAREST))
+    return F.interpolate(torch.from_numpy(mask)[None, None].float(), size_hw)[0, 0].byte().numpy()
+
+
+def targets_of(library: str, sizes_hw: list[list[int]]) -> Targets:
+    """Return the truth of both scenes, resized with the pictures.
+
+    A mask's crop is the whole picture and, as `data.transforms` has it, one more pixel beyond each edge.
+    """
     truth = np.load(REFERENCE / "training_targets.npz")
     slots = max(len(truth[f"labels_{i}"]) for i in range(len(sizes_hw)))
     shape = (len(sizes_hw), slots)
@@ -180,18 +190,17 @@ def targets_of(sizes_hw: list[list[int]]) -> Targets:
     pixels: list[Tensor] = []
     for i, size_hw in enumerate(sizes_hw):
         count, height, width = truth[f"mask_shape_{i}"]
-        scale = torch.tensor([size_hw[1] / width, size_hw[0] / height] * 2)
+        scale = torch.tensor([size_hw[1] / width, size_hw[0] / height] * 2, dtype=torch.float32)
         boxes[i, :count] = torch.from_numpy(truth[f"boxes_{i}"]) * scale
         labels[i, :count] = torch.from_numpy(truth[f"labels_{i}"]) - 1
         valid[i, :count] = True
         bits = np.unpackbits(truth[f"masks_packed_{i}"], axis=1)[:, : height * width]
-        masks = torch.from_numpy(bits.reshape(count, height, width)).float()
-        masks = F.interpolate(masks[None], size_hw, mode="nearest")[0].byte()
-        area = size_hw[0] * size_hw[1]
-        starts[i, :count] = sum(part.numel() for part in pixels) + torch.arange(count) * area
-        extents[i, :count] = torch.tensor(size_hw)
-        pixels.append(masks.flatten())
-    affine = torch.tensor([1.0, 0.0, 1.0, 0.0]).expand(*shape, 4)
+        masks = [resized(library, mask, size_hw) for mask in bits.reshape(count, height, width)]
+        crops = np.pad(np.stack(masks), ((0, 0), (1, 1), (1, 1)), mode="edge")
+        starts[i, :count] = sum(part.numel() for part in pixels) + torch.arange(count) * crops[0].size
+        extents[i, :count] = torch.tensor(crops.shape[1:])
+        pixels.append(torch.from_numpy(crops).flatten())
+    affine = torch.tensor([1.0, 1.0, 1.0, 1.0]).expand(*shape, 4)
     table = MaskTable(torch.cat(pixels), starts, extents, affine)
     return Targets(boxes, labels, valid, torch.zeros(shape).bool(), table)
 
@@ -202,14 +211,14 @@ def test_losses_and_gradients(name):
     library = "torchvision" if "torchvision" in name else "detectron2"
     pictures = [Image.open(REFERENCE / image).convert("RGB") for image in about["images"]]
     images = [network_input(library, p, size) for p, size in zip(pictures, about["sizes"], strict=True)]
-    losses = model(as_batch(images, 32), targets_of(about["sizes"]))
+    losses = model(as_batch(images, 32), targets_of(library, about["sizes"]))
     ours = [float(losses[f"loss_{part}"]) for part in ("class", "box", "mask", "rpn_objectness", "rpn_box")]
     theirs = list(about["losses"].values())  # in this order in both libraries
     assert ours == pytest.approx(theirs, rel=1e-4)
 
     sum(losses.values()).backward()
     parameters = dict(model.named_parameters())
-    modules = dict(layout_of(dict.fromkeys(about["gradient_norms"])).modules)
+    modules = dict(layout_of(dict.fromkeys(about["gradient_norms"], torch.zeros(0))).modules)
     expected = {}
     for theirs, norm in about["gradient_norms"].items():
         module, _, vector = theirs.rpartition(".")

@@ -69,7 +69,7 @@ class Options:
     anchor_sizes: tuple[float, ...] | None = None  # √area in pixels; on a pyramid one for each level
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     anchor_offset: float = 0.5  # where in its cell an anchor stands; 0 is the corner
-    rounded_anchors: bool = False  # to whole pixels around the place where they stand
+    rounded_anchors: bool = False  # their corners and steps, to whole pixels
     rpn_convolutions: int = 1
     proposals: int = 1000  # regions of a picture that leave the RPN
     proposal_size: float = 0.0  # least side of a region, px of the network's input

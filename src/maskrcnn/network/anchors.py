@@ -11,8 +11,9 @@ class Anchors(NamedTuple):
     """Anchor shapes of each pyramid level: `sizes` are √area in pixels, `aspect_ratios` are height / width.
 
     The anchors of a cell stand at `offset` of its extent: 0.5 is its centre. Published weights of torchvision
-    and Detectron2 were trained with 0, the cell's corner, and torchvision's with corners `rounded` to whole
-    pixels around the place where an anchor stands.
+    and Detectron2 were trained with 0, the cell's corner. Torchvision's anchors are `rounded` as well: their
+    corners, around the place where they stand, to whole pixels; and the step from cell to cell down to the
+    whole quotient of the padded picture's side by its cells, which on P6 can be less than the stride.
     """
 
     sizes: tuple[tuple[float, ...], ...]  # one tuple a level
@@ -32,11 +33,20 @@ class Anchors(NamedTuple):
             )
         return counts.pop() * len(self.aspect_ratios)
 
-    def grid(self, level: int, size_hw: tuple[int, int], device: torch.device) -> Float[Tensor, "anchors 4"]:
-        """Return the anchors of a level of `size_hw` cells, in pixels: by row, cell, then size."""
-        stride = self.strides[level]
-        y = (torch.arange(size_hw[0], device=device) + self.offset) * stride
-        x = (torch.arange(size_hw[1], device=device) + self.offset) * stride
+    def grid(
+        self, level: int, size_hw: tuple[int, int], input_hw: tuple[int, int], device: torch.device
+    ) -> Float[Tensor, "anchors 4"]:
+        """Return the anchors of a level of `size_hw` cells, in pixels: by row, cell, then size.
+
+        `input_hw` is the size of the padded picture.
+        """
+        steps = [self.strides[level]] * 2
+        if self.rounded:
+            steps = [side // cells for side, cells in zip(input_hw, size_hw, strict=True)]
+        y, x = (
+            (torch.arange(cells, device=device) + self.offset) * step
+            for cells, step in zip(size_hw, steps, strict=True)
+        )
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).repeat(1, 1, 2)
         return (centres[:, :, None] + self._shapes(level).to(device)).flatten(0, 2)
 

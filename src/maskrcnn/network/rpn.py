@@ -111,9 +111,12 @@ class RPN(nn.Module):
         """Return all anchors of all levels, scored and refined."""
         answers = [self.head(level) for level in features]
         logits, deltas = (torch.cat(parts, 1).float() for parts in zip(*answers, strict=True))
+        sizes = [(level.shape[2], level.shape[3]) for level in features]
+        (height, width), stride = sizes[0], self.anchors.strides[0]
+        input_hw = (height * stride, width * stride)  # pictures are padded to whole cells
         grids = [
-            self.anchors.grid(number, (level.shape[2], level.shape[3]), level.device)
-            for number, level in enumerate(features)
+            self.anchors.grid(number, size_hw, input_hw, features[0].device)
+            for number, size_hw in enumerate(sizes)
         ]
         return Candidates(logits, deltas, torch.cat(grids), tuple(len(grid) for grid in grids))
 

@@ -19,7 +19,7 @@ Weights = Mapping[str, Tensor]
 HABITS: dict[str, dict[str, Any]] = {
     "torchvision": {
         "aligned": False,
-        "norm_eps": 0.0,
+        "norm_eps": 0.0,  # of norms that do not learn: those of the published weights
         "anchor_offset": 0.0,
         "rounded_anchors": True,
         "proposal_size": 1e-3,
@@ -139,15 +139,17 @@ def _heads(weights: Weights, num_classes: int) -> dict[str, Any]:
 
 
 def _norms(weights: Weights, body: str) -> dict[str, str]:
-    """Return the kinds of norms: frozen in the body, unless the pyramid or a branch has norms that learnt."""
+    """Return the kinds of norms. Only norms whose statistics move count their steps; groups have none."""
+    found = {}
+    if f"{body}stem.norm.running_mean" not in weights:
+        found["norm"] = "group"
+    elif any(name.startswith(body) and name.endswith("num_batches_tracked") for name in weights):
+        found["norm"] = "batch"
     learnt = [name for name in weights if re.search(r"(lateral|output|convs)\.\d+\.norm\.weight$", name)]
-    if not learnt:
-        return {}
-    head, stem = (
-        "batch" if f"{module}.running_mean" in weights else "group"
-        for module in (learnt[0].removesuffix(".weight"), f"{body}stem.norm")
-    )
-    return {"norm": stem, "head_norm": head}
+    if learnt:
+        has_statistics = learnt[0].replace("weight", "running_mean") in weights
+        found["head_norm"] = "batch" if has_statistics else "group"
+    return found
 
 
 def _input(weights: Weights, body: str) -> dict[str, Any]:
