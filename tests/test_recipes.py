@@ -13,7 +13,7 @@ ALL = [
     "resnet50_c4_box",
     "resnet50_c4_keypoint",
 ]
-HEAVY = {"resnet101_fpn", "resnext101_fpn", "resnext101_64x4d_fpn", "resnet101_c4"}
+HEAVY = {"resnet101_fpn", "resnext101_fpn", "resnext101_64x4d_fpn", "resnet101_c4", "resnet101_dc5"}
 
 
 def parameters(model):
@@ -78,6 +78,13 @@ def test_networks_have_as_many_parameters_as_detectron2s(name, count):
         {"in_channels": 5},
         {"anchor_sizes": (8.0, 16.0, 32.0, 64.0, 128.0), "aspect_ratios": (1.0,)},
         {"keypoints": 4},
+        {"keypoints": 4, "keypoint_channels": 32},
+        {"mask_head": "mlp", "mask_layers": 3, "hidden": 32},
+        {"bgr": True},
+        {"aligned": False, "anchor_offset": 0.0, "rounded_anchors": True},
+        {"rpn_divisor": "budget", "rpn_beta": 0.0, "beta": 0.0},
+        {"mask_truth": "soft_legacy"},
+        {"mask_samples": 0},
     ],
     ids=str,
 )
@@ -91,6 +98,25 @@ def test_every_option_trains_a_step(options):
     assert all(loss.isfinite() for loss in losses.values())
     with torch.no_grad():
         model.eval().detect(batch)
+
+
+def test_blue_first_is_the_same_network_on_turned_pictures():
+    torch.manual_seed(0)
+    red_first = recipes.resnet18_fpn(2, channels=16, hidden=16).eval()
+    blue_first = recipes.resnet18_fpn(2, channels=16, hidden=16, bgr=True).eval()
+    weights = red_first.state_dict()
+    stem = "backbone.body.stem.conv.weight"
+    blue_first.load_state_dict(
+        {**weights, stem: weights[stem].flip(1)}
+        | {name: value for name, value in blue_first.state_dict().items() if name.startswith("normalise.")}
+    )
+    assert blue_first.normalise.mean.flatten().tolist() == pytest.approx([103.53, 116.28, 123.675])
+    batch, _ = scene([1])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            blue_first.backbone(blue_first.normalise(batch))[0],
+            red_first.backbone(red_first.normalise(batch))[0],
+        )
 
 
 def test_frozen_norms_freeze_the_stem_and_res2_and_others_do_not():

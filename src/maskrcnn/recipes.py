@@ -48,6 +48,7 @@ class Options:
     keypoints: int = 0  # of an object; 0: no keypoint branch
     mask_coding: Literal["sigmoid", "softmax", "class_agnostic"] = "sigmoid"
     mask_head: Literal["fcn", "mlp"] = "fcn"
+    mask_layers: int = 2  # hidden layers of the mlp
     box_head: Literal["linear", "conv"] = "linear"  # two linear layers; or four convolutions and one
     region_operator: OperatorName = "roi_align"
     sampling_ratio: int = 2  # samples a bin on each axis; 0 for one a cell
@@ -122,6 +123,17 @@ def mobilenet_v2_fpn(num_classes: int, **options: Any) -> MaskRCNN:
     return _pyramid(MobileNetV2, num_classes, Options(**{"frozen": (), **options}))
 
 
+def resnet18_c4(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-18-C4: the form of the paper's C4 networks for small machines."""
+    res5 = partial(resnet.res5_stage, resnet.BasicBlock, depth=2)
+    return _c4(resnet.resnet18, num_classes, Options(**options), res5=res5)
+
+
+def resnet18_c5(num_classes: int, **options: Any) -> MaskRCNN:
+    """ResNet-18-C5, regions read at stride 32: for small machines."""
+    return _c5(resnet.resnet18, num_classes, Options(**options))
+
+
 def resnet50_c4(num_classes: int, **options: Any) -> MaskRCNN:
     """ResNet-50-C4, where res5 works on every region: mask AP 30.3 in Table 2a."""
     return _c4(resnet.resnet50, num_classes, Options(**options))
@@ -157,6 +169,8 @@ RECIPES: dict[str, Callable[..., MaskRCNN]] = {
         resnext101_fpn,
         resnext101_64x4d_fpn,
         mobilenet_v2_fpn,
+        resnet18_c4,
+        resnet18_c5,
         resnet50_c4,
         resnet101_c4,
         resnet50_c5,
@@ -202,42 +216,54 @@ def _pyramid(body: Callable[..., Body], num_classes: int, options: Options) -> M
     )
 
 
-def _c4(body: Callable[..., Body], num_classes: int, options: Options) -> MaskRCNN:
-    """C4: regions of 14 × 14 at stride 16, then res5 on each, shared by boxes and masks (Figure 4, left)."""
-    backbone = _body(partial(body, stages=("res4",)), options)
+def _c4(
+    body: Callable[..., Body],
+    num_classes: int,
+    options: Options,
+    *,
+    res5: Callable[..., nn.Module] | None = None,
+) -> MaskRCNN:
+    """C4: regions of 14 × 14 at stride 16, then res5 on each, shared by boxes and masks (Figure 4, left).
+
+    Without a `res5` of the body's own blocks, it is three bottlenecks.
+    """
+    backbone, operator = _body(partial(body, stages=("res4",)), options), _operator(options)
+    channels, width = backbone.out_channels[0], 2 * backbone.out_channels[0]
     block = partial(resnet.Bottleneck, stride_in_1x1=options.stride_in_1x1)
-    res5 = nn.Sequential(OrderedDict(res5=resnet.res5_stage(block, norm=_norm(options))))
-    operator = _operator(options)
+    stage = (res5 or partial(resnet.res5_stage, block))(in_channels=channels, norm=_norm(options))
+    head = nn.Sequential(OrderedDict(res5=stage))
     coding = CODINGS[options.mask_coding]
-    mask_head = FCNHead(2048, coding.channels(num_classes), convolutions=0, channels=options.channels)
+    mask_head = FCNHead(width, coding.channels(num_classes), convolutions=0, channels=options.channels)
     return MaskRCNN(
         normalise=_normalise(options),
         backbone=backbone,
-        rpn=_single_level_rpn(1024, 16, options),
-        box_regions=Regions((16,), 14, operator=operator, head=res5),
-        box_branch=_box_branch(MeanHead(2048), num_classes, options),
+        rpn=_single_level_rpn(channels, 16, options),
+        box_regions=Regions((16,), 14, operator=operator, head=head),
+        box_branch=_box_branch(MeanHead(width), num_classes, options),
         mask_branch=_mask_branch(mask_head, options) if options.masks else None,
         keypoint_regions=Regions((16,), 14, operator=operator) if options.keypoints else None,
-        keypoint_branch=_keypoint_branch(1024, options),
+        keypoint_branch=_keypoint_branch(channels, options),
         sampling=Sampling(options.budget or 64),
         stride=1,
     )
 
 
-def _c5(body: Callable[..., Body], num_classes: int, options: Options) -> MaskRCNN:
+def _c5(body: Callable[..., Body], num_classes: int, options: Options, *, channels: int = 2048) -> MaskRCNN:
     """C5: regions read from the last map of the whole body, heads as on a pyramid (Table 2d)."""
     backbone = _body(partial(body, stages=("res5",)), options)
-    strides, operator = backbone.strides, _operator(options)
+    strides, channels, operator = backbone.strides, backbone.out_channels[0], _operator(options)
     return MaskRCNN(
         normalise=_normalise(options),
         backbone=backbone,
-        rpn=_single_level_rpn(2048, strides[0], options),
+        rpn=_single_level_rpn(channels, strides[0], options),
         box_regions=Regions(strides, 7, operator=operator),
-        box_branch=_box_branch(_box_head(2048, options), num_classes, options),
+        box_branch=_box_branch(_box_head(channels, options), num_classes, options),
         mask_regions=Regions(strides, 14, operator=operator) if options.masks else None,
-        mask_branch=_mask_branch(_mask_head(2048, num_classes, options), options) if options.masks else None,
+        mask_branch=_mask_branch(_mask_head(channels, num_classes, options), options)
+        if options.masks
+        else None,
         keypoint_regions=Regions(strides, 14, operator=operator) if options.keypoints else None,
-        keypoint_branch=_keypoint_branch(2048, options),
+        keypoint_branch=_keypoint_branch(channels, options),
         sampling=Sampling(options.budget or 64),
         stride=1,
     )
@@ -342,7 +368,7 @@ def _box_branch(head: nn.Module, num_classes: int, options: Options) -> BoxBranc
 def _mask_head(channels: int, num_classes: int, options: Options) -> nn.Module:
     outputs = CODINGS[options.mask_coding].channels(num_classes)
     if options.mask_head == "mlp":
-        return MLPHead(channels, outputs, hidden=(options.hidden, options.hidden))
+        return MLPHead(channels, outputs, hidden=(options.hidden,) * options.mask_layers)
     return FCNHead(channels, outputs, channels=options.channels, norm=_head_norm(options))
 
 

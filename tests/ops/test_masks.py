@@ -298,3 +298,37 @@ def test_outlines_by_hand() -> None:
         assert [len(square) for square in masks.polygons(touching)] == [4, 4]
     assert masks.polygons(np.zeros((3, 3), bool)) == []
     assert masks.polygons(np.zeros((0, 0), bool)) == []
+
+
+def test_binary_targets_are_halves_of_bins() -> None:
+    crop = torch.ones(2, 3, dtype=torch.uint8)
+    one = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)
+    table, box = _table([crop], [(1.0, 0.0, 1.0, 0.0)]), torch.tensor([[0.0, 0.0, 8.0, 2.0]])
+    got = masks.binary_targets(table, *one, box, 2, sampling_ratio=4)
+    # of the left bins, 4 columns wide, 3 are the object's; linear samples fade out over half a pixel
+    assert got.tolist() == [[[1, 0], [1, 0]]]
+
+
+def test_soft_legacy_targets_read_half_a_pixel_aside() -> None:
+    crop = torch.tensor([[0, 1, 1, 0]], dtype=torch.uint8).expand(4, 4).contiguous()
+    one = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)
+    got = masks.soft_legacy_targets(
+        _table([crop], [(1.0, 0.0, 1.0, 0.0)]), *one, torch.tensor([[0.0, 0.0, 3.0, 3.0]]), 3
+    )
+    # bins are one pixel, their samples at 0.5, 1.5, 2.5, where pixel i stands at i: between two pixels each
+    assert got[0, 0].tolist() == [0.5, 1.0, 0.5]
+
+
+def test_whole_pixel_pasting_widens_the_box() -> None:
+    def paste(box: list[float]) -> Tensor:
+        return masks.paste_in_whole_pixels(torch.ones(1, 4, 4), torch.tensor([box]), (12, 10))[0]
+
+    # 4 px become 6 with the border, 1 … 7 and 2 … 8, and 7 with the far edge: 6 cells over 7 pixels
+    profile = torch.tensor([0, 11 / 14, 1, 1, 1, 11 / 14, 0])
+    inside = paste([2.0, 3.0, 6.0, 7.0])
+    torch.testing.assert_close(inside[2:9, 1:8], profile[:, None] * profile)
+    assert inside.sum() == inside[2:9, 1:8].sum()
+    cut = paste([-3.0, 3.0, 1.0, 7.0])  # the same, 5 pixels to the left
+    torch.testing.assert_close(cut[2:9, :3], (profile[:, None] * profile)[:, 4:])
+    assert cut.sum() == cut[2:9, :3].sum()
+    assert (paste([9.4, 9.4, 9.6, 9.6]) > 0).nonzero().tolist() == [[9, 9]]  # never less than a pixel

@@ -175,12 +175,14 @@ def resnext101(groups: int = 32, width_per_group: int = 8, **form: Unpack[Form])
     return ResNet(block, (3, 4, 23, 3), channels=256, **form)
 
 
-def res5_stage(block: Block = Bottleneck, *, norm: Norm = frozen_batch_norm) -> nn.Sequential:
-    """Return res5 alone, the head of a C4 network (Figure 4, left): 1024 to 2048 channels, half the size.
+def res5_stage(
+    block: Block = Bottleneck, *, depth: int = 3, in_channels: int = 1024, norm: Norm = frozen_batch_norm
+) -> nn.Sequential:
+    """Return res5 alone, the head of a C4 network (Figure 4, left): twice the channels, half the size.
 
-    `block` is a `Bottleneck` with its arguments bound, e.g. ``partial(Bottleneck, stride_in_1x1=True)``.
+    `block` is a block with its arguments bound, e.g. ``partial(Bottleneck, stride_in_1x1=True)``.
     """
-    stage = _stage(partial(block, norm=norm), 3, 1024, 2048, 2)
+    stage = _stage(partial(block, norm=norm), depth, in_channels, 2 * in_channels, 2)
     init_convolutions(stage)
     return stage
 
