@@ -196,10 +196,7 @@ def resized(library: str, mask: np.ndarray, size_hw: list[int]) -> np.ndarray:
 
 
 def targets_of(library: str, sizes_hw: list[list[int]]) -> Targets:
-    """Return the truth of both scenes, resized with the pictures.
-
-    A mask's crop is the whole picture and, as `data.transforms` has it, one more pixel beyond each edge.
-    """
+    """Return the truth of both scenes, resized with the pictures; a mask's crop is the whole picture."""
     truth = np.load(REFERENCE / "training_targets.npz")
     slots = max(len(truth[f"labels_{i}"]) for i in range(len(sizes_hw)))
     shape = (len(sizes_hw), slots)
@@ -218,11 +215,10 @@ def targets_of(library: str, sizes_hw: list[list[int]]) -> Targets:
         valid[i, :count] = True
         bits = np.unpackbits(truth[f"masks_packed_{i}"], axis=1)[:, : height * width]
         masks = [resized(library, mask, size_hw) for mask in bits.reshape(count, height, width)]
-        crops = np.pad(np.stack(masks), ((0, 0), (1, 1), (1, 1)), mode="edge")
-        starts[i, :count] = sum(part.numel() for part in pixels) + torch.arange(count) * crops[0].size
-        extents[i, :count] = torch.tensor(crops.shape[1:])
-        pixels.append(torch.from_numpy(crops).flatten())
-    affine = torch.tensor([1.0, 1.0, 1.0, 1.0]).expand(*shape, 4)
+        starts[i, :count] = sum(part.numel() for part in pixels) + torch.arange(count) * masks[0].size
+        extents[i, :count] = torch.tensor(size_hw)
+        pixels.append(torch.from_numpy(np.stack(masks)).flatten())
+    affine = torch.tensor([1.0, 0.0, 1.0, 0.0]).expand(*shape, 4)
     table = MaskTable(torch.cat(pixels), starts, extents, affine)
     return Targets(boxes, labels, valid, torch.zeros(shape).bool(), table)
 

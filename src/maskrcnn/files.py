@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,3 +25,10 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """Return where what can be had again is kept: $MASKRCNN_CACHE, or maskrcnn in the user's cache folder."""
+    if chosen := os.environ.get("MASKRCNN_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskrcnn"

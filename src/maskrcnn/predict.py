@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,13 +143,20 @@ class Predictor:
         )
 
 
-def load(source: str | Path, device: str | torch.device = "auto") -> Predictor:
+def load(
+    source: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    class_names: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Predictor:
     """Return a trained network, ready to look at pictures.
 
     `source` is a checkpoint of this library, a file of torchvision's or Detectron2's, or the name of what
-    they published, such as "torchvision/maskrcnn_resnet50_fpn_v2". Errors as those of `read_trained`.
+    they published, such as "torchvision/maskrcnn_resnet50_fpn_v2"; `class_names` and `options` of the recipe
+    say what such a file cannot. Errors as those of `read_trained`.
     """
-    trained = read_trained(source)
+    trained = read_trained(source, class_names=class_names, options=options)
     return predictor_of(trained, trained.build(), device)
 
 

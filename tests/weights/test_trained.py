@@ -82,6 +82,16 @@ def test_classes_of_the_usual_counts_are_known(layout, count, arguments, name, i
     assert len(read.keypoint_names) == arguments.get("keypoints", 0)
 
 
+def test_what_a_fine_tuned_file_cannot_tell_is_told(ours, tmp_path):
+    torch.save(TORCHVISION.write(ours.weights), tmp_path / "theirs.pth")
+    options = {"anchor_sizes": (8.0, 16.0, 32.0, 64.0, 128.0)}
+    told = read_trained(tmp_path / "theirs.pth", class_names=["cat", "dog"], options=options)
+    assert (told.class_names, told.category_ids) == (("cat", "dog"), (1, 2))
+    assert told.build().rpn.anchors.sizes[0] == (8.0,)
+    with pytest.raises(ValueError, match="has 2 classes, not 1"):
+        read_trained(tmp_path / "theirs.pth", class_names=["cat"])
+
+
 def test_a_backbone_is_no_network(tmp_path):
     torch.save({"layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "body.pth")
     with pytest.raises(ValueError, match=r"body\.pth: neither a network of this library.*by --init"):

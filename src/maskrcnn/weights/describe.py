@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -53,13 +55,22 @@ def describe(source: str | Path) -> str:
     return "\n".join([*lines, f"numbers    {count:,} in {len(origin.weights)} tensors"])
 
 
-def convert(source: str | Path, output: Path, layout: str) -> str:
+def convert(
+    source: str | Path,
+    output: Path,
+    layout: str,
+    *,
+    class_names: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """Write a network in the layout of this library, torchvision or Detectron2; return what to know of it.
 
-    Reading what was written gives the same network, with the same weights to the bit. Raises ValueError where
-    the other library knows no such network, and as `read_trained` does.
+    `class_names` and `options` say what the file could not, as for `read_trained`. Reading what was written
+    gives the same network, with the same weights to the bit. Raises ValueError where the other library knows
+    no such network, and as `read_trained` does.
     """
-    trained = read_trained(source)
+    trained = read_trained(source, class_names=class_names, options=options)
+    trained.build()  # or it could not be read again
     if layout == "maskrcnn":
         output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(output) as unfinished:

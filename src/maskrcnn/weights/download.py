@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.error
 import urllib.request
 from http.client import HTTPException, HTTPResponse
@@ -13,18 +12,12 @@ from typing import BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from maskrcnn.files import cache_folder
 from maskrcnn.weights.published import Published
 
 MOST_BYTES = 2 << 30  # the largest published file has half of this
 _CHUNK = 1 << 20
 _SECONDS = 30  # without an answer
-
-
-def cache_folder() -> Path:
-    """Return where downloaded weights are kept: $MASKRCNN_CACHE, or maskrcnn in the user's cache folder."""
-    if chosen := os.environ.get("MASKRCNN_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskrcnn"
 
 
 def fetch(published: Published, folder: Path | None = None) -> Path:

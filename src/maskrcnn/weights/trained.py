@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -66,15 +66,27 @@ def _is_constant(name: str) -> bool:
     return name.startswith("normalise.") or name.endswith("num_batches_tracked")
 
 
-def read_trained(source: str | Path) -> Trained:
+def read_trained(
+    source: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Trained:
     """Read a trained network from a file, ours, torchvision's or Detectron2's, or by its published name.
 
     Which library a file comes from, and which network it holds, is recognised by names and shapes; a
-    published name is downloaded once (see `fetch`). Raises FileNotFoundError and ValueError for what cannot
-    be found, read or recognised.
+    published name is downloaded once (see `fetch`). What a fine-tuned file cannot tell may be given: the
+    names of its classes (their ids are then 1, 2, …) and options of the recipe, such as `anchor_sizes`.
+    Raises FileNotFoundError and ValueError for what cannot be found, read or recognised.
     """
     path = locate(source)
-    return trained_in(read_checkpoint(path), path)
+    trained = trained_in(read_checkpoint(path), path)
+    if class_names is not None:
+        if len(class_names) != len(trained.class_names):
+            raise ValueError(f"{path} has {len(trained.class_names)} classes, not {len(class_names)}")
+        ids = tuple(range(1, len(class_names) + 1))
+        trained = replace(trained, class_names=tuple(class_names), category_ids=ids)
+    return replace(trained, arguments={**trained.arguments, **(options or {})})
 
 
 def trained_in(content: Any, path: Path) -> Trained:
