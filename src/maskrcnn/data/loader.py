@@ -49,14 +49,17 @@ def training_batches(
     seed: int,
     start: int = 0,
     channels: int = 3,
+    share: range | None = None,
 ) -> Iterator[tuple[Batch, Targets]]:
-    """Yield batches without end, from number `start` on.
+    """Yield batches without end, from number `start` on; of each batch, the pictures of `share` alone.
 
-    Batch n is the same whatever `workers` and `start` are. Each epoch shuffles the pictures and groups them
-    by orientation, which keeps padding small; where an epoch does not divide, some pictures come twice.
+    Batch n is the same whatever `workers`, `start` and `share` are. Each epoch shuffles the pictures and
+    groups them by orientation, which keeps padding small; where an epoch does not divide, some come twice.
     Raises what reading a picture raises, ValueError or FileNotFoundError.
     """
-    batches = _TrainingBatches(dataset, transform, batch_size, stride, seed, channels)
+    batches = _TrainingBatches(
+        dataset, transform, batch_size, stride, seed, channels, share or range(batch_size)
+    )
     for item in _in_workers(batches, count(start), workers):
         if isinstance(item, Exception):
             raise item
@@ -142,6 +145,7 @@ class _TrainingBatches(Dataset):
     stride: int
     seed: int
     channels: int
+    share: range
 
     def __getitem__(self, number: int) -> tuple[Batch, Targets] | Exception:
         epoch, row = divmod(number, batches_per_epoch(self.dataset, self.batch_size))
@@ -153,6 +157,7 @@ class _TrainingBatches(Dataset):
                     self.transform(self._read(int(index)), np.random.default_rng((self.seed, number, slot)))
                 )
                 for slot, index in enumerate(plan[row])
+                if slot in self.share
             ]
         except (OSError, ValueError) as error:
             return error

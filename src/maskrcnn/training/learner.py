@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.training.checkpoint import Checkpoint
+from maskrcnn.training.parallel import ALONE, Processes
 from maskrcnn.training.settings import Settings
 from maskrcnn.types import Batch, Targets
 from maskrcnn.weights.trained import Trained
@@ -27,6 +28,7 @@ class Learner(NamedTuple):
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # keeps fp16's gradients in range; idle in other precisions
     device: torch.device
+    processes: Processes = ALONE
 
     def state(self, trained: Trained) -> dict[str, Any]:
         """Return what a checkpoint keeps of it; the network becomes that of `trained`."""
@@ -37,7 +39,7 @@ class Learner(NamedTuple):
         }
 
 
-def make_learner(run: Checkpoint, device: torch.device) -> Learner:
+def make_learner(run: Checkpoint, device: torch.device, processes: Processes = ALONE) -> Learner:
     """Build a training's network, optimiser and scaler as its checkpoint has them.
 
     Raises ValueError when they do not fit each other or the device.
@@ -53,7 +55,7 @@ def make_learner(run: Checkpoint, device: torch.device) -> Learner:
         except (ValueError, KeyError) as error:
             raise ValueError(f"the optimiser cannot go on as {run.settings.optimiser}: {error}") from error
         scaler.load_state_dict(run.scaler)
-    return Learner(model, optimiser, scaler, device)
+    return Learner(model, optimiser, scaler, device, processes)
 
 
 def make_optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -74,7 +76,7 @@ def gradients(
     learner: Learner, batches: Iterator[tuple[Batch, Targets]], settings: Settings
 ) -> dict[str, float]:
     """Add up the gradient of one step's batches; return the loss, its parts, and the gradient's norm."""
-    model, optimiser, scaler, device = learner
+    model, optimiser, scaler, device, processes = learner
     parts = torch.zeros((), device=device)
     for _ in range(settings.accumulate):
         batch, targets = next(batches)
@@ -83,6 +85,7 @@ def gradients(
         shares = torch.stack([loss.float() for loss in losses.values()]) / settings.accumulate
         scaler.scale(shares.sum()).backward()
         parts = parts + shares.detach()
+    processes.average(model.parameters())
     scaler.unscale_(optimiser)
     norm = clip_grad_norm_(model.parameters(), settings.gradient_clip or math.inf)
     loss, gradient_norm, *values = torch.stack([parts.sum(), norm, *parts]).tolist()

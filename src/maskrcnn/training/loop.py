@@ -18,10 +18,11 @@ import torch
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.loader import training_batches
 from maskrcnn.evaluation.coco import Metrics, evaluate
-from maskrcnn.predict import predictor_of, resolve_device
+from maskrcnn.predict import predictor_of
 from maskrcnn.training.checkpoint import Checkpoint, save
 from maskrcnn.training.journal import Journal
 from maskrcnn.training.learner import Learner, gradients, make_learner, update
+from maskrcnn.training.parallel import Processes, joined
 from maskrcnn.training.schedule import learning_rate
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.start import (
@@ -58,75 +59,77 @@ def train(
     ``resnet50_fpn``, unless another is named. `resume` goes on from ``last.pt`` as if the training had not
     stopped: recipe and settings are those of the file, but `settings` may replace them.
 
-    On the CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule.
+    On the CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule. Under
+    ``torchrun`` its processes share every batch (see `training.parallel`).
 
     Raises ValueError and FileNotFoundError for what cannot be trained, FloatingPointError when the loss is no
     longer finite (what was saved before stays), and KeyboardInterrupt after Ctrl-C, with everything saved.
     """
-    output, place = Path(output), resolve_device(device)
+    output = Path(output)
+    with joined(device, output) as (processes, place, folder), ctrl_c() as interrupted:
+        # A new training is a checkpoint at step 0: after these lines, new and continued ones go one way
+        run = (continued if resume else planned)(output, recipe, recipe_arguments or {}, settings)
+        dataset, validation = open_data(data, run)
+        run = initialised(run, dataset, init, synonyms or {})
+        settings, first_step, step, elapsed = run.settings, run.step, run.step, run.elapsed
+        learner = make_learner(run, place, processes)
+        check_data(run, learner.model, dataset, validation)
+        batches = training_batches(
+            dataset,
+            augmentation(settings),
+            batch_size=settings.batch_size,
+            share=processes.share(settings.batch_size),
+            stride=learner.model.stride,
+            workers=settings.workers,
+            seed=settings.seed,
+            start=first_step * settings.accumulate,
+            channels=learner.model.in_channels,
+        )
+        clock = time.monotonic() - elapsed
 
-    # A new training is a checkpoint at step 0: after these lines, new and continued ones go one way
-    begin = continued if resume else planned
-    run = begin(output, recipe, recipe_arguments or {}, settings)
-    dataset, validation = open_data(data, run)
-    run = initialised(run, dataset, init, synonyms or {})
-    settings, first_step, step, elapsed = run.settings, run.step, run.step, run.elapsed
-    learner = make_learner(run, place)
-    check_data(run, learner.model, dataset, validation)
-    batches = training_batches(
-        dataset,
-        augmentation(settings),
-        batch_size=settings.batch_size,
-        stride=learner.model.stride,
-        workers=settings.workers,
-        seed=settings.seed,
-        start=first_step * settings.accumulate,
-        channels=learner.model.in_channels,
-    )
-    clock = time.monotonic() - elapsed
+        with Journal(folder, settings, place, step) as journal:
+            journal.say(introduction(run, dataset, validation, processes))
+            while True:
+                elapsed, stop = processes.agree(elapsed, interrupted(), place)
+                progress = done(settings, step, elapsed)
+                finished = progress >= 1
+                stopping = finished or stop
+                saving, evaluating = (
+                    every is not None and step > first_step and step % every == 0
+                    for every in (settings.save_every, settings.eval_every)
+                )
 
-    with Journal(output, settings, place, step) as journal, ctrl_c() as interrupted:
-        journal.say(introduction(run, dataset, validation))
-        while True:
-            progress = done(settings, step, elapsed)
-            finished = progress >= 1
-            stopping = finished or interrupted()
-            saving, evaluating = (
-                every is not None and step > first_step and step % every == 0
-                for every in (settings.save_every, settings.eval_every)
-            )
+                # Save first: whatever an evaluation runs into then costs no training
+                if processes.leads and (stopping or saving or evaluating):
+                    run = replace(run, **learner.state(run.trained), step=step, elapsed=elapsed)
+                    save(folder / "last.pt", run)
 
-            # Save first: whatever an evaluation runs into then costs no training
-            if stopping or saving or evaluating:
-                run = replace(run, **learner.state(run.trained), step=step, elapsed=elapsed)
-                save(output / "last.pt", run)
+                # Evaluate, and keep the best
+                if processes.leads and validation and (finished or evaluating):
+                    metrics = judged(run, learner, validation, journal)
+                    is_best = ap(metrics) > run.best_ap
+                    run = replace(run, metrics=metrics, best_ap=max(ap(metrics), run.best_ap))
+                    for name in ("last.pt", "best.pt") if is_best else ("last.pt",):
+                        save(folder / name, run)
 
-            # Evaluate, and keep the best
-            if validation and (finished or evaluating):
-                metrics = judged(run, learner, validation, journal)
-                is_best = ap(metrics) > run.best_ap
-                run = replace(run, metrics=metrics, best_ap=max(ap(metrics), run.best_ap))
-                for name in ("last.pt", "best.pt") if is_best else ("last.pt",):
-                    save(output / name, run)
+                if stopping:
+                    break
 
-            if stopping:
-                break
+                # One step, with random numbers of its own
+                torch.manual_seed(stream(settings.seed, step + 1, processes.rank))
+                rate = learning_rate(settings, step, progress)
+                losses = gradients(learner, batches, settings)
+                if not all(map(math.isfinite, losses.values())):
+                    raise FloatingPointError(diverged(output, step + 1, rate, losses))
+                update(learner, rate)
+                step, elapsed = step + 1, time.monotonic() - clock
+                journal.step(
+                    {"step": step, **losses, "lr": rate, "seconds": elapsed}, done(settings, step, elapsed)
+                )
 
-            # One step, with random numbers of its own
-            torch.manual_seed(stream(settings.seed, step + 1))
-            rate = learning_rate(settings, step, progress)
-            losses = gradients(learner, batches, settings)
-            if not all(map(math.isfinite, losses.values())):
-                raise FloatingPointError(diverged(output, step + 1, rate, losses))
-            update(learner, rate)
-            step, elapsed = step + 1, time.monotonic() - clock
-            journal.step(
-                {"step": step, **losses, "lr": rate, "seconds": elapsed}, done(settings, step, elapsed)
-            )
-
-        if not finished:
-            journal.say(f"stopped after step {step}; to go on: {command_to_go_on(data, output, device)}")
-            raise KeyboardInterrupt
+            if not finished:
+                journal.say(f"stopped after step {step}; to go on: {command_to_go_on(data, output, device)}")
+                raise KeyboardInterrupt
     return output / ("best.pt" if validation else "last.pt")
 
 
@@ -150,7 +153,9 @@ def ap(metrics: Metrics) -> float:
     return metrics.get("segm", metrics["bbox"])["AP"] or 0.0
 
 
-def introduction(run: Checkpoint, dataset: CocoDataset, validation: CocoDataset | None) -> str:
+def introduction(
+    run: Checkpoint, dataset: CocoDataset, validation: CocoDataset | None, processes: Processes
+) -> str:
     """Say in a line what is going to happen."""
     settings = run.settings
     epochs = settings.steps * settings.pictures / len(dataset)
@@ -161,6 +166,7 @@ def introduction(run: Checkpoint, dataset: CocoDataset, validation: CocoDataset 
         f"{len(validation) if validation else 'none'} to evaluate on; "
         f"{settings.steps} steps of {settings.pictures} pictures ({epochs:.1f} epochs)"
         + (f", {settings.time_limit:g} minutes at most" if settings.time_limit else "")
+        + (f"; {processes.size} processes share them" if processes.size > 1 else "")
         + (f"; going on after step {run.step}" if run.step else "")
     )
 

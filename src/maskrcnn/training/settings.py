@@ -33,7 +33,7 @@ class Settings:
     seed: int = _of(0, "of the weights, the order of the pictures, their augmentation and the sampling")
 
     # One step
-    batch_size: int = _of(16, "pictures that go through the network at once")
+    batch_size: int = _of(16, "pictures that go through the network at once, in all processes together")
     accumulate: int = _of(
         1, "batches that make one step; 8 of 2 are the paper's 16 in an eighth of the memory"
     )

@@ -178,6 +178,9 @@ def augmentation(settings: Settings) -> transforms.Transform:
     return transforms.compose(*steps)
 
 
-def stream(seed: int, number: int) -> int:
-    """Return the seed of stream `number` of a training's random numbers: 0 for its weights, n for step n."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+def stream(seed: int, number: int, rank: int = 0) -> int:
+    """Return the seed of stream `number` of a training's random numbers: 0 for its weights, n for step n.
+
+    Of several processes each draws its own: `rank` is the process's number.
+    """
+    return int(np.random.SeedSequence((seed, number) + (rank,) * (rank > 0)).generate_state(1)[0])
