@@ -230,7 +230,7 @@ def test_losses_and_gradients(name):
     pictures = [Image.open(REFERENCE / image).convert("RGB") for image in about["images"]]
     images = [network_input(library, p, size) for p, size in zip(pictures, about["sizes"], strict=True)]
     losses = model(as_batch(images, 32), targets_of(library, about["sizes"]))
-    ours = [float(losses[f"loss_{part}"]) for part in ("class", "box", "mask", "rpn_objectness", "rpn_box")]
+    ours = [losses[f"loss_{part}"].item() for part in ("class", "box", "mask", "rpn_objectness", "rpn_box")]
     theirs = list(about["losses"].values())  # in this order in both libraries
     assert ours == pytest.approx(theirs, rel=1e-4)
 
