@@ -48,7 +48,10 @@ def test_the_words_of_the_commands_stay(capsys):
     assert options("demo", capsys) == ({"--output"}, set())
     flags = {"--recipe", "--output", "--init", "--synonyms", "--resume", "--device", "--set"}
     assert options("train", capsys) == (flags, {"DATA", "RECIPE", "WEIGHTS"})
-    assert options("evaluate", capsys) == ({"--split", "--max", "--output"}, {"WEIGHTS", "DATA"})
+    assert options("evaluate", capsys) == (
+        {"--split", "--max", "--also", "--report", "--output"},
+        {"WEIGHTS", "DATA"},
+    )
     assert options("predict", capsys) == ({"--output", "--score"}, {"WEIGHTS", "PICTURE", "SCORE"})
 
 
@@ -61,9 +64,11 @@ def test_help_does_not_wait_for_torch():
 
 def test_train_evaluate_predict(weights, data, tmp_path, capsys):
     metrics_file, output = tmp_path / "deep" / "metrics.json", tmp_path / "pictures"
-    assert main(["evaluate", str(weights), str(data), "--output", str(metrics_file)]) == 0
+    words = ["--also", "boundary", "--report", str(tmp_path / "report")]
+    assert main(["evaluate", str(weights), str(data), "--output", str(metrics_file), *words]) == 0
+    assert (tmp_path / "report" / "report.html").is_file()
     metrics = json.loads(metrics_file.read_text())
-    assert metrics.keys() == {"bbox", "segm"}
+    assert metrics.keys() == {"bbox", "segm", "boundary"}
     assert metrics["bbox"].keys() == {"AP", "AP50", "AP75", "APs", "APm", "APl", "per_class"}
     assert main(["predict", str(weights), str(data / "val"), "--output", str(output), "--score", "0.0"]) == 0
     assert {path.name for path in output.glob("*.png")} == {"0000.png", "0001.png"}

@@ -23,6 +23,7 @@ LAYERS = (
     ("predict",),
     ("evaluation",),
     ("training",),
+    ("paper",),
     ("cli", ""),
 )
 OPTIONAL = ("torchvision", "cv2", "matplotlib", "tensorboard", "faster_coco_eval")

@@ -104,6 +104,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="that count in a picture (default: all that are found)",
     )
+    evaluate.add_argument(
+        "--also",
+        nargs="+",
+        choices=("boundary",),
+        default=[],
+        help="to judge beside boxes, masks and keypoints",
+    )
+    evaluate.add_argument(
+        "--report", type=Path, metavar="DIR", help="write a page: curves, errors, worst pictures"
+    )
     evaluate.add_argument("--output", type=Path, default=Path("metrics.json"), metavar="metrics.json")
     evaluate.set_defaults(command=_evaluate)
 
@@ -115,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=_predict)
 
     _add_weights(commands.add_parser("weights", help="list, describe, convert and compare weights"))
+    _add_paper(commands.add_parser("paper", help="the paper's tables: list them, train and judge their rows"))
     return parser
 
 
@@ -128,11 +139,33 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
     convert.add_argument("output", type=Path, metavar="OUT", help="a .pt, .pth or .pkl file")
     convert.add_argument("--layout", choices=("maskrcnn", "torchvision", "detectron2"), default="maskrcnn")
+    convert.add_argument("--classes", metavar="A,B,…", help="their names, where the file does not know them")
+    convert.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="recipe.NAME=VALUE", dest="sets"
+    )
     convert.set_defaults(command=_weights_convert)
     compare = actions.add_parser("compare", help="say where two networks differ")
     compare.add_argument("weights", metavar="A", help=_WEIGHTS)
     compare.add_argument("other", metavar="B")
     compare.set_defaults(command=_weights_compare)
+
+
+def _add_paper(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="every row with its published figure").set_defaults(command=_paper_list)
+    run = actions.add_parser("run", help="train and judge rows, beside their published figures")
+    run.add_argument("table", metavar="TABLE", help="such as 2c (maskrcnn paper list)")
+    run.add_argument("rows", nargs="*", metavar="ROW", help="their names (default: all)")
+    run.add_argument("--data", type=Path, required=True, metavar="DATA")
+    run.add_argument("--output", type=Path, default=Path("runs/paper"), metavar="DIR")
+    run.add_argument(
+        "--scale", choices=("full", "small"), default="full", help="the paper's schedule, or a small one"
+    )
+    run.add_argument("--body", help="for smaller machines, such as resnet18 (default: the row's own)")
+    run.add_argument("--init", metavar="WEIGHTS", help="to start from (default: full ImageNet's, small none)")
+    run.add_argument("--seeds", type=int, default=1, metavar="N")
+    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="field=value", dest="sets")
+    run.set_defaults(command=_paper_run)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -192,20 +225,47 @@ def _pair(text: str) -> tuple[str, str]:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from rich import print as print_table
 
-    from maskrcnn.evaluation.coco import evaluate, table, write_metrics
+    from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
+    from maskrcnn.evaluation.coco import (
+        coco_metrics,
+        detections_to_coco,
+        predicted,
+        table,
+        truth_of,
+        write_metrics,
+    )
+    from maskrcnn.evaluation.report import write_report
     from maskrcnn.predict import predictor_of
     from maskrcnn.training.start import open_split
     from maskrcnn.weights.trained import read_trained
 
     trained = read_trained(arguments.weights)
-    model = trained.build()
+    predictor = predictor_of(trained, trained.build())
     dataset = open_split(arguments.data, arguments.split, trained)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)  # known to work before the work is done
-    cap = arguments.max_detections or model.box_branch.max_detections
-    metrics = evaluate(predictor_of(trained, model), dataset, max_detections=cap)
-    write_metrics(arguments.output, metrics)
+    cap = arguments.max_detections or trained.max_detections
+    detections, kinds = detections_to_coco(predicted(predictor, dataset.paths), dataset)
+    truth = truth_of(dataset)
+    metrics = coco_metrics(truth, detections, dict.fromkeys([*kinds, *arguments.also]), cap)
     print_table(table(metrics))
+    benchmark = {"cityscapes": cityscapes_metrics(truth, detections)} if is_cityscapes(truth) else {}
+    for numbers in benchmark.values():
+        print("Cityscapes: " + ", ".join(f"{name} {numbers[name]:.1f}" for name in ("AP", "AP50")))
+    write_metrics(arguments.output, {**metrics, **benchmark})
     print(f"metrics {arguments.output}")
+    if arguments.report:
+        paths = dict(zip(dataset.image_ids.tolist(), dataset.paths, strict=True))
+        page = write_report(
+            arguments.report,
+            truth,
+            detections,
+            metrics,
+            picture_of=paths.__getitem__,
+            max_detections=cap,
+            capacity=trained.max_detections,
+            title=f"{arguments.weights} on {arguments.data}, {arguments.split}",
+        )
+        print(f"report {page}")
     return 0
 
 
@@ -238,9 +298,12 @@ def _weights_info(arguments: argparse.Namespace) -> int:
 
 
 def _weights_convert(arguments: argparse.Namespace) -> int:
+    from maskrcnn.recipes import Options
     from maskrcnn.weights.describe import convert
 
-    print(convert(arguments.weights, arguments.output, arguments.layout))
+    _, options = parse_sets(arguments.sets, Options)
+    names = arguments.classes.split(",") if arguments.classes else None
+    print(convert(arguments.weights, arguments.output, arguments.layout, class_names=names, options=options))
     return 0
 
 
@@ -250,3 +313,35 @@ def _weights_compare(arguments: argparse.Namespace) -> int:
     differences = compare(arguments.weights, arguments.other)
     print("\n".join(differences) or "the same weights, to the bit")
     return 1 if differences else 0
+
+
+def _paper_list(arguments: argparse.Namespace) -> int:
+    from rich import print as print_table
+
+    from maskrcnn.paper.tables import listed
+
+    print_table(listed())
+    return 0
+
+
+def _paper_run(arguments: argparse.Namespace) -> int:
+    from rich import print as print_table
+
+    from maskrcnn.paper.run import IMAGENET, run_table, settings_of
+    from maskrcnn.paper.tables import chosen
+    from maskrcnn.recipes import Options
+
+    table = chosen(arguments.table, arguments.rows, arguments.body)
+    settings, options = parse_sets(arguments.sets, Options, settings_of(table, arguments.scale))
+    report = run_table(
+        table,
+        arguments.data,
+        arguments.output / arguments.table,
+        settings=settings,
+        seeds=arguments.seeds,
+        init=arguments.init or (IMAGENET if arguments.scale == "full" else None),
+        options=options,
+    )
+    print_table(report.printed)
+    print(f"figures {report.figures}\npage {report.page}")
+    return 0

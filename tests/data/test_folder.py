@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 
+from cities import add_picture
 from maskrcnn.data.folder import find_split
 
 
@@ -33,6 +35,20 @@ def test_the_kind_asked_for_first_comes_first(tmp_path):
     assert (
         find_split(tmp_path, "val", ("person_keypoints", "instances"))[0].name == "person_keypoints_val.json"
     )
+
+
+def test_cityscapes(tmp_path, monkeypatch):
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
+    add_picture(tmp_path, "val", "ulm_000000_000019", np.full((8, 8), 7))
+    file, pictures = find_split(tmp_path, "val")
+    assert file.is_file() and file.is_relative_to(tmp_path / "cache")
+    assert pictures == tmp_path / "leftImg8bit" / "val"
+    with pytest.raises(FileNotFoundError, match=r"no 'train' split; .*leftImg8bit/train/ with gtFine/train/"):
+        find_split(tmp_path, "train")
+    layout(
+        tmp_path, "annotations/instances_val.json", "val/a.jpg"
+    )  # somebody's own, which is as they want it
+    assert find_split(tmp_path, "val")[0].name == "instances_val.json"
 
 
 def test_a_split_that_is_not_there_is_explained(tmp_path):

@@ -89,6 +89,40 @@ def scene(rng: np.random.Generator, pictures: int = 12, joints: int = 17) -> tup
     return {"images": images, "annotations": truth, "categories": CATEGORIES}, found
 
 
+def along_outlines(judge_class: type) -> type:
+    """pycocotools' judge, whose overlaps are those of boundary AP, worked out pixel by pixel."""
+    from pycocotools import mask
+
+    def boundary(pixels: np.ndarray) -> np.ndarray:
+        """The pixels from which a square of 2 % of the diagonal on each side reaches out of the mask."""
+        (height, width), reach = pixels.shape, round(0.02 * np.hypot(*pixels.shape))
+        inside = np.pad(pixels, reach)  # outside the picture there is no mask
+        inside = np.all([inside[i : i + height] for i in range(2 * reach + 1)], axis=0)
+        return pixels & ~np.all([inside[:, i : i + width] for i in range(2 * reach + 1)], axis=0)
+
+    def overlap(one: np.ndarray, other: np.ndarray, crowd: bool) -> float:
+        return (one & other).sum() / max(1, (one if crowd else one | other).sum())
+
+    class Judge(judge_class):
+        def computeIoU(self, image, category):
+            def pixels(entry: dict) -> np.ndarray:
+                return mask.decode(entry["segmentation"]).astype(bool)
+
+            there = self._gts[image, category]
+            here = sorted(self._dts[image, category], key=lambda one: -one["score"])[
+                : self.params.maxDets[-1]
+            ]
+            ious = np.zeros((len(here), len(there)))
+            for i, one in enumerate(map(pixels, here)):
+                for j, (other, crowd) in enumerate((pixels(o), o["iscrowd"]) for o in there):
+                    ious[i, j] = overlap(one, other, crowd)
+                    if not crowd:
+                        ious[i, j] = min(ious[i, j], overlap(boundary(one), boundary(other), False))
+            return ious if ious.size else []
+
+    return Judge
+
+
 def pycocotools_says(truth: dict, found: list[dict], kind: str, cap: int) -> tuple[dict, np.ndarray]:
     """The oracle: its own summary where its cap allows, and its precision of every class."""
     from pycocotools.coco import COCO
@@ -98,10 +132,11 @@ def pycocotools_says(truth: dict, found: list[dict], kind: str, cap: int) -> tup
         judged = COCO()
         judged.dataset = copy.deepcopy({"info": {}, **truth})
         judged.createIndex()
-        field = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[kind]
+        field = {"bbox": "bbox", "keypoints": "keypoints"}.get(kind, "segmentation")
         keys = ("image_id", "category_id", "score", field)
         result = judged.loadRes([{key: copy.deepcopy(one[key]) for key in keys} for one in found])
-        judge = COCOeval(judged, result, kind)
+        judges = {"boundary": along_outlines(COCOeval)}
+        judge = judges.get(kind, COCOeval)(judged, result, "segm" if kind == "boundary" else kind)
         judge.params.maxDets = [20] if kind == "keypoints" else [1, 2, cap]
         judge.evaluate()
         judge.accumulate()
@@ -127,6 +162,42 @@ def test_equals_pycocotools(kind, seed):
         assert same(ours["per_class"][name]["AP"], valid.mean() if valid.size else -1)
 
 
+def careful(truth: dict, found: list[dict]) -> list[dict]:
+    """The found, and for every other object its outline, slightly off: good enough for boundary AP."""
+    rng = np.random.default_rng(len(found))
+    objects = truth["annotations"][::2]
+    boxes = [np.array(one["bbox"]) + rng.normal(0, 1, 4) for one in objects]
+    return found + [
+        {key: one[key] for key in ("image_id", "category_id")}
+        | {"score": float(rng.random()), "segmentation": to_rle(ellipse(*box))}
+        for one, box in zip(objects, boxes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_boundary_ap_by_eroding(seed):
+    truth, found = scene(np.random.default_rng(seed), pictures=8)
+    found = careful(truth, found)
+    theirs, precision = pycocotools_says(truth, found, "boundary", 100)
+    ours = coco_metrics(truth, found, ("segm", "boundary"))
+    assert {name: same(ours["boundary"][name], value) for name, value in theirs.items()} == dict.fromkeys(
+        theirs, True
+    )
+    assert same(ours["boundary"]["per_class"]["disk"]["AP"], precision[:, :, 1].mean())
+    assert 5 < ours["boundary"]["AP"] < ours["segm"]["AP"] - 5
+
+
+def test_a_kind_that_cannot_be_judged():
+    with pytest.raises(ValueError, match=r"no kind 'boundry' to judge: did you mean boundary\?"):
+        coco_metrics(one_object(), [], ["boundry"])
+    with pytest.raises(ValueError, match="cannot judge 'boundary': detection in picture 1 without 'segm"):
+        coco_metrics(one_object(), [one_detection()], ["boundary"])
+    with pytest.raises(ValueError, match="detection in picture 3, which the truth does not list"):
+        coco_metrics(one_object(), [one_detection(image_id=3)], ["bbox"])
+    with pytest.raises(ValueError, match="annotation in picture 3, which the truth does not list"):
+        coco_metrics(one_object(image_id=3), [one_detection()], ["bbox"])
+
+
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_the_cap_counts_for_every_number(kind):
     truth, found = scene(np.random.default_rng(5))
@@ -139,7 +210,7 @@ def test_the_cap_counts_for_every_number(kind):
 def test_inputs_stay_as_they_are():
     truth, found = scene(np.random.default_rng(0))
     before = copy.deepcopy((truth, found))
-    coco_metrics(truth, found, ["bbox", "segm", "keypoints"])
+    coco_metrics(truth, found, ["bbox", "segm", "boundary", "keypoints"])
     assert (truth, found) == before
 
 
@@ -192,7 +263,8 @@ def test_a_ring_of_two_points_is_not_a_box():
     assert part["AP"] == part["APm"] == pytest.approx(100) and part["APl"] is None
 
 
-def test_an_object_without_a_mask_is_neither_found_nor_missed():
+@pytest.mark.parametrize("kind", ["segm", "boundary"])
+def test_an_object_without_a_mask_is_neither_found_nor_missed(kind):
     truth = one_object()
     truth["annotations"].append(
         one_object(bbox=[80, 60, 40, 40], segmentation=[ellipse(80, 60, 40, 40)])["annotations"][0]
@@ -201,7 +273,7 @@ def test_an_object_without_a_mask_is_neither_found_nor_missed():
         one_detection(score=0.9, segmentation=to_rle(ellipse(10, 10, 40, 40))),
         one_detection(score=0.5, segmentation=to_rle(ellipse(80, 60, 40, 40))),
     ]
-    assert coco_metrics(truth, found, ["segm"])["segm"]["AP"] == pytest.approx(100)
+    assert coco_metrics(truth, found, [kind])[kind]["AP"] == pytest.approx(100)
 
 
 def test_keypoints_that_are_not_cocos():
@@ -285,6 +357,17 @@ def test_kinds_are_what_the_network_predicts(tmp_path):
     joints = np.zeros((0, 17, 3), np.float32)
     found, kinds = detections_to_coco([result((), (), keypoints=joints)], data)
     assert kinds == ("bbox", "segm", "keypoints") and found == []
+
+
+def test_more_kinds_when_asked_for(tmp_path):
+    data = dataset(tmp_path, one_object(segmentation=[[10, 10, 50, 10, 50, 50, 10, 50]]))
+    metrics = evaluate([result()], data, also=["boundary", "segm"])
+    assert list(metrics) == ["bbox", "segm", "boundary"]
+    assert metrics["boundary"]["AP"] == pytest.approx(100)
+    with pytest.raises(ValueError, match="cannot judge 'boundary': the network predicts only bbox"):
+        evaluate([result(mask_probs=None)], data, also=["boundary"])
+    with pytest.raises(ValueError, match="no kind 'borders'"):
+        evaluate([], data, also=["borders"])  # before anything is predicted
 
 
 def test_keypoints_are_judged_where_coco_counts_them(tmp_path):

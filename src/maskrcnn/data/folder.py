@@ -1,10 +1,12 @@
-"""Where a data set keeps a split: our own layout, COCO's own folder names, or Roboflow's export."""
+"""Where a data set keeps a split: our own layout, COCO's own folder names, Roboflow's, or Cityscapes'."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+
+from maskrcnn.data import cityscapes
 
 Split = Literal["train", "val"]
 
@@ -15,7 +17,9 @@ def find_split(
     """Find a split's annotation file and its folder of pictures.
 
     `kinds` are what COCO's annotation files begin with, best first: COCO itself keeps keypoints apart, in
-    ``person_keypoints_*.json``. Raises FileNotFoundError that says what was looked for and what is there.
+    ``person_keypoints_*.json``. Cityscapes' annotations are turned into such a file when they are first asked
+    for. Raises FileNotFoundError that says what was looked for and what is there, and ValueError for
+    annotations of Cityscapes that are incomplete or cannot be read.
     """
     data = Path(data)
     if not data.is_dir():
@@ -23,10 +27,13 @@ def find_split(
     for file, pictures in _candidates(data, split, kinds):
         if file.is_file() and pictures.is_dir():
             return file, pictures
+    if cityscapes.has_split(data, split):
+        return cityscapes.cached(data, split)
     raise FileNotFoundError(
         f"{data}: no {split!r} split; looked for annotations/{'|'.join(kinds)}_{split}.json with pictures in"
-        f" {split}/ (or {split}2017, {split}2014, images/{split}…), and for Roboflow's"
-        f" {split if split == 'train' else 'valid'}/_annotations.coco.json; found {_inventory(data)}"
+        f" {split}/ (or {split}2017, {split}2014, images/{split}…), for Roboflow's"
+        f" {split if split == 'train' else 'valid'}/_annotations.coco.json, and for Cityscapes'"
+        f" leftImg8bit/{split}/ with gtFine/{split}/; found {_inventory(data)}"
     )
 
 

@@ -1,7 +1,11 @@
-"""COCO's average precision of boxes, masks and keypoints, over all classes and of each: pycocotools' numbers.
+"""COCO's average precision of boxes, masks, boundaries and keypoints, over all classes and of each.
 
-Everything here is in file pixels and in the data set's own category ids. Numbers are percent, as the papers
-print them; None stands where there is nothing to find (pycocotools' -1).
+The numbers are those of pycocotools, in percent, as the papers print them; None stands where there is nothing
+to find (pycocotools' -1). Everything here is in file pixels and in the data set's own category ids.
+
+"boundary" judges masks along their outlines (Cheng et al., Boundary IoU, CVPR 2021): the overlap of two masks
+is the lesser of their IoU and of the IoU of those parts of them that lie within 2 % of the picture's diagonal
+of their outlines. Large masks have few of their pixels there, so only this asks them to be right there.
 """
 
 from __future__ import annotations
@@ -18,44 +22,65 @@ from rich.table import Table
 
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.files import write_json
+from maskrcnn.messages import nearest
 from maskrcnn.predict import PictureError, Predictor
 from maskrcnn.result import Result
 
 Metrics = dict[str, dict[str, Any]]
 
 # What is judged, the field that holds it, and its name for people.
-_FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
-_TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+_FIELDS = {"bbox": "bbox", "segm": "segmentation", "boundary": "segmentation", "keypoints": "keypoints"}
+_TITLES = {"bbox": "boxes", "segm": "masks", "boundary": "boundaries", "keypoints": "keypoints"}
 _AREAS = [[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]]  # all, small, medium, large, in px²
 _MAX_KEYPOINT_DETECTIONS = 20  # COCO's cap for people
 _OTHER_SIGMA = 0.067  # the mean of COCO's 17, for keypoints that are not COCO's
 
 
 def evaluate(
-    source: Predictor | Iterable[Result], dataset: CocoDataset, *, max_detections: int = 100
+    source: Predictor | Iterable[Result],
+    dataset: CocoDataset,
+    *,
+    max_detections: int = 100,
+    also: Sequence[str] = (),
 ) -> Metrics:
     """Judge a predictor, or its results in the order of the data set's pictures.
 
     Returns ``{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "per_class": {name: {"AP", …}}}, "segm",
     "keypoints"}``, masks and keypoints only where the network predicts them. `max_detections` says how many
-    detections of a class count in a picture, the surest ones (of keypoints never more than COCO's 20).
+    detections of a class count in a picture, the surest ones (of keypoints never more than COCO's 20). `also`
+    names kinds to judge beside these, such as ``["boundary"]``.
 
-    Raises ValueError for a picture that cannot be read or has another size than its annotation says, and for
-    classes of the data set that the network does not know by the same id and name.
+    Raises ValueError for a picture that cannot be read or has another size than its annotation says, for
+    classes of the data set that the network does not know by the same id and name, and for kinds in `also`
+    that there are not or that the network does not predict.
     """
-    results = _predicted(source, dataset.paths) if isinstance(source, Predictor) else source
+    needed = {kind: _field(kind) for kind in also}  # before the long part
+    results = predicted(source, dataset.paths) if isinstance(source, Predictor) else source
     detections, kinds = detections_to_coco(results, dataset)
-    return coco_metrics(_truth_of(dataset), detections, kinds, max_detections)
+    for kind, field in needed.items():
+        if field not in {_FIELDS[given] for given in kinds}:
+            raise ValueError(f"cannot judge '{kind}': the network predicts only {', '.join(kinds)}")
+    return coco_metrics(truth_of(dataset), detections, dict.fromkeys([*kinds, *also]), max_detections)
 
 
-def _predicted(predictor: Predictor, paths: Sequence[Path]) -> Iterator[Result]:
+def _field(kind: str) -> str:
+    if kind not in _FIELDS:
+        raise ValueError(f"there is no kind '{kind}' to judge: {nearest(kind, _FIELDS)}")
+    return _FIELDS[kind]
+
+
+def predicted(predictor: Predictor, paths: Sequence[Path]) -> Iterator[Result]:
+    """Predict picture by picture, all that the network is sure of at all.
+
+    Raises ValueError for a picture that cannot be read.
+    """
     for _, result in predictor.predict_many(paths, score=0.0):
         if isinstance(result, PictureError):
             raise ValueError(f"cannot evaluate: {result.message}")
         yield result
 
 
-def _truth_of(dataset: CocoDataset) -> dict[str, Any]:
+def truth_of(dataset: CocoDataset) -> dict[str, Any]:
     """Return the annotations as the file has them, with the data set's names of classes, which are unique."""
     names = zip(dataset.category_ids, dataset.class_names, strict=True)
     categories = [{"id": id_, "name": name} for id_, name in names]
@@ -107,46 +132,75 @@ def coco_metrics(
 ) -> Metrics:
     """Judge detections in COCO's result format by a truth in COCO's annotation format; both stay as they are.
 
-    In "segm" the area of a detection is that of its mask, and an object without a mask is neither found nor
-    missed. Raises ValueError for a cap below 1.
+    `kinds` are of "bbox", "segm", "boundary" and "keypoints". In "segm" and "boundary" the area of a
+    detection is that of its mask, and an object without a mask is neither found nor missed.
+
+    Raises ValueError for a cap below 1, for a kind that there is not or that a detection lacks, and for an
+    annotation or a detection in a picture that the truth does not list.
     """
-    if max_detections < 1:
-        raise ValueError(f"max_detections must be at least 1, not {max_detections}")
-    return {kind: _judge(kind, truth, detections, max_detections) for kind in kinds}
+    return {
+        kind: summaries(truth, precision_of(judge(kind, truth, detections, max_detections))) for kind in kinds
+    }
 
 
-def _judge(
-    kind: str, truth: dict[str, Any], detections: Sequence[dict[str, Any]], max_detections: int
-) -> dict[str, Any]:
-    categories = sorted(truth["categories"], key=lambda category: category["id"])
-    precision = _precision(kind, truth, detections, max_detections)
-    per_class = {category["name"]: _summary(precision[:, :, [k]]) for k, category in enumerate(categories)}
-    return {**_summary(precision), "per_class": per_class}
+def judge(
+    kind: str,
+    truth: dict[str, Any],
+    detections: Sequence[dict[str, Any]],
+    max_detections: int,
+    **options: Any,
+) -> Any:
+    """Return faster-coco-eval's `COCOeval_faster`, done; `options` are more of its arguments.
 
-
-def _precision(
-    kind: str, truth: dict[str, Any], detections: Sequence[dict[str, Any]], max_detections: int
-) -> np.ndarray:
-    """Return the precision at 10 IoU thresholds × 101 recalls × classes in order of id × 4 area ranges."""
+    Raises ValueError as `coco_metrics` does.
+    """
     from faster_coco_eval import COCO, COCOeval_faster
 
+    if max_detections < 1:
+        raise ValueError(f"max_detections must be at least 1, not {max_detections}")
+    _check_entries(kind, truth, detections)
     judged = COCO(_completed(truth, kind))
     # Only the judged field: with a box beside it, COCO's tools would take an object's size from that box.
     fields = ("image_id", "category_id", "score", _FIELDS[kind])
     found = judged.loadRes([{field: detection[field] for field in fields} for detection in detections])
-    judge = COCOeval_faster(
-        judged, found, kind, kpt_oks_sigmas=_sigmas(truth) if kind == "keypoints" else None
-    )
-    judge.params.catIds = sorted(judged.getCatIds())
-    judge.params.areaRng, judge.params.areaRngLbl = _AREAS, ["all", "small", "medium", "large"]
+    sigmas = _sigmas(truth) if kind == "keypoints" else None
+    made = COCOeval_faster(judged, found, kind, kpt_oks_sigmas=sigmas, **options)
+    made.params.catIds = sorted(judged.getCatIds())
+    made.params.areaRng, made.params.areaRngLbl = _AREAS, ["all", "small", "medium", "large"]
     cap = min(max_detections, _MAX_KEYPOINT_DETECTIONS) if kind == "keypoints" else max_detections
-    judge.params.maxDets = [cap]
-    judge.evaluate()
-    judge.accumulate()
-    return np.asarray(judge.eval["precision"])[..., 0]
+    made.params.maxDets = [cap]
+    made.evaluate()
+    made.accumulate()
+    return made
 
 
-def _summary(precision: np.ndarray) -> dict[str, float | None]:
+def _check_entries(kind: str, truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> None:
+    listed, field = {image["id"] for image in truth["images"]}, _field(kind)
+    for what, entries in {"annotation": truth["annotations"], "detection": detections}.items():
+        for entry in entries:
+            if entry["image_id"] not in listed:
+                raise ValueError(f"{what} in picture {entry['image_id']}, which the truth does not list")
+    for one in detections:
+        if field not in one:
+            raise ValueError(
+                f"cannot judge '{kind}': detection in picture {one['image_id']} without '{field}'"
+            )
+
+
+def precision_of(done: Any) -> np.ndarray:
+    """Return a judge's precision at 10 IoUs × 101 recalls × classes in order of id × 4 area ranges."""
+    return np.asarray(done.eval["precision"])[..., 0]
+
+
+def summaries(truth: dict[str, Any], precision: np.ndarray) -> dict[str, Any]:
+    """Return the numbers over all classes, and under "per_class" those of each by its name."""
+    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    per_class = {category["name"]: summary(precision[:, :, [k]]) for k, category in enumerate(categories)}
+    return {**summary(precision), "per_class": per_class}
+
+
+def summary(precision: np.ndarray) -> dict[str, float | None]:
+    """Return AP, AP50, AP75, APs, APm and APl over the classes given; those without objects do not count."""
     cuts = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
     cuts |= {"APs": precision[..., 1], "APm": precision[..., 2], "APl": precision[..., 3]}
     return {name: _percent(cut[cut > -1]) for name, cut in cuts.items()}
@@ -169,7 +223,7 @@ def _completed(truth: dict[str, Any], kind: str) -> dict[str, Any]:
         annotation = {"iscrowd": 0, **entry, "id": number, "segmentation": mask}
         if annotation.get("area") is None:
             annotation["area"] = _area(annotation, *sizes_hw[entry["image_id"]])
-        if kind == "segm" and not mask:
+        if kind in ("segm", "boundary") and not mask:
             annotation.update(iscrowd=1, segmentation=[_outline(entry["bbox"])])
         if kind == "keypoints":
             flat = entry.get("keypoints") or unlabelled
@@ -212,7 +266,7 @@ def _sigmas(truth: dict[str, Any]) -> list[float] | None:
 
 def table(metrics: Metrics) -> Group:
     """Return tables to print with rich: all numbers over all classes, and the AP of each of several."""
-    names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    names = [name for name in next(iter(metrics.values())) if name != "per_class"]
     summary = _table("", names, {_TITLES[k]: [part[name] for name in names] for k, part in metrics.items()})
     classes = list(next(iter(metrics.values()))["per_class"])
     rows = {name: [part["per_class"][name]["AP"] for part in metrics.values()] for name in classes}

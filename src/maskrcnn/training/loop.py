@@ -136,7 +136,7 @@ def train(
 def judged(run: Checkpoint, learner: Learner, validation: CocoDataset, journal: Journal) -> Metrics:
     """Evaluate a training as it stands, and tell of it."""
     predictor = predictor_of(run.trained, learner.model, learner.device)
-    metrics = evaluate(predictor, validation, max_detections=learner.model.box_branch.max_detections)
+    metrics = evaluate(predictor, validation, max_detections=run.trained.max_detections)
     journal.evaluation(metrics, run.step)
     journal.pictures(predictor, validation.paths[:_SHOWN], run.step)
     return metrics

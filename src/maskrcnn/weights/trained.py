@@ -52,6 +52,11 @@ class Trained:
         """Build the network with weights drawn at random, as at the start of a training."""
         return recipes.find(self.recipe)(len(self.class_names), **self.arguments)
 
+    @property
+    def max_detections(self) -> int:
+        """How many detections the network gives in a picture."""
+        return recipes.Options(**self.arguments).max_detections
+
     def plain(self) -> dict[str, Any]:
         """Return it as values that a checkpoint can keep."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

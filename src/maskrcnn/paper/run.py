@@ -1,0 +1,265 @@
+"""Rows of the paper's tables, trained, judged, and set beside the published figures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal, NamedTuple
+
+from rich.table import Table as Printed
+
+from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
+from maskrcnn.evaluation.coco import Metrics, coco_metrics, detections_to_coco, predicted, truth_of
+from maskrcnn.evaluation.intervals import Interval, difference
+from maskrcnn.files import replacing, write_json
+from maskrcnn.paper.page import page
+from maskrcnn.paper.tables import METRICS, Row, Table, cells
+from maskrcnn.predict import predictor_of, write_predictions
+from maskrcnn.training.loop import train
+from maskrcnn.training.settings import Settings
+from maskrcnn.training.start import open_split
+from maskrcnn.weights.trained import Trained, read_trained
+
+# Section 3.1, "Training": 16 pictures a step, the rate divided by 10 after 120,000 of 160,000 steps.
+FULL = Settings(steps=160_000, batch_size=16, lr=0.02, decay_at=(0.75,))
+# For hundreds of pictures and a machine without a GPU.
+SMALL = Settings(
+    steps=600,
+    batch_size=4,
+    optimiser="adamw",
+    lr=0.001,
+    weight_decay=0.01,
+    warmup_steps=30,
+    schedule="cosine",
+    short_sides=(256,),
+    long_side=512,
+    eval_every=None,
+    log_every=50,
+    workers=1,
+)
+
+
+def settings_of(table: Table, scale: Literal["full", "small"]) -> Settings:
+    """Return the paper's own schedule for a table, or the small one."""
+    return replace(FULL, **dict(table.schedule)) if scale == "full" else SMALL
+
+
+IMAGENET = "imagenet"  # stands for the ImageNet weights of a row's own body
+_IMAGENET = {
+    "resnet50": "torchvision/resnet50",
+    "resnet101": "torchvision/resnet101",
+    "resnext101": "torchvision/resnext101_64x4d",
+    "resnet18": "torchvision/resnet18",
+    "resnet34": "torchvision/resnet34",
+}
+_SHOWN = 4  # pictures of each row in the page
+
+
+class Run(NamedTuple):
+    """A row, trained with one seed and judged."""
+
+    row: Row
+    seed: int
+    folder: Path
+    metrics: Metrics
+    detections: list[dict[str, Any]]
+    seconds_per_picture: float
+
+
+class Report(NamedTuple):
+    """What `run_table` leaves: a table to print, the figures as JSON, a page with pictures."""
+
+    printed: Printed
+    figures: Path
+    page: Path
+
+
+def run_table(
+    table: Table,
+    data: str | Path,
+    output: Path,
+    *,
+    settings: Settings,
+    seeds: int = 1,
+    init: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Report:
+    """Train and judge all rows of a table, with every seed, and report them beside the published figures.
+
+    What `output` holds already is not done again, and what was stopped goes on. `init` names weights to start
+    from, `IMAGENET` those of each row's body; `options` of the recipes hold for every row. Raises what
+    `train` raises.
+    """
+    runs = [
+        run_row(
+            row,
+            data,
+            output / f"{slug(row.name)}-{seed}",
+            settings=replace(settings, seed=seed),
+            init=init,
+            options=options or {},
+        )
+        for seed in range(seeds)
+        for row in table.rows
+    ]
+    trained = read_trained(runs[0].folder / "last.pt")
+    ahead = differences(table, runs, truth_of(open_split(data, "val", trained)))
+    write_json(output / "figures.json", figures(table, runs, ahead, settings))
+    with replacing(output / "page.html") as unfinished:
+        unfinished.write_text(
+            page(table, _lines(table, runs, ahead), _pictures(runs), _said(settings)), encoding="utf-8"
+        )
+    return Report(printed(table, runs, ahead), output / "figures.json", output / "page.html")
+
+
+def run_row(
+    row: Row,
+    data: str | Path,
+    folder: Path,
+    *,
+    settings: Settings,
+    init: str | None,
+    options: dict[str, Any],
+) -> Run:
+    """Train and judge a row into a folder, unless that is done; a training that was stopped goes on."""
+    if not (folder / "judged.json").exists():
+        is_begun = (folder / "last.pt").exists()
+        body = row.recipe.partition("_")[0]
+        start = row.init or _IMAGENET.get(body) if init == IMAGENET else init
+        weights = train(
+            data,
+            recipe=row.recipe,
+            recipe_arguments={**options, **row.arguments},
+            output=folder,
+            init=None if is_begun else start,
+            resume=is_begun,
+            settings=settings,
+        )
+        write_json(folder / "judged.json", _judged(read_trained(weights), data, folder))
+    judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
+    return Run(row, settings.seed, folder, **judged)
+
+
+def _judged(trained: Trained, data: str | Path, folder: Path) -> dict[str, Any]:
+    dataset = open_split(data, "val", trained)
+    predictor = predictor_of(trained, trained.build())
+    start = time.perf_counter()
+    detections, kinds = detections_to_coco(predicted(predictor, dataset.paths), dataset)
+    seconds = (time.perf_counter() - start) / max(len(dataset), 1)
+    write_predictions(predictor, dataset.paths[:_SHOWN], folder / "pictures")
+    truth = truth_of(dataset)
+    metrics = coco_metrics(truth, detections, kinds, trained.max_detections)
+    if is_cityscapes(truth):
+        metrics["cityscapes"] = cityscapes_metrics(truth, detections)
+    return {"metrics": metrics, "detections": detections, "seconds_per_picture": seconds}
+
+
+def differences(table: Table, runs: Sequence[Run], truth: dict[str, Any]) -> dict[str, list[list[Interval]]]:
+    """Return by how much the last row is ahead of each other: of each seed, in AP and in AP75."""
+    kind = "segm" if table.kind == "cityscapes" else table.kind
+    last = {run.seed: run.detections for run in runs if run.row.name == table.rows[-1].name}
+    ahead: dict[str, list[list[Interval]]] = {row.name: [] for row in table.rows[:-1]}
+    for run in runs:
+        if run.row.name in ahead:
+            ahead[run.row.name].append(
+                [
+                    difference(truth, last[run.seed], run.detections, kind=kind, metric=metric)
+                    for metric in ("AP", "AP75")
+                ]
+            )
+    return ahead
+
+
+def figures(
+    table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]], settings: Settings
+) -> dict[str, Any]:
+    """Return all figures of a table, as JSON has them."""
+    return {
+        "table": table.title,
+        "kind": table.kind,
+        "settings": asdict(settings),
+        "rows": [
+            {
+                "name": row.name,
+                "recipe": row.recipe,
+                "arguments": row.arguments,
+                "published": row.published,
+                "ours": [
+                    {name: run.metrics[table.kind].get(name) for name in METRICS}
+                    for run in runs
+                    if run.row == row
+                ],
+                "last_row_ahead": [
+                    {name: interval._asdict() for name, interval in zip(("AP", "AP75"), seed, strict=True)}
+                    for seed in ahead.get(row.name, ())
+                ],
+                "seconds_per_picture": [run.seconds_per_picture for run in runs if run.row == row],
+            }
+            for row in table.rows
+        ],
+        "cited": dict(table.cited),
+    }
+
+
+_COLUMNS = (
+    "row",
+    "published AP",
+    "AP50",
+    "AP75",
+    "ours AP",
+    "AP50",
+    "AP75",
+    "ahead in AP",
+    "in AP75",
+    "s a picture",
+)
+
+
+def _lines(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> list[list[str]]:
+    """Return the report as rows of text, the columns' names first; ours are means over the seeds."""
+    lines = [list(_COLUMNS)]
+    for row in table.rows:
+        mine = [run for run in runs if run.row == row]
+        ours = [mean(run.metrics[table.kind].get(name) or 0.0 for run in mine) for name in METRICS[:3]]
+        seeds = ahead.get(row.name, [])
+        intervals = ["; ".join(_interval(seed[column]) for seed in seeds) for column in (0, 1)]
+        seconds = f"{mean(run.seconds_per_picture for run in mine):.2f}"
+        lines.append(
+            [row.name, *cells(row.published)[:3], *(f"{value:.1f}" for value in ours), *intervals, seconds]
+        )
+    lines += [[name, *cells(cited)[:3], *("" for _ in range(6))] for name, cited in table.cited]
+    return lines
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.difference:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]"
+
+
+def printed(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> Printed:
+    """Return the report as a table, to print with rich."""
+    columns, *lines = _lines(table, runs, ahead)
+    made = Printed(*columns, title=table.title, title_justify="left")
+    made.caption = "ahead: the last row's lead for each seed, with its 95 % interval over pictures"
+    for line in lines:
+        made.add_row(*line)
+    return made
+
+
+def _pictures(runs: Sequence[Run]) -> dict[str, list[Path]]:
+    return {run.row.name: sorted((run.folder / "pictures").glob("*.png")) for run in reversed(runs)}
+
+
+def _said(settings: Settings) -> str:
+    """Say with which numbers the rows were trained, where they are not the paper's."""
+    usual = asdict(FULL)
+    others = [f"{name}={value}" for name, value in asdict(settings).items() if value != usual[name]]
+    return f"Trained as in the paper, but {', '.join(others)}." if others else "Trained as in the paper."
+
+
+def slug(name: str) -> str:
+    """Return a row's name as a folder's."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
