@@ -282,11 +282,9 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _weights_list(arguments: argparse.Namespace) -> int:
-    from rich import print as print_table
+    from maskrcnn.weights.describe import published_list
 
-    from maskrcnn.weights.describe import published_table
-
-    print_table(published_table())
+    print(published_list())
     return 0
 
 

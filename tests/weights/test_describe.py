@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maskrcnn import recipes
-from maskrcnn.weights.describe import compare, convert, describe
+from maskrcnn.weights.describe import compare, convert, describe, published_list
 from maskrcnn.weights.trained import Trained, read_trained
 
 TINY = {"channels": 8, "hidden": 8, "frozen": ()}
@@ -56,3 +56,9 @@ def test_a_description(file, tmp_path):
     torch.save({"layer1.0.conv1.weight": torch.zeros(2, 3)}, tmp_path / "resnet50-0676ba61.pth")
     said = describe(tmp_path / "resnet50-0676ba61.pth")
     assert "torchvision/resnet50" in said and "BSD-3-Clause" in said and "6 in 1 tensors" in said
+
+
+def test_the_list_has_every_name_whole():
+    lines = published_list().splitlines()
+    assert lines[0].split()[:2] == ["torchvision/maskrcnn_resnet50_fpn", "coco"] and "BSD-3" in lines[0]
+    assert sum("CC BY-SA" in line for line in lines) == 43

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Group
+from rich.table import Column
 from rich.table import Table as Printed
 
 from maskrcnn.messages import nearest
@@ -222,7 +223,8 @@ def listed(tables: Iterable[tuple[str, Table]] = TABLES.items()) -> Group:
 
 
 def _published(key: str, table: Table) -> Printed:
-    printed = Printed("row", "recipe", *METRICS, title=f"{key}  {table.title}", title_justify="left")
+    recipe = Column("recipe", overflow="fold")
+    printed = Printed("row", recipe, *METRICS, title=f"{key}  {table.title}", title_justify="left")
     for row in table.rows:
         arguments = ", ".join(f"{name}={value}" for name, value in row.arguments.items())
         printed.add_row(row.name, f"{row.recipe}({arguments})", *cells(row.published))

@@ -7,26 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from maskrcnn.files import replacing
 from maskrcnn.weights.files import write_state_dict
 from maskrcnn.weights.init import read_origin
 from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION
-from maskrcnn.weights.published import ALIASES, PUBLISHED, published_as
+from maskrcnn.weights.published import PUBLISHED, published_as
 from maskrcnn.weights.trained import Trained, locate, read_trained
 
 _SHOWN = 12  # classes that a description names
 
 
-def published_table() -> Table:
-    """Return all published checkpoints, to print with rich."""
-    table = Table("name", "short name", "trained on", "licence")
-    short = {name: alias for alias, name in ALIASES.items()}
-    for entry in PUBLISHED.values():
-        table.add_row(entry.name, short.get(entry.name, ""), entry.trained_on, entry.licence)
-    return table
+def published_list() -> str:
+    """Return a line for each published checkpoint: its name, what it was trained on, its licence."""
+    width = max(map(len, PUBLISHED))
+    lines = [f"{entry.name:{width}}  {entry.trained_on:10}  {entry.licence}" for entry in PUBLISHED.values()]
+    return "\n".join([*lines, "", "The last part of a name is enough where no other ends in the same."])
 
 
 def describe(source: str | Path) -> str:
@@ -51,7 +48,8 @@ def describe(source: str | Path) -> str:
             f"pictures   short side {trained.short_side or 'any'}, long {trained.long_side} at most",
         ]
     else:
-        lines.append(f"backbone   {arguments or 'for RGB pictures with the usual mean and deviation'}")
+        assumed = "no file says on which pixels; ImageNet's mean and deviation are assumed"
+        lines.append(f"backbone   {arguments or assumed}")
     return "\n".join([*lines, f"numbers    {count:,} in {len(origin.weights)} tensors"])
 
 
