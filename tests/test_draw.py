@@ -154,3 +154,15 @@ def test_neighbouring_colours_differ() -> None:
     assert len(np.unique(colours, axis=0)) == 40
     for step in (1, 2, 3):
         assert np.abs(colours[step:] - colours[:-step]).max(1).min() > 60
+
+
+def test_a_score_that_is_no_number_is_not_written() -> None:
+    with_score, without = (
+        draw(
+            np.zeros((90, 200, 3), np.uint8),
+            _result([[20, 30, 180, 80]], (90, 200), scores=np.array([score], np.float32)),
+            least_side=1,
+        )
+        for score in (1.0, float("nan"))
+    )
+    assert np.asarray(without).sum() < np.asarray(with_score).sum()

@@ -34,7 +34,8 @@ def draw(
     objects crowd so that a label would cover another one, the smaller object goes without.
 
     `skeleton` holds pairs of keypoint numbers, from 0, to be joined; keypoints under `least_keypoint_score`
-    are left out. Raises ValueError for a picture of another size than the result's.
+    are left out, and so are scores that are no numbers, as those of the truth. Raises ValueError for a picture
+    of another size than the result's.
     """
     image = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
     if (image.height, image.width) != result.size_hw:
@@ -135,7 +136,10 @@ def _draw_labels(pen: ImageDraw.ImageDraw, result: Result, order: list[int], ima
     margin = max(2, size // 6)
     taken: list[Rectangle] = []
     for i in order:
-        text = _fit(result.names[i], f" {result.scores[i]:.2f}", font, image.width - 2 * margin)
+        score = "" if math.isnan(result.scores[i]) else f" {result.scores[i]:.2f}"
+        text = _fit(result.names[i], score, font, image.width - 2 * margin)
+        if not text:
+            continue
         label = (math.ceil(font.getlength(text)) + 2 * margin, size + 2 * margin)
         place = _free_place(_inside(result.boxes[i], image), label, image.size, taken)
         if place is None:
