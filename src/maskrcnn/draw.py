@@ -34,8 +34,8 @@ def draw(
     objects crowd so that a label would cover another one, the smaller object goes without.
 
     `skeleton` holds pairs of keypoint numbers, from 0, to be joined; keypoints under `least_keypoint_score`
-    are left out, and so are scores that are no numbers, as those of the truth. Raises ValueError for a picture
-    of another size than the result's.
+    are left out, and so are scores that are no numbers, as those of the truth. Raises ValueError for a
+    picture of another size than the result's.
     """
     image = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
     if (image.height, image.width) != result.size_hw:
