@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, NamedTuple
@@ -55,6 +56,7 @@ _IMAGENET = {
     "resnext101": "torchvision/resnext101_64x4d",
     "resnet18": "torchvision/resnet18",
     "resnet34": "torchvision/resnet34",
+    "mobilenet": "torchvision/mobilenet_v2",
 }
 _SHOWN = 4  # pictures of each row in the page
 
@@ -107,7 +109,8 @@ def run_table(
         for row in table.rows
     ]
     trained = read_trained(runs[0].folder / "last.pt")
-    ahead = differences(table, runs, truth_of(open_split(data, "val", trained)))
+    truth = truth_of(open_split(data, "val", trained))
+    ahead = differences(table, runs, truth, trained.max_detections)
     write_json(output / "figures.json", figures(table, runs, ahead, settings))
     with replacing(output / "page.html") as unfinished:
         unfinished.write_text(
@@ -129,7 +132,7 @@ def run_row(
     if not (folder / "judged.json").exists():
         is_begun = (folder / "last.pt").exists()
         body = row.recipe.partition("_")[0]
-        start = row.init or _IMAGENET.get(body) if init == IMAGENET else init
+        start = row.init or (_IMAGENET.get(body) if init == IMAGENET else init)
         weights = train(
             data,
             recipe=row.recipe,
@@ -158,18 +161,18 @@ def _judged(trained: Trained, data: str | Path, folder: Path) -> dict[str, Any]:
     return {"metrics": metrics, "detections": detections, "seconds_per_picture": seconds}
 
 
-def differences(table: Table, runs: Sequence[Run], truth: dict[str, Any]) -> dict[str, list[list[Interval]]]:
+def differences(
+    table: Table, runs: Sequence[Run], truth: dict[str, Any], max_detections: int
+) -> dict[str, list[list[Interval]]]:
     """Return by how much the last row is ahead of each other: of each seed, in AP and in AP75."""
     kind = "segm" if table.kind == "cityscapes" else table.kind
+    judged = partial(difference, truth, kind=kind, max_detections=max_detections)
     last = {run.seed: run.detections for run in runs if run.row.name == table.rows[-1].name}
     ahead: dict[str, list[list[Interval]]] = {row.name: [] for row in table.rows[:-1]}
     for run in runs:
         if run.row.name in ahead:
             ahead[run.row.name].append(
-                [
-                    difference(truth, last[run.seed], run.detections, kind=kind, metric=metric)
-                    for metric in ("AP", "AP75")
-                ]
+                [judged(last[run.seed], run.detections, metric=metric) for metric in ("AP", "AP75")]
             )
     return ahead
 
