@@ -140,9 +140,7 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("output", type=Path, metavar="OUT", help="a .pt, .pth or .pkl file")
     convert.add_argument("--layout", choices=("maskrcnn", "torchvision", "detectron2"), default="maskrcnn")
     convert.add_argument("--classes", metavar="A,B,…", help="their names, where the file does not know them")
-    convert.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="recipe.NAME=VALUE", dest="sets"
-    )
+    convert.add_argument("--set", nargs="+", action="extend", default=[], metavar="field=value", dest="sets")
     convert.set_defaults(command=_weights_convert)
     compare = actions.add_parser("compare", help="say where two networks differ")
     compare.add_argument("weights", metavar="A", help=_WEIGHTS)
@@ -299,9 +297,18 @@ def _weights_convert(arguments: argparse.Namespace) -> int:
     from maskrcnn.recipes import Options
     from maskrcnn.weights.describe import convert
 
-    _, options = parse_sets(arguments.sets, Options)
+    settings, options = parse_sets(arguments.sets, Options)
     names = arguments.classes.split(",") if arguments.classes else None
-    print(convert(arguments.weights, arguments.output, arguments.layout, class_names=names, options=options))
+    sides = settings.test_sides if any("_side" in text for text in arguments.sets) else None
+    said = convert(
+        arguments.weights,
+        arguments.output,
+        arguments.layout,
+        class_names=names,
+        options=options,
+        sides=sides,
+    )
+    print(said)
     return 0
 
 

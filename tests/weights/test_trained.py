@@ -87,6 +87,8 @@ def test_what_a_fine_tuned_file_cannot_tell_is_told(ours, tmp_path):
     options = {"anchor_sizes": (8.0, 16.0, 32.0, 64.0, 128.0)}
     told = read_trained(tmp_path / "theirs.pth", class_names=["cat", "dog"], options=options)
     assert (told.class_names, told.category_ids) == (("cat", "dog"), (1, 2))
+    sides = read_trained(tmp_path / "theirs.pth", sides=(None, 500))
+    assert (told.short_side, sides.short_side, sides.long_side) == (800, None, 500)
     assert told.build().rpn.anchors.sizes[0] == (8.0,)
     with pytest.raises(ValueError, match="has 2 classes, not 1"):
         read_trained(tmp_path / "theirs.pth", class_names=["cat"])

@@ -60,14 +60,15 @@ def convert(
     *,
     class_names: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    sides: tuple[int | None, int] | None = None,
 ) -> str:
     """Write a network in the layout of this library, torchvision or Detectron2; return what to know of it.
 
-    `class_names` and `options` say what the file could not, as for `read_trained`. Reading what was written
-    gives the same network, with the same weights to the bit. Raises ValueError where the other library knows
-    no such network, and as `read_trained` does.
+    `class_names`, `options` and `sides` say what the file could not, as for `read_trained`. Reading what was
+    written gives the same network, with the same weights to the bit. Raises ValueError where the other
+    library knows no such network, and as `read_trained` does.
     """
-    trained = read_trained(source, class_names=class_names, options=options)
+    trained = read_trained(source, class_names=class_names, options=options, sides=sides)
     trained.build()  # or it could not be read again
     if layout == "maskrcnn":
         output.parent.mkdir(parents=True, exist_ok=True)

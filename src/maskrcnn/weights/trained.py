@@ -76,13 +76,15 @@ def read_trained(
     *,
     class_names: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    sides: tuple[int | None, int] | None = None,
 ) -> Trained:
     """Read a trained network from a file, ours, torchvision's or Detectron2's, or by its published name.
 
     Which library a file comes from, and which network it holds, is recognised by names and shapes; a
     published name is downloaded once (see `fetch`). What a fine-tuned file cannot tell may be given: the
-    names of its classes (their ids are then 1, 2, …) and options of the recipe, such as `anchor_sizes`.
-    Raises FileNotFoundError and ValueError for what cannot be found, read or recognised.
+    names of its classes (their ids are then 1, 2, …), options of the recipe, such as `anchor_sizes`, and the
+    short and the long side of pictures (None: as in the file). Raises FileNotFoundError and ValueError for
+    what cannot be found, read or recognised.
     """
     path = locate(source)
     trained = trained_in(read_checkpoint(path), path)
@@ -91,6 +93,8 @@ def read_trained(
             raise ValueError(f"{path} has {len(trained.class_names)} classes, not {len(class_names)}")
         ids = tuple(range(1, len(class_names) + 1))
         trained = replace(trained, class_names=tuple(class_names), category_ids=ids)
+    if sides is not None:
+        trained = replace(trained, short_side=sides[0], long_side=sides[1])
     return replace(trained, arguments={**trained.arguments, **(options or {})})
 
 
