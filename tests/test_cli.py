@@ -107,6 +107,8 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("evaluate {data}/annotations/instances_val.json {data}", "not a checkpoint"),
         ("evaluate torchvision/resnet52 {data}", "did you mean torchvision/resnet50?"),
         ("train {data} --init {weights} --synonyms a --output {new}", "--synonyms a: expected ours=theirs"),
+        ("evaluate {weights} {data} --max-detections 0", "--max-detections must be at least 1, not 0"),
+        ("paper run 2d --data {data} --seeds 0", "--seeds must be at least 1, not 0"),
         ("predict {weights} {new}/*.jpg", "*.jpg"),
         ("predict {weights} {data}/val --score 2", "--score must be from 0 to 1"),
     ],

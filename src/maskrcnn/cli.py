@@ -237,6 +237,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from maskrcnn.training.start import open_split
     from maskrcnn.weights.trained import read_trained
 
+    if arguments.max_detections is not None and arguments.max_detections < 1:
+        raise ValueError(f"--max-detections must be at least 1, not {arguments.max_detections}")
     trained = read_trained(arguments.weights)
     predictor = predictor_of(trained, trained.build())
     dataset = open_split(arguments.data, arguments.split, trained)
@@ -248,7 +250,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     print_table(table(metrics))
     benchmark = {"cityscapes": cityscapes_metrics(truth, detections)} if is_cityscapes(truth) else {}
     for numbers in benchmark.values():
-        print("Cityscapes: " + ", ".join(f"{name} {numbers[name]:.1f}" for name in ("AP", "AP50")))
+        print("Cityscapes: " + ", ".join(f"{name} {numbers[name] or 0.0:.1f}" for name in ("AP", "AP50")))
     write_metrics(arguments.output, {**metrics, **benchmark})
     print(f"metrics {arguments.output}")
     if arguments.report:
@@ -336,6 +338,8 @@ def _paper_run(arguments: argparse.Namespace) -> int:
     from maskrcnn.paper.tables import chosen
     from maskrcnn.recipes import Options
 
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, not {arguments.seeds}")
     table = chosen(arguments.table, arguments.rows, arguments.body)
     settings, options = parse_sets(arguments.sets, Options, settings_of(table, arguments.scale))
     report = run_table(

@@ -7,7 +7,6 @@ CPUs, for each few cores). The first process leads: it alone evaluates, saves an
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -94,5 +93,4 @@ def joined(device: str, output: Path) -> Iterator[tuple[Processes, torch.device,
             output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             silence = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(redirect_stdout(silence))
-        sys.stdout.flush()
         yield Processes(rank, size), place, output

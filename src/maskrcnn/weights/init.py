@@ -38,7 +38,10 @@ def read_origin(source: str | Path) -> Origin:
     path = locate(source)
     content = read_checkpoint(path)
     if not (isinstance(content, dict) and "trained" in content):
-        tensors = tensors_in(content)
+        try:
+            tensors = tensors_in(content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         if layout_of(tensors) is None:
             weights = to_ours(tensors)
             return Origin(weights, None, backbone_habits(weights) if is_caffe2(tensors) else {}, ())
