@@ -22,6 +22,7 @@ from maskrcnn.data.pictures import Source, read_picture
 from maskrcnn.data.transforms import Affine, resize
 from maskrcnn.draw import draw
 from maskrcnn.files import replacing, write_json
+from maskrcnn.network.cpu import quicken
 from maskrcnn.network.fold import fold_norms
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.ops.boxes import clip, is_larger
@@ -71,6 +72,8 @@ class Predictor:
         self.device = resolve_device(device)
         folded = fold_norms(model).to(self.device)
         self.model = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            quicken(self.model)
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
         self.skeleton = tuple((first, second) for first, second in skeleton)
         self.keypoint_names = tuple(keypoint_names)

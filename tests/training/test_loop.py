@@ -180,6 +180,11 @@ def test_without_validation_pictures_the_last_is_the_best(drawn, tmp_path):
     assert run(data, tmp_path / "run", _tiny(steps=1)) == tmp_path / "run" / "last.pt"
 
 
+def test_evaluation_every_0_steps_is_never(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "judged", lambda *_: pytest.fail("evaluated"))
+    assert run(drawn, tmp_path, _tiny(steps=1, eval_every=0)).name == "last.pt"
+
+
 def test_a_training_is_never_overwritten(drawn, whole):
     with pytest.raises(ValueError, match="--resume"):
         run(drawn, whole, _tiny())

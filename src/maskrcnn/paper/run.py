@@ -26,7 +26,7 @@ from maskrcnn.training.start import open_split
 from maskrcnn.weights.trained import Trained, read_trained
 
 # Section 3.1, "Training": 16 pictures a step, the rate divided by 10 after 120,000 of 160,000 steps.
-FULL = Settings(steps=160_000, batch_size=16, lr=0.02, decay_at=(0.75,))
+FULL = Settings(steps=160_000, batch_size=16, lr=0.02, decay_at=(0.75,), eval_every=0)
 # For hundreds of pictures and a machine without a GPU.
 SMALL = Settings(
     steps=600,
@@ -38,7 +38,7 @@ SMALL = Settings(
     schedule="cosine",
     short_sides=(256,),
     long_side=512,
-    eval_every=None,
+    eval_every=0,  # a row is judged once, when it is trained
     log_every=50,
     workers=1,
 )

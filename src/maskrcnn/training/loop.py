@@ -70,6 +70,7 @@ def train(
         # A new training is a checkpoint at step 0: after these lines, new and continued ones go one way
         run = (continued if resume else planned)(output, recipe, recipe_arguments or {}, settings)
         dataset, validation = open_data(data, run)
+        validation = validation if run.settings.eval_every != 0 else None
         run = initialised(run, dataset, init, synonyms or {})
         settings, first_step, step, elapsed = run.settings, run.step, run.step, run.elapsed
         learner = make_learner(run, place, processes)
@@ -95,7 +96,7 @@ def train(
                 finished = progress >= 1
                 stopping = finished or stop
                 saving, evaluating = (
-                    every is not None and step > first_step and step % every == 0
+                    every and step > first_step and step % every == 0
                     for every in (settings.save_every, settings.eval_every)
                 )
 

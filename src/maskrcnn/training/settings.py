@@ -73,14 +73,14 @@ class Settings:
     # What is written, and when
     log_every: int = _of(20, "steps")
     save_every: int = _of(1000, "steps; the end saves too")
-    eval_every: int | None = _of(5000, "steps; the end evaluates too; none: only then")
+    eval_every: int | None = _of(5000, "steps; the end evaluates too; none: only then; 0: never")
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "workers", "weight_decay", "seed"):
-            _check(self, name, getattr(self, name) >= 0, "0 or more")
-        for name in ("lr", "time_limit", "gradient_clip", "eval_every", "test_short_side", "test_long_side"):
+        for name in ("warmup_steps", "workers", "weight_decay", "seed", "eval_every"):
+            _check(self, name, (getattr(self, name) or 0) >= 0, "0 or more")
+        for name in ("lr", "time_limit", "gradient_clip", "test_short_side", "test_long_side"):
             _check(self, name, getattr(self, name) is None or getattr(self, name) > 0, "more than 0, or none")
         for name in ("flip_horizontal", "flip_vertical", "momentum", "warmup_factor", "decay_factor"):
             _check(self, name, 0 <= getattr(self, name) <= 1, "from 0 to 1")

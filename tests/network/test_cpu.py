@@ -1,0 +1,72 @@
+"""Convolutions in faster forms, against PyTorch's own in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from maskrcnn.network.cpu import DoublingConv2d, WinogradConv2d, quicken, transforms
+
+
+def test_the_transforms_convolve_one_tile() -> None:
+    of_tile, of_kernel, of_answer = transforms()
+    tile = torch.arange(6, dtype=torch.float64) ** 2  # 0 1 4 9 16 25
+    kernel = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    answer = of_answer @ ((of_kernel @ kernel) * (of_tile @ tile))
+    by_hand = [0 - 2 + 12, 1 - 8 + 27, 4 - 18 + 48, 9 - 32 + 75]
+    assert answer.tolist() == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("size_hw", [(8, 12), (1, 1), (7, 9), (45, 3), (3, 700)])
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_winograd_convolves(pictures: int, size_hw: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(5, 7, 3, padding=1)
+    x = torch.randn(pictures, 5, *size_hw)
+    answer = WinogradConv2d(conv)(x)
+    torch.testing.assert_close(answer, conv.double()(x.double()).float(), atol=2e-6, rtol=1e-5)
+    assert answer.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_winograd_rounds_as_its_points_allow() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(256, 32, 3, padding=1)
+    x = torch.randn(2, 256, 16, 16)
+    answer = WinogradConv2d(conv)(x)
+    exact = conv.double()(x.double())
+    assert (answer - exact).std() < 2e-6 * exact.std()  # 3e-6 with the points 0, ±1, ±2
+
+
+def test_winograd_without_pictures_or_bias() -> None:
+    conv = WinogradConv2d(nn.Conv2d(5, 7, 3, padding=1, bias=False))
+    assert conv(torch.zeros(0, 5, 14, 14)).shape == (0, 7, 14, 14)
+    assert not conv(torch.zeros(1, 5, 4, 4)).any()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("pictures", [0, 1, 11])
+def test_doubling_deconvolves(pictures: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.ConvTranspose2d(6, 3, 2, 2, bias=bias)
+    x = torch.randn(pictures, 6, 14, 9)
+    torch.testing.assert_close(DoublingConv2d(conv)(x), conv(x), atol=1e-6, rtol=1e-5)
+
+
+def test_only_what_gains_is_replaced() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(128, 128, 3, padding=1),
+        nn.Conv2d(64, 128, 3, padding=1),
+        nn.Conv2d(128, 128, 3, padding=1, stride=2),
+        nn.Conv2d(128, 128, 3, padding=2, dilation=2),
+        nn.Conv2d(128, 128, 3, padding=1, groups=2),
+        nn.Conv2d(128, 128, 3),
+        nn.Conv2d(128, 128, 1),
+        nn.ConvTranspose2d(128, 17, 4, 2, 1),
+        nn.Sequential(nn.ConvTranspose2d(128, 128, 2, 2)),
+    )
+    x = torch.randn(1, 128, 9, 9)
+    wanted = model[0](x)
+    quickened = quicken(model)
+    assert [type(layer).__name__ for layer in quickened.modules()].count("Conv2d") == 6
+    assert isinstance(quickened[0], WinogradConv2d) and isinstance(quickened[8][0], DoublingConv2d)
+    assert isinstance(quickened[7], nn.ConvTranspose2d)
+    torch.testing.assert_close(quickened[0](x), wanted, atol=1e-5, rtol=1e-5)
