@@ -70,7 +70,6 @@ def train(
         # A new training is a checkpoint at step 0: after these lines, new and continued ones go one way
         run = (continued if resume else planned)(output, recipe, recipe_arguments or {}, settings)
         dataset, validation = open_data(data, run)
-        validation = validation if run.settings.eval_every != 0 else None
         run = initialised(run, dataset, init, synonyms or {})
         settings, first_step, step, elapsed = run.settings, run.step, run.step, run.elapsed
         learner = make_learner(run, place, processes)

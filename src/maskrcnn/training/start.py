@@ -73,13 +73,14 @@ def continued(
 
 
 def open_data(data: str | Path, run: Checkpoint) -> tuple[CocoDataset, CocoDataset | None]:
-    """Open the pictures to train on, and those to evaluate on where there are any."""
+    """Open the pictures to train on, and those to evaluate on, where there are any and it is asked for."""
     dataset = open_split(data, "train", run.trained)
     try:
         find_split(data, "val")
     except FileNotFoundError:
         return dataset, None
-    return dataset, open_split(data, "val", run.trained)
+    validation = open_split(data, "val", run.trained)
+    return dataset, validation if run.settings.eval_every != 0 else None
 
 
 def open_split(data: str | Path, split: Split, trained: Trained) -> CocoDataset:
