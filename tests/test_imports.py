@@ -23,7 +23,7 @@ LAYERS = (
     ("predict",),
     ("evaluation",),
     ("training",),
-    ("paper",),
+    ("paper", "bench"),
     ("cli", ""),
 )
 OPTIONAL = ("torchvision", "cv2", "matplotlib", "tensorboard", "faster_coco_eval")

@@ -124,9 +124,31 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--score", type=float, default=0.5, help="least confidence (default: 0.5)")
     predict.set_defaults(command=_predict)
 
+    _add_bench(commands.add_parser("bench", help="measure detection on this machine"))
     _add_weights(commands.add_parser("weights", help="list, describe, convert and compare weights"))
     _add_paper(commands.add_parser("paper", help="the paper's tables: list them, train and judge their rows"))
     return parser
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", default="resnet50_fpn", help="the network (default: resnet50_fpn)")
+    parser.add_argument(
+        "--size", type=_size, default=(800, 1216), metavar="HxW", help="of pictures, in pixels"
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
+    parser.add_argument("--against", choices=("torchvision",), help="with the same weights, in turns")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps", "auto"), default="auto")
+    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed turns (default: 10)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, too")
+    parser.set_defaults(command=_bench)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"expected HxW in pixels, such as 800x1216, not {text}")
+    return int(height), int(width)
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
@@ -279,6 +301,31 @@ def _predict(arguments: argparse.Namespace) -> int:
     summary = write_predictions(load(arguments.weights), paths, arguments.output, arguments.score)
     print(f"pictures {arguments.output}")
     return 1 if summary.failures else 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from rich import print as print_tables
+
+    from maskrcnn.bench.inference import bench, printed
+    from maskrcnn.files import write_json
+
+    for name in ("batch", "repeats"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, not {getattr(arguments, name)}")
+    figures = bench(
+        arguments.recipe,
+        arguments.size,
+        batch_size=arguments.batch,
+        against=arguments.against,
+        precision=arguments.precision,
+        device=arguments.device,
+        repeats=arguments.repeats,
+    )
+    print_tables(printed(figures))
+    if arguments.json:
+        write_json(arguments.json, figures)
+        print(f"figures {arguments.json}")
+    return 0
 
 
 def _weights_list(arguments: argparse.Namespace) -> int:
