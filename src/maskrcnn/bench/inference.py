@@ -107,10 +107,10 @@ def _network_of(model: Any, images: list[Tensor]) -> list[dict[str, Tensor]]:
     return model.roi_heads(features, proposals, batch.image_sizes)[0]
 
 
-def agreement(predictor: Predictor, array: Any, other: dict[str, Tensor]) -> dict[str, float]:
+def agreement(predictor: Predictor, array: Any, other: dict[str, Tensor]) -> dict[str, Any]:
     """Return how far the two answers to one picture lie apart: pixels of a box's side, scores."""
     mine = predictor.predict(array, score=0.0)
-    figures: dict[str, float] = {"ours": len(mine), "theirs": len(other["boxes"])}
+    figures: dict[str, Any] = {"ours": len(mine), "theirs": len(other["boxes"])}
     if len(mine) and len(other["boxes"]):
         theirs_boxes, theirs_scores = other["boxes"].float().cpu(), other["scores"].float().cpu()
         distance = (torch.from_numpy(mine.boxes)[:, None] - theirs_boxes).abs().amax(-1)
