@@ -64,9 +64,39 @@ def test_only_what_gains_is_replaced() -> None:
         nn.Sequential(nn.ConvTranspose2d(128, 128, 2, 2)),
     )
     x = torch.randn(1, 128, 9, 9)
-    wanted = model[0](x)
+    wanted, names = model[0](x), model.state_dict().keys()
     quickened = quicken(model)
     assert [type(layer).__name__ for layer in quickened.modules()].count("Conv2d") == 6
+    assert quickened.state_dict().keys() == names
     assert isinstance(quickened[0], WinogradConv2d) and isinstance(quickened[8][0], DoublingConv2d)
-    assert isinstance(quickened[7], nn.ConvTranspose2d)
+    assert type(quickened[7]) is nn.ConvTranspose2d
     torch.testing.assert_close(quickened[0](x), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size_hw", [(8, 12), (7, 9), (21, 70)])
+def test_winograd_learns_what_a_convolution_learns(size_hw: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(5, 7, 3, padding=1).double()
+    x = torch.randn(3, 5, *size_hw, dtype=torch.float64, requires_grad=True)
+    wanted = conv(x)
+    slopes = torch.randn_like(wanted)
+    parameters = (x, conv.weight, conv.bias)
+    answer = WinogradConv2d(conv)(x)
+    torch.testing.assert_close(answer, wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad(answer, parameters, slopes),
+        torch.autograd.grad(wanted, parameters, slopes),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_weights_are_shared_and_followed() -> None:
+    conv = nn.Conv2d(5, 7, 3, padding=1)
+    winograd = WinogradConv2d(conv)
+    assert winograd.state_dict().keys() == conv.state_dict().keys()
+    x = torch.randn(1, 5, 8, 8)
+    winograd(x)
+    with torch.no_grad():
+        conv.weight.mul_(2)
+    torch.testing.assert_close(winograd(x), conv(x), atol=1e-5, rtol=1e-5)

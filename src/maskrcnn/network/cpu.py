@@ -1,4 +1,4 @@
-"""Layers in forms that are faster on a CPU, for detection in float32; they answer the same, up to rounding.
+"""Layers in forms that are faster on a CPU in float32; they answer and learn the same, up to rounding.
 
 A 3×3 convolution takes a quarter of the multiplications by Winograd's way (Lavin and Gray, "Fast Algorithms
 for Convolutional Neural Networks", CVPR 2016, F(4×4, 3×3)): a tile of 6 × 6 cells and the kernel are both led
@@ -7,6 +7,10 @@ the three steps is a matrix product. A 2×2 deconvolution is one matrix product,
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,11 +22,15 @@ _TILE = _OUT + _TAPS - 1
 # usual 0, ±1, ±2 give.
 _POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
 _STRIP = 160  # tiles that are worked on at once: what they need fits into the caches
+_CELLS = 1000  # that are doubled at once, for the same reason
 _LEAST_CHANNELS = 128  # below, the ways there and back take longer than what is saved
 
 
 def quicken(model: nn.Module) -> nn.Module:
-    """Change `model`, for float32 on a CPU, in place: its convolutions take the faster forms; return it."""
+    """Change `model`, for float32 on a CPU, in place: its convolutions take the faster forms; return it.
+
+    Weights stay where they are and keep their names.
+    """
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.Conv2d) and _fits_winograd(child):
@@ -43,77 +51,132 @@ def _doubles(conv: nn.ConvTranspose2d) -> bool:
     return is_plain and conv.kernel_size == conv.stride == (2, 2) and conv.padding == (0, 0)
 
 
-class DoublingConv2d(nn.Module):
-    """What `conv` answers, a 2×2 deconvolution of stride 2."""
-
-    kernel: Tensor
-    bias: Tensor
+class DoublingConv2d(nn.ConvTranspose2d):
+    """What `conv` answers, a 2×2 deconvolution of stride 2; with its weights."""
 
     def __init__(self, conv: nn.ConvTranspose2d) -> None:
-        super().__init__()
-        weight = conv.weight.detach().permute(0, 2, 3, 1)  # (C, 2, 2, O)
-        bias = weight.new_zeros(weight.shape[-1]) if conv.bias is None else conv.bias.detach()
-        self.register_buffer("kernel", weight.flatten(1).contiguous())
-        self.register_buffer("bias", bias.repeat(4))
+        with torch.device("meta"):  # nothing is drawn
+            super().__init__(conv.in_channels, conv.out_channels, 2, 2, bias=False)
+        self.weight, self.bias = conv.weight, conv.bias
 
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B O H W"]:
+    def forward(
+        self, x: Float[Tensor, "B C h w"], output_size: list[int] | None = None
+    ) -> Float[Tensor, "B O H W"]:
         """Return the deconvolution, channels-last."""
-        pictures, channels, height, width = x.shape
-        answer = x.new_empty(pictures, height, 2, width, 2, self.kernel.shape[1] // 4)
-        at_once = max(1, 1000 // max(1, height * width))
-        for start in range(0, pictures, at_once):
-            cells = x[start : start + at_once].permute(0, 2, 3, 1).reshape(-1, channels)
-            doubled = torch.addmm(self.bias, cells, self.kernel)
-            place = answer[start : start + at_once]
-            place.copy_(doubled.view(-1, height, width, 2, 2, place.shape[-1]).transpose(2, 3))
-        return answer.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        assert output_size is None  # there is only one
+        kernel = self.weight.permute(0, 2, 3, 1).flatten(1)  # (C, 4 O)
+        bias = self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias
+        some = max(1, _CELLS // max(1, x.shape[2:].numel()))
+        doubled = [_doubled(cells, kernel, bias.repeat(4)) for cells in x.permute(0, 2, 3, 1).split(some)]
+        return torch.cat(doubled).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
-class WinogradConv2d(nn.Module):
-    """What `conv` answers, a 3×3 convolution of stride 1 padded by 1, up to rounding; it does not learn."""
+def _doubled(cells: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Return (b, h, 2, w, 2, O)."""
+    answers = torch.addmm(bias, cells.flatten(0, 2), kernel)
+    return answers.view(*cells.shape[:3], 2, 2, kernel.shape[1] // 4).transpose(2, 3)
 
-    kernel: Tensor
-    there: Tensor
-    back: Tensor
-    bias: Tensor
+
+class WinogradConv2d(nn.Conv2d):
+    """What `conv` answers, a 3×3 convolution of stride 1 padded by 1, up to rounding; with its weights."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        of_tile, of_kernel, of_answer = transforms()
-        weight = conv.weight.detach().double()
-        kernel = torch.einsum("ai,bj,ocij->abco", of_kernel, of_kernel, weight).flatten(0, 1)
-        self.register_buffer("kernel", kernel.to(conv.weight.dtype).contiguous())
-        self.register_buffer("there", torch.kron(of_tile, of_tile).to(conv.weight.dtype))
-        self.register_buffer("back", torch.kron(of_answer, of_answer).to(conv.weight.dtype))
-        bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
-        self.register_buffer("bias", bias)
+        with torch.device("meta"):  # nothing is drawn
+            super().__init__(conv.in_channels, conv.out_channels, _TAPS, padding=1, bias=False)
+        self.weight, self.bias = conv.weight, conv.bias
+        self._led: tuple[tuple[int, int], Tensor] | None = None
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O H W"]:
         """Return the convolution, channels-last."""
-        pictures, _, height, width = x.shape
-        down, across = -(-height // _OUT), -(-width // _OUT)
-        cells = x.permute(0, 2, 3, 1)
-        answer = x.new_empty(pictures, down, _OUT, across, _OUT, self.kernel.shape[2])
-        at_once, rows = max(1, _STRIP // (down * across)), max(1, _STRIP // across)
-        for some in (slice(start, start + at_once) for start in range(0, pictures, at_once)):
-            for first in range(0, down, rows):
-                last = min(first + rows, down)
-                answer[some, first:last] = self._convolved(_strip(cells[some], first, last, across))
-        whole = answer.flatten(3, 4).flatten(1, 2)[:, :height, :width]
-        return whole.contiguous().permute(0, 3, 1, 2)
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        bias = self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias
+        return _Winograd.apply(x, self.weight, bias, self._kernel())
 
-    def _convolved(self, strip: Float[Tensor, "b _h _w C"]) -> Float[Tensor, "b down 4 across 4 O"]:
-        tiles = strip.unfold(1, _TILE, _OUT).unfold(2, _TILE, _OUT).permute(0, 1, 2, 4, 5, 3)
-        led = torch.matmul(self.there, tiles.reshape(-1, _TILE**2, tiles.shape[-1]))
-        products = torch.bmm(led.transpose(0, 1), self.kernel)
-        answers = torch.matmul(self.back, products.transpose(0, 1)).add_(self.bias)
-        return answers.view(*tiles.shape[:3], _OUT, _OUT, -1).transpose(2, 3)
+    def _kernel(self) -> Float[Tensor, "36 C O"]:
+        """Return the kernel in the space of products, led there anew when the weights have changed."""
+        weight = self.weight.detach()
+        state = weight.data_ptr(), -1 if weight.is_inference() else weight._version
+        if self._led is None or self._led[0] != state:
+            self._led = state, lead_kernel(weight)
+        return self._led[1]
 
 
-def _strip(cells: Float[Tensor, "b H W C"], first: int, last: int, across: int) -> Float[Tensor, "b h w C"]:
-    """Return the cells that rows `first` … `last` of tiles need, zeros around the map."""
+class _Winograd(torch.autograd.Function):
+    """The convolution and its gradients, all three by way of products of tiles."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolved(x, kernel, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (of_answer,), (x, weight) = gradients, ctx.saved_tensors
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:  # the convolution with the kernel turned round
+            turned = lead_kernel(weight.flip(2, 3).transpose(0, 1))
+            of_x = _convolved(of_answer, turned, weight.new_zeros(len(turned[0, 0])))
+        if ctx.needs_input_grad[1]:
+            of_weight = _weight_gradient(x, of_answer)
+        if ctx.needs_input_grad[2]:
+            of_bias = of_answer.sum((0, 2, 3))
+        return of_x, of_weight, of_bias, None
+
+
+def lead_kernel(weight: Float[Tensor, "O C 3 3"]) -> Float[Tensor, "36 C O"]:
+    """Return a kernel in the space of products."""
+    there = _twice(transforms()[1]).to(weight)
+    return (there @ weight.permute(2, 3, 1, 0).reshape(_TAPS**2, -1)).view(_TILE**2, *weight.shape[1::-1])
+
+
+def _convolved(
+    x: Float[Tensor, "B C H W"], kernel: Float[Tensor, "36 C O"], bias: Float[Tensor, " O"]
+) -> Float[Tensor, "B O H W"]:
+    of_tile, _, of_answer = (_twice(matrix).to(x) for matrix in transforms())
+    pictures, _, height, width = x.shape
+    down, across = -(-height // _OUT), -(-width // _OUT)
+    shape = (pictures, kernel.shape[2], height, width)
+    answer = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    cells = answer.permute(0, 2, 3, 1)
+    for some, rows in _strips(pictures, down, across):
+        led = of_tile @ _tiles(_strip(x[some], rows, across), _TILE)
+        products = torch.bmm(led.transpose(0, 1), kernel)
+        answers = torch.matmul(of_answer, products.transpose(0, 1)).add_(bias)
+        place = cells[some, rows.start * _OUT : rows.stop * _OUT]
+        maps = answers.view(len(place), -1, across, _OUT, _OUT, shape[1]).transpose(2, 3)
+        place.copy_(maps.flatten(3, 4).flatten(1, 2)[:, : place.shape[1], :width])
+    return answer
+
+
+def _weight_gradient(
+    x: Float[Tensor, "B C H W"], of_answer: Float[Tensor, "B O H W"]
+) -> Float[Tensor, "O C 3 3"]:
+    of_tile, of_kernel, back = (_twice(matrix).to(x) for matrix in transforms())
+    pictures, channels, height, width = x.shape
+    down, across = -(-height // _OUT), -(-width // _OUT)
+    found = x.new_zeros(_TILE**2, channels, of_answer.shape[1])
+    for some, rows in _strips(pictures, down, across):
+        led = of_tile @ _tiles(_strip(x[some], rows, across), _TILE)
+        answers = back.T @ _tiles(_strip(of_answer[some], rows, across)[:, 1:-1, 1:-1], _OUT)
+        found.baddbmm_(led.permute(1, 2, 0), answers.transpose(0, 1))
+    taps = (of_kernel.T @ found.flatten(1)).view(_TAPS, _TAPS, channels, -1)
+    return taps.permute(3, 2, 0, 1)
+
+
+def _strips(pictures: int, down: int, across: int) -> Iterator[tuple[slice, slice]]:
+    """Yield some pictures, and some rows of their tiles, until all have been there."""
+    at_once, rows = max(1, _STRIP // (down * across)), max(1, _STRIP // across)
+    for start in range(0, pictures, at_once):
+        for first in range(0, down, rows):
+            yield slice(start, min(start + at_once, pictures)), slice(first, min(first + rows, down))
+
+
+def _strip(maps: Float[Tensor, "b C H W"], rows: slice, across: int) -> Float[Tensor, "b h w C"]:
+    """Return the cells that rows of tiles need, zeros around the map."""
+    cells = maps.permute(0, 2, 3, 1)
     height, width = cells.shape[1:3]
-    top, bottom = first * _OUT - 1, last * _OUT + 1
+    top, bottom = rows.start * _OUT - 1, rows.stop * _OUT + 1
     strip = cells.new_zeros(len(cells), bottom - top, across * _OUT + 2, cells.shape[3])
     inside = cells[:, max(top, 0) : min(bottom, height)]
     begin = max(-top, 0)
@@ -121,6 +184,18 @@ def _strip(cells: Float[Tensor, "b H W C"], first: int, last: int, across: int) 
     return strip
 
 
+def _tiles(strip: Float[Tensor, "b h w C"], side: int) -> Float[Tensor, "tiles cells C"]:
+    """Cut a strip into tiles of side × side cells, four cells apart."""
+    tiles = strip.unfold(1, side, _OUT).unfold(2, side, _OUT).permute(0, 1, 2, 4, 5, 3)
+    return tiles.reshape(-1, side**2, strip.shape[-1])
+
+
+def _twice(matrix: Tensor) -> Tensor:
+    """Return what does to rows and columns of a flat square what `matrix` does to a line."""
+    return torch.kron(matrix, matrix)
+
+
+@cache
 def transforms() -> tuple[Float[Tensor, "6 6"], Float[Tensor, "6 3"], Float[Tensor, "4 6"]]:
     """Return what leads tiles and kernels to the space of products, and answers back, in float64.
 

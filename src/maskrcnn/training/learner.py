@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
+from maskrcnn.network.cpu import quicken
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.parallel import ALONE, Processes
@@ -47,6 +48,8 @@ def make_learner(run: Checkpoint, device: torch.device, processes: Processes = A
     if run.settings.precision == "fp16" and device.type != "cuda":
         raise ValueError(f"precision=fp16 needs a CUDA device, not {device.type}; bf16 works everywhere")
     model = run.trained.build().train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu" and run.settings.precision == "float32":
+        quicken(model)
     optimiser = make_optimiser(model, run.settings)
     scaler = torch.amp.GradScaler(device.type, enabled=run.settings.precision == "fp16")
     if run.optimiser:
