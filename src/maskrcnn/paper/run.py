@@ -127,8 +127,8 @@ def check_data(table: Table, data: str | Path) -> None:
 
     There must be a split "val", or FileNotFoundError says so.
     """
-    kinds = ("person_keypoints", "instances") if table.kind == "keypoints" else ("instances",)
-    file, pictures = find_split(data, "val", kinds)
+    kinds = ("instances", "person_keypoints")
+    file, pictures = find_split(data, "val", kinds[::-1] if table.kind == "keypoints" else kinds)
     dataset = CocoDataset(file, pictures)
     if table.kind == "cityscapes" and not is_cityscapes(truth_of(dataset)):
         raise ValueError(
@@ -244,8 +244,8 @@ def _metric(run: Run, table: Table, name: str) -> float | None:
 def _lines(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> list[list[str]]:
     """Return the report as rows of text, the columns' names first; ours are means over the seeds."""
     shown = [name for name in METRICS[:3] if name in table.metrics]
-    columns = [f"{whose} {shown[0]}" for whose in ("published", "ours")]
-    lines = [["row", columns[0], *shown[1:], columns[1], *shown[1:], "ahead in AP", "in AP75", "s a picture"]]
+    figures = ["published AP", *shown[1:], "ours AP", *shown[1:]]
+    lines = [["row", *figures, "ahead in AP", "in AP75", "s a picture"]]
     for row in table.rows:
         mine = [run for run in runs if run.row == row]
         ours = [_mean([_metric(run, table, name) for run in mine]) for name in shown]
