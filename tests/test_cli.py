@@ -1,14 +1,19 @@
+import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
 
 import pytest
+import torch
 
-from maskrcnn import cli
+from cities import add_picture, street
+from maskrcnn import cli, recipes
 from maskrcnn.cli import main
 from maskrcnn.data import drawn
+from maskrcnn.data.cityscapes import CLASSES
 from maskrcnn.training.settings import Settings
 
 TINY = [
@@ -75,6 +80,56 @@ def test_train_evaluate_predict(weights, data, tmp_path, capsys):
     assert json.loads((output / "results.json").read_text())[0]["category_id"] in range(1, 6)
 
 
+def printed(output: str, first: str) -> list[list[str]]:
+    """The cells of the printed table whose first column is headed `first`."""
+    lines = [re.split("[│┃]", line)[1:-1] for line in output.splitlines()]
+    cells = [[cell.strip() for cell in line] for line in lines]
+    start = next(i for i, row in enumerate(cells) if row and row[0] == first)
+    rows = itertools.takewhile(bool, (row for i, row in enumerate(cells[start:]) if i != 1))
+    return list(rows)
+
+
+def test_evaluate_by_lvis_rules(weights, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    folder = tmp_path / "lvis"
+    shutil.copytree(data, folder)
+    file = folder / "annotations" / "instances_val.json"
+    truth = json.loads(file.read_text())
+    for image in truth["images"]:
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    for category, letter in zip(truth["categories"], "rrcff", strict=True):
+        category["frequency"] = letter
+    file.write_text(json.dumps(truth))
+    words = ["evaluate", str(weights), str(folder), "--output", str(tmp_path / "m.json"), "--also", "lvis"]
+    assert main(words) == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics.keys() == {"bbox", "segm", "lvis"}
+    head, boxes, masks = printed(capsys.readouterr().out, "LVIS")
+    assert head[1:] == ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
+    for row, kind in ((boxes, "bbox"), (masks, "segm")):
+        values = [metrics["lvis"][kind][name] for name in head[1:]]
+        assert row[1:] == ["-" if value is None else f"{value:.1f}" for value in values]
+
+
+def test_evaluate_on_cityscapes(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
+    add_picture(tmp_path / "data", "val", "ulm_000000_000019", street())  # nothing to be found
+    content = torch.load(weights, weights_only=True)
+    trained = content["trained"]
+    known = trained | {"class_names": tuple(CLASSES.values()), "category_ids": tuple(CLASSES)}
+    torch.manual_seed(0)
+    known["weights"] = recipes.find(known["recipe"])(len(CLASSES), **known["arguments"]).state_dict()
+    torch.save({"trained": known}, tmp_path / "city.pt")
+    places = [str(tmp_path / name) for name in ("city.pt", "data", "m.json")]
+    assert main(["evaluate", *places[:2], "--output", places[2]]) == 0
+    output = capsys.readouterr().out
+    assert json.loads((tmp_path / "m.json").read_text())["cityscapes"]["AP"] is None
+    assert printed(output, "Cityscapes") == [["Cityscapes", "AP", "AP50"], ["masks", "-", "-"]]
+    of_classes = [["Cityscapes class", "AP masks"], *([name, "-"] for name in CLASSES.values())]
+    assert printed(output, "Cityscapes class") == of_classes
+
+
 def test_an_unreadable_picture_is_named_and_the_status_says_so(weights, data, tmp_path, capsys):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a picture")
@@ -110,6 +165,10 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("evaluate {weights} {data} --max-detections 0", "--max-detections must be at least 1, not 0"),
         ("paper run 2d --data {data} --seeds 0", "--seeds must be at least 1, not 0"),
         ("predict {weights} {new}/*.jpg", "*.jpg"),
+        ("evaluate {weights} {data} --also lvis", "has no 'neg_category_ids', without which LVIS' AP cannot"),
+        ("weights convert {weights} {new}.pt --set lr=0.1", "--set lr: a conversion trains nothing"),
+        ("paper run cityscapes --data {data} --output {new}", "is not Cityscapes"),
+        ("paper run keypoints --data {data} --output {new}", "names no keypoints"),
         ("predict {weights} {data}/val --score 2", "--score must be from 0 to 1"),
     ],
 )

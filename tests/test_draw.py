@@ -149,6 +149,13 @@ def test_a_picture_of_another_size_is_refused() -> None:
         draw(GREY, _result([], (600, 400)))
 
 
+def test_colours_can_be_given() -> None:
+    result = _result([[290, 190, 310, 210], [100, 100, 500, 390]], (400, 600))
+    drawn = np.array(draw(GREY, result, opacity=1.0, colours=[(255, 0, 7), (0, 255, 9)]))
+    assert drawn[200, 300].tolist() == [255, 0, 7] and drawn[350, 300].tolist() == [0, 255, 9]
+    assert (drawn[100, 200:400] == (0, 255, 9)).all()  # and the box
+
+
 def test_neighbouring_colours_differ() -> None:
     colours = np.array([colour(i) for i in range(40)])
     assert len(np.unique(colours, axis=0)) == 40

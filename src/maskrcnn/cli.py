@@ -38,6 +38,7 @@ _DEMO = Settings(
 )
 
 
+_SIDES = {"short_sides", "long_side", "test_short_side", "test_long_side"}  # settings that a network keeps
 _WEIGHTS = "a file, such as runs/train/best.pt, or a published name (maskrcnn weights list)"
 
 
@@ -107,9 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--also",
         nargs="+",
-        choices=("boundary",),
+        choices=("boundary", "lvis"),
         default=[],
-        help="to judge beside boxes, masks and keypoints",
+        help="to judge beside boxes, masks and keypoints: masks' boundaries; by LVIS' rules",
     )
     evaluate.add_argument(
         "--report", type=Path, metavar="DIR", help="write a page: curves, errors, worst pictures"
@@ -162,7 +163,15 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("output", type=Path, metavar="OUT", help="a .pt, .pth or .pkl file")
     convert.add_argument("--layout", choices=("maskrcnn", "torchvision", "detectron2"), default="maskrcnn")
     convert.add_argument("--classes", metavar="A,B,…", help="their names, where the file does not know them")
-    convert.add_argument("--set", nargs="+", action="extend", default=[], metavar="field=value", dest="sets")
+    convert.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="field=value",
+        dest="sets",
+        help="what the file does not tell: recipe.NAME, test_short_side, test_long_side",
+    )
     convert.set_defaults(command=_weights_convert)
     compare = actions.add_parser("compare", help="say where two networks differ")
     compare.add_argument("weights", metavar="A", help=_WEIGHTS)
@@ -247,6 +256,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
     from maskrcnn.evaluation.coco import (
+        Metrics,
         coco_metrics,
         detections_to_coco,
         predicted,
@@ -254,6 +264,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         truth_of,
         write_metrics,
     )
+    from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
     from maskrcnn.evaluation.report import write_report
     from maskrcnn.predict import predictor_of
     from maskrcnn.training.start import open_split
@@ -264,16 +275,24 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     trained = read_trained(arguments.weights)
     predictor = predictor_of(trained, trained.build())
     dataset = open_split(arguments.data, arguments.split, trained)
+    truth = truth_of(dataset)
+    if "lvis" in arguments.also:
+        check_lvis(truth)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)  # known to work before the work is done
     cap = arguments.max_detections or trained.max_detections
     detections, kinds = detections_to_coco(predicted(predictor, dataset.paths), dataset)
-    truth = truth_of(dataset)
-    metrics = coco_metrics(truth, detections, dict.fromkeys([*kinds, *arguments.also]), cap)
+    also = [kind for kind in arguments.also if kind != "lvis"]
+    metrics = coco_metrics(truth, detections, dict.fromkeys([*kinds, *also]), cap)
     print_table(table(metrics))
-    benchmark = {"cityscapes": cityscapes_metrics(truth, detections)} if is_cityscapes(truth) else {}
-    for numbers in benchmark.values():
-        print("Cityscapes: " + ", ".join(f"{name} {numbers[name] or 0.0:.1f}" for name in ("AP", "AP50")))
-    write_metrics(arguments.output, {**metrics, **benchmark})
+    benchmarks: Metrics = {}
+    if is_cityscapes(truth):
+        benchmarks["cityscapes"] = cityscapes_metrics(truth, detections)
+        print_table(table({"segm": benchmarks["cityscapes"]}, "Cityscapes"))
+    if "lvis" in arguments.also:
+        benchmarks["lvis"] = lvis_metrics(truth, detections, [kind for kind in kinds if kind != "keypoints"])
+        classless = {kind: {**numbers, "per_class": {}} for kind, numbers in benchmarks["lvis"].items()}
+        print_table(table(classless, "LVIS"))  # the table above has a line for each of a thousand classes
+    write_metrics(arguments.output, {**metrics, **benchmarks})
     print(f"metrics {arguments.output}")
     if arguments.report:
         paths = dict(zip(dataset.image_ids.tolist(), dataset.paths, strict=True))
@@ -347,8 +366,14 @@ def _weights_convert(arguments: argparse.Namespace) -> int:
     from maskrcnn.weights.describe import convert
 
     settings, options = parse_sets(arguments.sets, Options)
+    given = {text.partition("=")[0] for text in arguments.sets} - {f"recipe.{name}" for name in options}
+    if strangers := sorted(given - _SIDES):
+        raise ValueError(
+            f"--set {strangers[0]}: a conversion trains nothing: it takes only arguments of the recipe, as "
+            f"recipe.NAME=VALUE, and the sizes of pictures: {', '.join(sorted(_SIDES))}"
+        )
     names = arguments.classes.split(",") if arguments.classes else None
-    sides = settings.test_sides if any("_side" in text for text in arguments.sets) else None
+    sides = settings.test_sides if given else None
     said = convert(
         arguments.weights,
         arguments.output,
@@ -388,12 +413,12 @@ def _paper_run(arguments: argparse.Namespace) -> int:
     if arguments.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {arguments.seeds}")
     table = chosen(arguments.table, arguments.rows, arguments.body)
-    settings, options = parse_sets(arguments.sets, Options, settings_of(table, arguments.scale))
+    _, options = parse_sets(arguments.sets, Options)
     report = run_table(
         table,
         arguments.data,
         arguments.output / arguments.table,
-        settings=settings,
+        settings=lambda row: parse_sets(arguments.sets, Options, settings_of(table, row, arguments.scale))[0],
         seeds=arguments.seeds,
         init=arguments.init or (IMAGENET if arguments.scale == "full" else None),
         options=options,

@@ -23,6 +23,7 @@ def draw(
     result: Result,
     *,
     skeleton: Sequence[tuple[int, int]] = (),
+    colours: Sequence[Colour] | None = None,
     opacity: float = 0.45,
     least_side: int = 480,
     least_keypoint_score: float = 0.0,
@@ -33,7 +34,8 @@ def draw(
     enlarged by a whole factor, because no letters are readable on it; 1 leaves every picture as it is. Where
     objects crowd so that a label would cover another one, the smaller object goes without.
 
-    `skeleton` holds pairs of keypoint numbers, from 0, to be joined; keypoints under `least_keypoint_score`
+    `colours` has one for each object; without it, each gets one by its number. `skeleton` holds pairs of
+    keypoint numbers, from 0, to be joined; keypoints under `least_keypoint_score`
     are left out, and so are scores that are no numbers, as those of the truth. Raises ValueError for a
     picture of another size than the result's.
     """
@@ -46,18 +48,19 @@ def draw(
     factor = -(-least_side // max(image.size))
     image, result = _enlarge(image, result, max(factor, 1))
     line = max(1, round(max(image.size) / 500))
+    inks = [colour(i) for i in range(len(result))] if colours is None else colours
     areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1)
     # large first, so that small objects lie on top
     order: list[int] = np.argsort(-areas, kind="stable").tolist()
     if result.mask_probs is not None:
-        image = _with_masks(image, result, order, opacity, line)
+        image = _with_masks(image, result, order, inks, opacity, line)
     pen = ImageDraw.Draw(image)
     for i in order:
-        pen.rectangle(_inside(result.boxes[i], image), outline=colour(i), width=line)
+        pen.rectangle(_inside(result.boxes[i], image), outline=inks[i], width=line)
     if result.keypoints is not None:
         for i in order:
-            _draw_keypoints(pen, result.keypoints[i], skeleton, least_keypoint_score, colour(i), line)
-    _draw_labels(pen, result, order, image)
+            _draw_keypoints(pen, result.keypoints[i], skeleton, least_keypoint_score, inks[i], line)
+    _draw_labels(pen, result, order, inks, image)
     return image
 
 
@@ -82,16 +85,21 @@ def _enlarge(image: Image.Image, result: Result, factor: int) -> tuple[Image.Ima
 
 
 def _with_masks(
-    image: Image.Image, result: Result, order: list[int], opacity: float, line: int
+    image: Image.Image,
+    result: Result,
+    order: list[int],
+    inks: Sequence[Colour],
+    opacity: float,
+    line: int,
 ) -> Image.Image:
     pixels = np.array(image)
     for i in order:
         mask, (x0, y0) = result.crop(i)
         window = pixels[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]]
-        for plane, ink in zip(window.transpose(2, 0, 1), colour(i), strict=True):
+        for plane, ink in zip(window.transpose(2, 0, 1), inks[i], strict=True):
             blend = (np.arange(256) * (1 - opacity) + ink * opacity).astype(np.uint8)
             plane[mask] = blend[plane[mask]]
-        window[_rim(mask, line)] = colour(i)
+        window[_rim(mask, line)] = inks[i]
     return Image.fromarray(pixels)
 
 
@@ -130,7 +138,13 @@ def _draw_keypoints(
         pen.circle((x, y), 2 * line + 1, fill=ink, outline="white", width=max(1, line // 2))
 
 
-def _draw_labels(pen: ImageDraw.ImageDraw, result: Result, order: list[int], image: Image.Image) -> None:
+def _draw_labels(
+    pen: ImageDraw.ImageDraw,
+    result: Result,
+    order: list[int],
+    inks: Sequence[Colour],
+    image: Image.Image,
+) -> None:
     size = max(12, round(max(image.size) / 50))
     font = ImageFont.load_default(size)
     margin = max(2, size // 6)
@@ -145,8 +159,8 @@ def _draw_labels(pen: ImageDraw.ImageDraw, result: Result, order: list[int], ima
         if place is None:
             continue
         taken.append(place)
-        dark = tuple(channel // 3 for channel in colour(i))
-        pen.rectangle(place, fill=dark, outline=colour(i))
+        dark = tuple(channel // 3 for channel in inks[i])
+        pen.rectangle(place, fill=dark, outline=inks[i])
         pen.text((place[0] + margin, (place[1] + place[3]) / 2), text, fill="white", font=font, anchor="lm")
 
 

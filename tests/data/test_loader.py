@@ -1,5 +1,8 @@
 import itertools
 import json
+import multiprocessing
+import os
+import warnings
 
 import numpy as np
 import pytest
@@ -58,6 +61,18 @@ def test_batches_depend_on_seed_and_number_alone(dataset, workers):
     assert not equal(take(dataset, 8, seed=6), batches)
     assert torch.equal(torch.get_rng_state(), state)  # the training's own draws stay what they were
     assert all(a.images.is_contiguous(memory_format=torch.channels_last) for a, _ in batches)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not say which cores")
+@pytest.mark.parametrize("cores", [1, 2])
+def test_no_more_workers_than_cores(dataset, monkeypatch, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of too many
+        batches = training_batches(dataset, AUGMENT, batch_size=2, stride=32, workers=3, seed=5)
+        first = next(batches)
+        assert len(multiprocessing.active_children()) == cores
+    assert equal([first], take(dataset, 1))
 
 
 def test_an_epoch_shows_every_picture_once(dataset):

@@ -422,33 +422,46 @@ SHARED = Path(os.environ.get("MASKRCNN_SHARED", Path(__file__).parents[3] / "sha
 COCO_SMALL = SHARED / "data/coco_small/annotations/instances_val.json"
 
 
+def real_scene(pictures: int = 80) -> tuple[dict, list[dict]]:
+    """Real annotations, crowds among them; as detections they are moved, doubled, missed, mistaken."""
+    from pycocotools import mask
+    from pycocotools.coco import COCO
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(COCO_SMALL)
+    truth = coco.dataset | {"images": coco.dataset["images"][:pictures]}
+    kept = {image["id"] for image in truth["images"]}
+    truth["annotations"] = [one for one in truth["annotations"] if one["image_id"] in kept]
+    classes = [category["id"] for category in truth["categories"]]
+    rng, found = np.random.default_rng(0), []
+    for annotation in truth["annotations"]:
+        pixels, box = coco.annToMask(annotation), np.array(annotation["bbox"])
+        for _ in range(rng.choice(4, p=[0.2, 0.5, 0.2, 0.1])):
+            shift = np.round(rng.normal(0, 0.06, 2) * box[3:1:-1]).astype(int)
+            rle = mask.encode(np.asfortranarray(np.roll(pixels, shift, (0, 1))))
+            is_wrong = rng.random() < 0.1
+            found.append(
+                {
+                    "image_id": annotation["image_id"],
+                    "category_id": int(rng.choice(classes)) if is_wrong else annotation["category_id"],
+                    "score": round(float(rng.random()), 2),  # some ties
+                    "bbox": (box + rng.normal(0, 0.06, 4) * box[[2, 3, 2, 3]]).tolist(),
+                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+                }
+            )
+    return truth, found
+
+
 @pytest.mark.skipif(not COCO_SMALL.is_file(), reason="the shared folder with real annotations is not here")
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_equals_pycocotools_on_real_annotations(kind):
-    from pycocotools.coco import COCO
-
-    truth = json.loads(COCO_SMALL.read_text())
-    truth["images"] = truth["images"][:80]
-    kept = {image["id"] for image in truth["images"]}
-    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in kept]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(COCO_SMALL)
-    rng = np.random.default_rng(0)
-    found = []
-    for annotation in truth["annotations"]:
-        rle = coco.annToRLE(annotation)
-        counts = rle["counts"] if isinstance(rle["counts"], str) else rle["counts"].decode()
-        box = np.array(annotation["bbox"])
-        for _ in range(rng.integers(0, 3)):
-            moved = box + rng.normal(0, 0.1, 4) * box[[2, 3, 2, 3]]
-            wrong = rng.random() < 0.3  # the mask of a wrong place
-            segmentation = (
-                to_rle(ellipse(*moved), rle["size"]) if wrong else {"size": rle["size"], "counts": counts}
-            )
-            one = {key: annotation[key] for key in ("image_id", "category_id")}
-            found.append(
-                one | {"score": float(rng.random()), "bbox": moved.tolist(), "segmentation": segmentation}
-            )
-    theirs, _ = pycocotools_says(truth, found, kind, 100)
+    truth, found = real_scene()
+    theirs, precision = pycocotools_says(truth, found, kind, 100)
     ours = coco_metrics(truth, found, [kind])[kind]
     assert {name: same(ours[name], value) for name, value in theirs.items()} == dict.fromkeys(theirs, True)
+    for k, category in enumerate(truth["categories"]):  # in order of id, as the file has them
+        valid = precision[:, :, k][precision[:, :, k] > -1]
+        assert same(ours["per_class"][category["name"]]["AP"], valid.mean() if valid.size else -1)
+    # Crowds count: without them, what was found in them is wrong.
+    alone = truth | {"annotations": [one for one in truth["annotations"] if not one["iscrowd"]]}
+    assert coco_metrics(alone, found, [kind])[kind]["AP"] < ours["AP"] - 1e-3

@@ -5,7 +5,8 @@ import pytest
 
 from maskrcnn.evaluation import errors
 from maskrcnn.evaluation.coco import coco_metrics
-from maskrcnn.evaluation.errors import IGNORED, NOTHING, RECALLS
+from maskrcnn.evaluation.errors import IGNORED
+from maskrcnn.evaluation.matching import NOTHING, RECALLS
 
 CATEGORIES = [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}]  # labels: cat 0, dog 1
 CAT, DOG = 4, 9

@@ -168,5 +168,5 @@ def test_what_is_no_lvis_file():
         lvis_metrics(lvis([picture(1)], []), [detection(7, 1, HERE, 0.5)])
     truth = lvis([picture(1)], [])
     truth["categories"][1]["frequency"] = "often"
-    with pytest.raises(ValueError, match="of class 2 'class 2' must be r, c or f, not 'often'"):
+    with pytest.raises(ValueError, match="class 2 'class 2' needs a 'frequency' of r, c or f, not 'often'"):
         lvis_metrics(truth, [])

@@ -3,12 +3,13 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from maskrcnn.data.drawn import draw_dataset
 from maskrcnn.paper import run
-from maskrcnn.paper.run import SMALL, run_table
+from maskrcnn.paper.run import SMALL, run_table, settings_of
 from maskrcnn.paper.tables import chosen
 
 TINY = {"channels": 16, "hidden": 16, "budget": 8, "proposals": 20, "max_detections": 5}
@@ -22,8 +23,9 @@ def data(tmp_path_factory):
 def test_a_table_from_end_to_end(data, tmp_path, monkeypatch, capsys):
     settings = replace(SMALL, steps=2, batch_size=2, short_sides=(64,), workers=0, warmup_steps=0)
     table = chosen("2d", body="resnet18")
-    report = run_table(table, data, tmp_path, settings=settings, seeds=2, options=TINY)
+    report = run_table(table, data, tmp_path, settings=lambda row: settings, seeds=2, options=TINY)
     figures = json.loads(report.figures.read_text())
+    assert all(row["settings"]["steps"] == 2 for row in figures["rows"])
     assert [row["name"] for row in figures["rows"]] == ["RoIPool", "RoIAlign"]
     assert [len(row["ours"]) for row in figures["rows"]] == [2, 2]
     assert figures["rows"][0]["published"] == [23.6, 46.5, 21.6]
@@ -34,7 +36,7 @@ def test_a_table_from_end_to_end(data, tmp_path, monkeypatch, capsys):
     assert report.printed.row_count == 2
 
     monkeypatch.setattr(run, "train", None)  # nothing is trained a second time
-    again = run_table(table, data, tmp_path, settings=settings, seeds=2, options=TINY)
+    again = run_table(table, data, tmp_path, settings=lambda row: settings, seeds=2, options=TINY)
     assert json.loads(again.figures.read_text()) == figures
 
 
@@ -50,3 +52,35 @@ def test_a_stopped_row_goes_on(data, tmp_path, monkeypatch):
             run.run_row(row, data, tmp_path / "row", **arguments)
     found = run.run_row(row, data, tmp_path / "row", **arguments)
     assert found.metrics.keys() == {"bbox", "segm"} and found.seconds_per_picture > 0
+
+
+def test_full_is_each_rows_own_schedule():
+    def full(key, name):
+        table = chosen(key, [name])
+        return settings_of(table, table.rows[0], "full")
+
+    assert (full("2c", "RoIPool").steps, full("2c", "RoIPool").peak_lr) == (160_000, 0.02)
+    cities = full("cityscapes", "fine")
+    assert (cities.steps, cities.decay_at, cities.batch_size, cities.peak_lr) == (24_000, (0.75,), 8, 0.01)
+    from_coco = full("cityscapes", "fine + COCO")  # 4k steps, the rate reduced after 3k
+    assert from_coco == replace(cities, steps=4_000)
+    assert settings_of(chosen("cityscapes"), chosen("cityscapes").rows[1], "small") == SMALL
+
+
+def test_what_is_said_is_what_differs_from_the_paper():
+    table = chosen("cityscapes")
+    paper = partial(settings_of, table, scale="full")
+    assert run._said(table, paper) == "Trained as in the paper."
+    assert run._said(table, lambda row: replace(paper(row), seed=3)) == "Trained as in the paper, but seed=3."
+
+
+def test_cityscapes_figures_have_classes_and_gaps():
+    table = chosen("cityscapes", ["fine"])
+    numbers = {"AP": None, "AP50": None, "per_class": {"car": {"AP": 40.0, "AP50": 60.0}}}
+    done = run.Run(table.rows[0], 0, None, {"cityscapes": numbers}, [], 0.5)
+    head, fine, *cited = run._lines(table, [done], {})
+    assert head == ["row", "published AP", "AP50", "ours AP", "AP50", "ahead in AP", "in AP75", "s a picture"]
+    assert fine == ["fine", "31.5", "", "-", "-", "", "", "0.50"]
+    assert {len(line) for line in cited} == {len(head)}
+    [ours] = run.figures(table, [done], {}, lambda row: SMALL)["rows"][0]["ours"]
+    assert ours["car"] == 40.0 and ours["AP"] is ours["bus"] is None

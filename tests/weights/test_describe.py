@@ -58,6 +58,14 @@ def test_a_description(file, tmp_path):
     assert "torchvision/resnet50" in said and "BSD-3-Clause" in said and "6 in 1 tensors" in said
 
 
+def test_a_file_is_read_once_to_be_described(file, monkeypatch):
+    reads, load = [], torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda *arguments, **options: reads.append(1) or load(*arguments, **options)
+    )
+    assert "resnet18_fpn" in describe(file) and reads == [1]
+
+
 def test_the_list_has_every_name_whole():
     lines = published_list().splitlines()
     assert lines[0].split()[:2] == ["torchvision/maskrcnn_resnet50_fpn", "coco"] and "BSD-3" in lines[0]

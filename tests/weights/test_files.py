@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.weights.files import description_in, read_checkpoint, read_state_dict, write_state_dict
+from maskrcnn.weights.files import description_in, read_checkpoint, tensors_in, write_state_dict
+
+
+def read(path):
+    return tensors_in(read_checkpoint(path))
 
 
 class Hostile:
@@ -25,7 +29,7 @@ def test_reads_the_arrays_of_detectron2s_pickles(tmp_path):
         {"blobs": arrays},
     ):
         (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol=2))
-        found = read_state_dict(tmp_path / "w.pkl")
+        found = read(tmp_path / "w.pkl")
         assert {name: tensor.numpy().tolist() for name, tensor in found.items()} == {
             name: array.tolist() for name, array in arrays.items()
         }
@@ -36,7 +40,7 @@ def test_a_hostile_pickle_is_refused_by_name(tmp_path):
     with pytest.raises(
         ValueError, match=r"w\.pkl is refused: loading it would run \w+\.mkdir, not only read"
     ):
-        read_state_dict(tmp_path / "w.pkl")
+        read(tmp_path / "w.pkl")
     assert not (tmp_path / "was_run").exists()
 
 
@@ -48,7 +52,7 @@ def test_what_is_written_is_read_back(tmp_path, library, suffix):
     path, description = tmp_path / "deep" / f"w.{suffix}", {"names": ("a", "b"), "side": 1.5, "more": {}}
     write_state_dict(path, tensors, library, description)
     assert description_in(read_checkpoint(path)) == description
-    found = read_state_dict(path)
+    found = read(path)
     assert list(found) == list(tensors)
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
@@ -63,16 +67,16 @@ def test_only_detectron2_reads_pickles(tmp_path):
 def test_reads_bare_and_wrapped_tensors(tmp_path, wrap, new):
     tensors = {"a.weight": torch.randn(2, 3), "a.num_batches_tracked": torch.tensor(5)}
     torch.save(wrap(tensors), tmp_path / "w.pth", _use_new_zipfile_serialization=new)
-    found = read_state_dict(tmp_path / "w.pth")
+    found = read(tmp_path / "w.pth")
     assert list(found) == list(tensors)
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights file at .*none\.pth$"):
-        read_state_dict(tmp_path / "none.pth")
+        read(tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError, match="is a folder"):
-        read_state_dict(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut", b"\x80\x02}q\x00."])
@@ -80,7 +84,7 @@ def test_files_that_are_no_checkpoints(tmp_path, content):
     path = tmp_path / "w.pth"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"w\.pth") as raised:
-        read_state_dict(path)
+        read(path)
     assert "\n" not in str(raised.value)
 
 
@@ -89,7 +93,7 @@ def test_a_truncated_checkpoint_is_damaged(tmp_path):
     torch.save({"a": torch.randn(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match="damaged"):
-        read_state_dict(path)
+        read(path)
 
 
 @pytest.mark.parametrize("new", [True, False])
@@ -97,10 +101,10 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, new):
     path, marker = tmp_path / "w.pth", tmp_path / "was_run"
     torch.save({"a": Hostile(marker)}, path, _use_new_zipfile_serialization=new)
     with pytest.raises(ValueError, match=r"refused: loading it would run \w+\.mkdir, not only read tensors$"):
-        read_state_dict(path)
+        read(path)
     path.write_bytes(pickle.dumps(Hostile(marker), protocol=2))
     with pytest.raises(ValueError, match=r"w\.pth"):
-        read_state_dict(path)
+        read(path)
     assert not marker.exists()
 
 
@@ -120,7 +124,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, new):
 def test_content_that_is_not_weights_is_named(tmp_path, content, sentence):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=sentence):
-        read_state_dict(tmp_path / "w.pth")
+        read(tmp_path / "w.pth")
 
 
 def test_compressed_archives_are_refused(tmp_path):
@@ -133,4 +137,4 @@ def test_compressed_archives_are_refused(tmp_path):
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry))
     with pytest.raises(ValueError, match="compressed archive"):
-        read_state_dict(bomb)
+        read(bomb)

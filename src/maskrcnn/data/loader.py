@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -193,17 +194,26 @@ class _Pictures(Dataset):
 
 
 def _in_workers(items: Dataset, numbers: Iterable[int], workers: int) -> Iterator[Any]:
-    """Yield the items of the given numbers, in order, made by `workers` processes, or by this one if 0."""
+    """Yield the items of the given numbers, in order, made by `workers` processes, or by this one if 0.
+
+    There are never more processes than cores that this one may use: they would only take turns.
+    """
     loader = DataLoader(
         items,
         sampler=numbers,
         batch_size=None,
-        num_workers=workers,
+        num_workers=min(workers, _cores()),
         collate_fn=_as_is,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # it draws the workers' seeds, which would advance torch's own
     )
     return iter(loader)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _as_is(item: Any) -> Any:

@@ -82,9 +82,9 @@ def predicted(predictor: Predictor, paths: Sequence[Path]) -> Iterator[Result]:
 
 def truth_of(dataset: CocoDataset) -> dict[str, Any]:
     """Return the annotations as the file has them, with the data set's names of classes, which are unique."""
-    names = zip(dataset.category_ids, dataset.class_names, strict=True)
-    categories = [{"id": id_, "name": name} for id_, name in names]
-    return json.loads(dataset.annotation_file.read_bytes()) | {"categories": categories}
+    truth = json.loads(dataset.annotation_file.read_bytes())
+    names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
+    return truth | {"categories": [entry | {"name": names[entry["id"]]} for entry in truth["categories"]]}
 
 
 def detections_to_coco(
@@ -264,13 +264,18 @@ def _sigmas(truth: dict[str, Any]) -> list[float] | None:
     return None if count == 17 else [_OTHER_SIGMA] * count  # None: COCO's own
 
 
-def table(metrics: Metrics) -> Group:
-    """Return tables to print with rich: all numbers over all classes, and the AP of each of several."""
+def table(metrics: Metrics, title: str = "") -> Group:
+    """Return tables to print with rich: all numbers over all classes, and the AP of each of several.
+
+    `title` says whose numbers they are, where they are not COCO's.
+    """
     names = [name for name in next(iter(metrics.values())) if name != "per_class"]
-    summary = _table("", names, {_TITLES[k]: [part[name] for name in names] for k, part in metrics.items()})
+    summary = _table(
+        title, names, {_TITLES[k]: [part[name] for name in names] for k, part in metrics.items()}
+    )
     classes = list(next(iter(metrics.values()))["per_class"])
     rows = {name: [part["per_class"][name]["AP"] for part in metrics.values()] for name in classes}
-    per_class = _table("class", [f"AP {_TITLES[kind]}" for kind in metrics], rows)
+    per_class = _table(f"{title} class".strip(), [f"AP {_TITLES[kind]}" for kind in metrics], rows)
     return Group(summary, per_class) if len(classes) > 1 else Group(summary)
 
 

@@ -1,9 +1,8 @@
 """What went wrong where: detections and truth in COCO's form, matched picture by picture.
 
-Matching is COCO's: from the surest detection down, each takes, of the objects of its class that are not
-taken yet, the one that it overlaps most. So what is matched above a threshold does not depend on what is
-below it, and one matching serves every threshold. Crowd regions are neither found nor missed: a detection
-that lies in one of its own class is ignored.
+Matching is COCO's (see `matching`), from the surest detection down. So what is matched above a score does not
+depend on what is below it, and one matching serves every threshold of the score. Crowd regions are neither
+found nor missed: a detection that lies in one of its own class is ignored.
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from maskrcnn.evaluation import matching
+from maskrcnn.evaluation.matching import NOTHING, RECALLS
+
 Entry = dict[str, Any]
 
 LEAST_IOU = 0.5  # a detection is right from here on
 NEAR_IOU = 0.1  # under it, a detection is of nothing at all (TIDE's background threshold)
-NOTHING, IGNORED = -1, -2  # what a detection is matched with, if not with an object
-RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision
+IGNORED = -2  # what a detection is matched with that lies in a crowd
 
 KINDS = {
     "localisation": "an object of its class is there, but the overlap is only 0.1 to 0.5",
@@ -187,22 +188,9 @@ def run_lengths(entry: Entry, size_hw: tuple[int, int]) -> Entry:
 
 def match(scene: Scene, least_iou: float = LEAST_IOU) -> Int[np.ndarray, " D"]:
     """For each detection, the object that it is matched with, or NOTHING, or IGNORED."""
-    good = (scene.ious >= least_iou) & (scene.labels[:, None] == scene.true_labels)
-    matched = _take(np.where(good & ~scene.crowd, scene.ious, 0))
-    in_crowd = (good & scene.crowd).any(1)
-    return np.where((matched == NOTHING) & in_crowd, IGNORED, matched)
-
-
-def _take(ious: Float[np.ndarray, "D G"]) -> Int[np.ndarray, " D"]:
-    """From the first row down, each takes the largest number whose column is free; 0 cannot be taken."""
-    matched = np.full(len(ious), NOTHING)
-    free = np.ones(ious.shape[1], bool)
-    for row in np.flatnonzero(ious.any(1)):
-        candidates = ious[row] * free
-        best = candidates.argmax()
-        if candidates[best] > 0:
-            matched[row], free[best] = best, False
-    return matched
+    ious = np.where(scene.labels[:, None] == scene.true_labels, scene.ious, 0)
+    [matched] = matching.match(ious, scene.crowd, scene.crowd, np.array([least_iou]))
+    return np.where(np.append(scene.crowd, False)[matched], IGNORED, matched)  # NOTHING reads the last one
 
 
 def _pooled(
@@ -283,10 +271,10 @@ def confusion(found: Sequence[Scene], num_classes: int) -> Int[np.ndarray, "K1 K
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), int)
     for scene in found:
-        matched = match(scene)
+        matched, none = match(scene), np.zeros(len(scene.crowd), bool)
         taken = np.isin(np.arange(len(scene.crowd)), matched)
         left = (matched == NOTHING)[:, None] & ~(taken | scene.crowd)
-        others = _take(np.where(left & (scene.ious >= LEAST_IOU), scene.ious, 0))
+        [others] = matching.match(np.where(left, scene.ious, 0), none, none, np.array([LEAST_IOU]))
         matched = np.where(matched == NOTHING, others, matched)
         kept = matched != IGNORED
         columns = np.append(scene.true_labels, num_classes)[matched]  # NOTHING reads the last one

@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from maskrcnn.evaluation.coco import judge
+from maskrcnn.evaluation.matching import NOTHING, RECALLS, match
 from maskrcnn.messages import nearest
 
 Entries = Sequence[dict[str, Any]]
 
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
-_RECALLS = np.linspace(0, 1, 101)  # where COCO reads precision
 _METRICS = {"AP": _THRESHOLDS, "AP50": _THRESHOLDS[:1], "AP75": _THRESHOLDS[5:6]}
 _AT_ONCE = 500_000  # draws × detections counted in one go, so that they stay in the processor's cache
 
@@ -182,33 +182,9 @@ def _part(
 ) -> _Part:
     crowd = np.array([bool(one["iscrowd"]) for one in there], bool)
     optional = np.array([bool(one["ignore"]) for one in there], bool)
-    right, ignored = _match(ious, crowd, optional, thresholds)
-    return _Part(picture, int((~optional).sum()), scores, right, ignored)
-
-
-def _match(
-    ious: Float[np.ndarray, "D G"],
-    crowd: Bool[np.ndarray, " G"],
-    optional: Bool[np.ndarray, " G"],
-    thresholds: Float[np.ndarray, " T"],
-) -> tuple[Bool[np.ndarray, "T D"], Bool[np.ndarray, "T D"]]:
-    """Match detections, surest first, as COCO does; return which are right and which do not count.
-
-    Each takes what it overlaps most, the last of equals, of the objects that are asked for and free, and only
-    where there is none of the others; a crowd stays free. All thresholds go side by side.
-    """
-    rows, least = np.arange(len(thresholds)), np.minimum(thresholds, 1 - 1e-10)
-    right = np.zeros((len(thresholds), len(ious)), bool)
-    ignored, free = right.copy(), np.ones((len(thresholds), len(crowd)), bool)
-    for d in np.flatnonzero((ious >= least[0]).any(axis=1)):
-        fits = free & (ious[d] >= least[:, None])
-        asked = fits & ~optional
-        choice = np.where(asked.any(axis=1, keepdims=True), asked, fits)
-        best = len(crowd) - 1 - np.argmax(np.where(choice, ious[d], -1)[:, ::-1], axis=1)
-        hit = choice[rows, best]
-        right[:, d], ignored[:, d] = hit & ~optional[best], hit & optional[best]
-        free[rows, best] &= ~hit | crowd[best]
-    return right, ignored
+    matched = match(ious, crowd, optional, thresholds)
+    ignored = np.append(optional, False)[matched]  # NOTHING reads the last one
+    return _Part(picture, int((~optional).sum()), scores, (matched != NOTHING) & ~ignored, ignored)
 
 
 def _joined(parts: Sequence[_Part], pictures: int, thresholds: int) -> _Matched:
@@ -242,7 +218,7 @@ def _of_draws(matched: _Matched, drawn: Int[np.ndarray, "draws I"]) -> Float[np.
     seen = np.cumsum(copies, axis=1, dtype=np.int32)
     objects = drawn @ matched.objects
     recall = np.arange(objects.max() + 1) / np.maximum(objects, 1)[:, None]
-    reached = np.searchsorted(_RECALLS, recall, side="right")
+    reached = np.searchsorted(RECALLS, recall, side="right")
     areas = [
         _area(copies, seen, right, ignored, reached)
         for right, ignored in zip(matched.right, matched.ignored, strict=True)
@@ -269,4 +245,4 @@ def _area(
     counted = seen[:, hits] - before[:, np.searchsorted(skipped, hits)]
     highest = np.maximum.accumulate((found / np.maximum(counted, 1))[:, ::-1], axis=1)[:, ::-1]
     recalls = reached[np.arange(len(found))[:, None], found]
-    return np.einsum("bj,bj->b", highest, np.diff(recalls, axis=1, prepend=0)) / len(_RECALLS)
+    return np.einsum("bj,bj->b", highest, np.diff(recalls, axis=1, prepend=0)) / len(RECALLS)

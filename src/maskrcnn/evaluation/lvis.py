@@ -30,23 +30,25 @@ def lvis_metrics(
     Raises ValueError for a truth that does not say what LVIS' files say of pictures and classes, and for
     detections and kinds as `coco_metrics` does.
     """
-    _check(truth)
+    check_lvis(truth)
     counted = _searched_for(truth, _surest(detections))
     return {kind: _judged(kind, truth, counted) for kind in kinds}
 
 
-def _check(truth: dict[str, Any]) -> None:
+def check_lvis(truth: dict[str, Any]) -> None:
+    """Raise ValueError where a truth does not say what LVIS' files say of pictures and classes."""
     for image in truth["images"]:
         for field in ("neg_category_ids", "not_exhaustive_category_ids"):
             if field not in image:
                 raise ValueError(
-                    f"picture {image['id']} has no '{field}', as LVIS' files have: is it COCO's form?"
+                    f"picture {image['id']} has no '{field}', without which LVIS' AP cannot be computed: "
+                    "take the annotations from LVIS' own file (lvis_v1_val.json), not from COCO's"
                 )
     for category in truth["categories"]:
         if category.get("frequency") not in _GROUPS.values():
             raise ValueError(
-                f"the frequency of class {category['id']} '{category['name']}' must be r, c or f, not "
-                f"{category.get('frequency')!r}: take it from LVIS' own file"
+                f"class {category['id']} '{category['name']}' needs a 'frequency' of r, c or f, not "
+                f"{category.get('frequency')!r}: take it from LVIS' own file (lvis_v1_val.json)"
             )
 
 

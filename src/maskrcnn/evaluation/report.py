@@ -13,7 +13,7 @@ import numpy as np
 from maskrcnn.evaluation import charts, errors
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.errors import Entry, Mistakes, Quality, Scene
-from maskrcnn.evaluation.sides import sides
+from maskrcnn.evaluation.sides import NEITHER, UNFOUND, WRONG, pair_colour, sides
 from maskrcnn.files import replacing
 
 _TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
@@ -370,15 +370,27 @@ def _pictures_section(
     figures = []
     for i in worst(judged.mistakes)[:_PICTURES]:
         scene, path = judged.scenes[i].above(judged.threshold), picture_of(judged.scenes[i].image_id)
-        drawn = sides(
-            path, scene, judged.mistakes[i], truth["annotations"], detections, judged.names, by_masks=by_masks
-        )
+        drawn = sides(path, scene, judged.mistakes[i], truth, detections, by_masks=by_masks)
         figures.append(_figure(path.name, scene, judged.mistakes[i], drawn))
     listed = "".join(figures) or "<p>No picture has an error.</p>"
     return (
-        f"<h2>The worst pictures</h2><p class='quiet'>{_at(judged)} Those with the most errors, first. An "
-        "object and the detection that found it have one colour; errors are named beside the class. "
-        f"Small objects go without a name where names would cover each other.</p>{listed}"
+        f"<h2>The worst pictures</h2><p class='quiet'>{_at(judged)} Those with the most errors, first. "
+        "Errors are named beside the class. Small objects go without a name where names would cover each "
+        "other.</p>"
+        f"<p>{_colours()}</p>{listed}"
+    )
+
+
+def _colours() -> str:
+    meanings = {
+        "an object and the detection that found it: one colour, green to violet": pair_colour(0),
+        "a wrong detection": WRONG,
+        "an object that no detection found": UNFOUND,
+        "a crowd, and what lies in it": NEITHER,
+    }
+    return "".join(
+        f'<span class="key"><i style="background:rgb{ink};height:10px"></i>{meaning}</span>'
+        for meaning, ink in meanings.items()
     )
 
 

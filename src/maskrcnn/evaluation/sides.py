@@ -3,54 +3,68 @@
 from __future__ import annotations
 
 import base64
+import colorsys
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 
 from maskrcnn.data.pictures import read_picture
-from maskrcnn.draw import draw
-from maskrcnn.evaluation.errors import Entry, Mistakes, Scene, match, run_lengths
+from maskrcnn.draw import Colour, draw
+from maskrcnn.evaluation.errors import IGNORED, Entry, Mistakes, Scene, categories_of, match, run_lengths
 from maskrcnn.ops.masks import rle_to_crop
 from maskrcnn.result import Result
 
 _LONG_SIDE = 480  # px, of pictures in the page
 _CELLS = 64  # of a mask, along each side of its box
 
+# Colours of what has no partner; pairs have none that is like these.
+WRONG, UNFOUND, NEITHER = (255, 50, 40), (255, 205, 0), (185, 185, 185)
+
 
 def sides(
-    path: Path,
-    scene: Scene,
-    wrong: Mistakes,
-    truth: Sequence[Entry],
-    detections: Sequence[Entry],
-    names: Sequence[str],
-    *,
-    by_masks: bool,
+    path: Path, scene: Scene, wrong: Mistakes, truth: Entry, detections: Sequence[Entry], *, by_masks: bool
 ) -> tuple[str, str]:
     """Draw what is there, and what was found, on a picture of 480 px at its long side; as `data:` addresses.
 
-    `truth` and `detections` are those lists that the scene's numbers are places in. An object and
-    the detection that found it have one colour; what is wrong is named so. Raises as `read_picture` does.
+    An object and the detection that found it have one colour, between green and violet; detections that are
+    `WRONG`, objects that are `UNFOUND`, and crowds with what lies in them, which count for `NEITHER`, have
+    these. What is wrong is named so. Keypoints are drawn where the classes have them. Raises as
+    `read_picture` does.
     """
     picture = Image.fromarray(read_picture(path).permute(1, 2, 0).contiguous().numpy())
     small = picture.resize(_small(picture.size), Image.Resampling.BICUBIC, reducing_gap=2)
-    truth_order, found_order = _paired(match(scene), len(scene.there))
+    names, joints, skeleton = _classes(truth)
     states = ["crowd" if c else "missed" if m else "" for c, m in zip(scene.crowd, wrong.missed, strict=True)]
     texts = _texts(names, scene.true_labels, states), _texts(names, scene.labels, wrong.kinds)
-    there = [truth[scene.there[i]] for i in truth_order]
-    found = [detections[scene.found[i]] for i in found_order]
-    scores = np.full(len(there), np.nan), scene.scores[found_order]
-    drawn = [
-        to_result(entries, [text[i] for i in order], score, picture.size, small.size, by_masks=by_masks)
-        for entries, text, order, score in zip(
-            (there, found), texts, (truth_order, found_order), scores, strict=True
+    entries = [truth["annotations"][i] for i in scene.there], [detections[i] for i in scene.found]
+    scores = np.full(len(scene.there), np.nan), scene.scores
+    addresses = []
+    for side, inks in enumerate(_inks(match(scene), scene.crowd)):
+        result = to_result(
+            entries[side],
+            texts[side],
+            scores[side],
+            picture.size,
+            small.size,
+            by_masks=by_masks,
+            joints=joints,
         )
-    ]
-    return _address(draw(small, drawn[0], least_side=1)), _address(draw(small, drawn[1], least_side=1))
+        addresses.append(_address(draw(small, result, colours=inks, skeleton=skeleton, least_side=1)))
+    return addresses[0], addresses[1]
+
+
+def _classes(truth: Entry) -> tuple[list[str], int, list[tuple[int, int]]]:
+    """Return the classes' names, how many keypoints they have, and which of these, from 0, are joined."""
+    categories = categories_of(truth)
+    names = [str(category["name"]) for category in categories]
+    for category in categories:
+        if points := category.get("keypoints"):
+            return names, len(points), [(a - 1, b - 1) for a, b in category.get("skeleton", ())]
+    return names, 0, []
 
 
 def _small(size: tuple[int, int]) -> tuple[int, int]:
@@ -58,12 +72,20 @@ def _small(size: tuple[int, int]) -> tuple[int, int]:
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
-def _paired(matched: np.ndarray, objects: int) -> tuple[list[int], list[int]]:
-    """Objects and detections in orders that begin with the matched pairs, so that these get like colours."""
-    found = np.flatnonzero(matched >= 0).tolist()
-    there = matched[found].tolist()
-    rest = [i for i in range(objects) if i not in set(there)]
-    return there + rest, found + np.flatnonzero(matched < 0).tolist()
+def _inks(matched: Int[np.ndarray, " D"], crowd: Bool[np.ndarray, " G"]) -> tuple[list[Colour], list[Colour]]:
+    """Return the colours of objects and of detections."""
+    there = [NEITHER if is_crowd else UNFOUND for is_crowd in crowd]
+    found = [NEITHER if object_ == IGNORED else WRONG for object_ in matched]
+    for number, place in enumerate(np.flatnonzero(matched >= 0)):
+        found[place] = there[matched[place]] = pair_colour(number)
+    return there, found
+
+
+def pair_colour(number: int) -> Colour:
+    """Return a colour between green and violet; the golden ratio keeps any few in a row apart."""
+    hue, saturation = 0.31 + 0.5 * (number * 0.618034 % 1), (0.9, 0.6)[number % 2]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _texts(names: Sequence[str], labels: np.ndarray, states: Sequence[str | None]) -> list[str]:
@@ -80,10 +102,12 @@ def to_result(
     drawn_size: tuple[int, int],
     *,
     by_masks: bool,
+    joints: int = 0,
 ) -> Result:
     """Turn annotations, or detections, of a picture of `size` (width, height) into a result for another size.
 
-    Each object has a name of its own. Masks become 64 × 64 shares of a box, which is finer than pixels are in
+    Each object has a name of its own, and `joints` keypoints; those that are not known have no number as
+    their score. Masks become 64 × 64 shares of a box, which is finer than pixels are in
     most boxes of a picture of 480.
     """
     scale = np.array(drawn_size) / np.array(size)
@@ -101,7 +125,18 @@ def to_result(
         class_names=tuple(names),
         category_ids=tuple(range(len(entries))),
         mask_probs=np.array(probs, np.float32).reshape(-1, _CELLS, _CELLS) if by_masks else None,
+        keypoints=_keypoints(entries, joints, scale) if joints else None,
     )
+
+
+def _keypoints(
+    entries: Sequence[Entry], joints: int, scale: Float[np.ndarray, " 2"]
+) -> Float[np.ndarray, "n J 3"]:
+    flat = [entry.get("keypoints") or [0] * (3 * joints) for entry in entries]
+    points = np.array(flat, np.float32).reshape(-1, joints, 3)
+    points[..., :2] = (points[..., :2] + 0.5) * scale  # COCO counts from the centre of the first pixel
+    points[..., 2][points[..., 2] == 0] = np.nan  # not labelled
+    return points
 
 
 def _shares(entry: Entry, box: np.ndarray, size_hw: tuple[int, int]) -> Float[np.ndarray, "M M"]:

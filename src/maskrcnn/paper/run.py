@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from rich.table import Table as Printed
 
+from maskrcnn.data.coco import CocoDataset
+from maskrcnn.data.folder import find_split
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
 from maskrcnn.evaluation.coco import Metrics, coco_metrics, detections_to_coco, predicted, truth_of
 from maskrcnn.evaluation.intervals import Interval, difference
@@ -44,9 +46,9 @@ SMALL = Settings(
 )
 
 
-def settings_of(table: Table, scale: Literal["full", "small"]) -> Settings:
-    """Return the paper's own schedule for a table, or the small one."""
-    return replace(FULL, **dict(table.schedule)) if scale == "full" else SMALL
+def settings_of(table: Table, row: Row, scale: Literal["full", "small"]) -> Settings:
+    """Return the paper's own schedule for a row of a table, or the small one."""
+    return SMALL if scale == "small" else replace(FULL, **dict(table.schedule + row.schedule))
 
 
 IMAGENET = "imagenet"  # stands for the ImageNet weights of a row's own body
@@ -85,23 +87,24 @@ def run_table(
     data: str | Path,
     output: Path,
     *,
-    settings: Settings,
+    settings: Callable[[Row], Settings],
     seeds: int = 1,
     init: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Report:
     """Train and judge all rows of a table, with every seed, and report them beside the published figures.
 
-    What `output` holds already is not done again, and what was stopped goes on. `init` names weights to start
-    from, `IMAGENET` those of each row's body; `options` of the recipes hold for every row. Raises what
-    `train` raises.
+    What `output` holds already is not done again, and what was stopped goes on. `settings` gives those of a
+    row; `init` names weights to start from, `IMAGENET` those of each row's body; `options` of the recipes
+    hold for every row. Raises what `train` raises, and ValueError for data that the table is not about.
     """
+    check_data(table, data)
     runs = [
         run_row(
             row,
             data,
             output / f"{slug(row.name)}-{seed}",
-            settings=replace(settings, seed=seed),
+            settings=replace(settings(row), seed=seed),
             init=init,
             options=options or {},
         )
@@ -114,9 +117,29 @@ def run_table(
     write_json(output / "figures.json", figures(table, runs, ahead, settings))
     with replacing(output / "page.html") as unfinished:
         unfinished.write_text(
-            page(table, _lines(table, runs, ahead), _pictures(runs), _said(settings)), encoding="utf-8"
+            page(table, _lines(table, runs, ahead), _pictures(runs), _said(table, settings)), encoding="utf-8"
         )
     return Report(printed(table, runs, ahead), output / "figures.json", output / "page.html")
+
+
+def check_data(table: Table, data: str | Path) -> None:
+    """Raise ValueError, before anything is trained, where data lacks what a table's figures are about.
+
+    There must be a split "val", or FileNotFoundError says so.
+    """
+    kinds = ("instances", "person_keypoints")
+    file, pictures = find_split(data, "val", kinds[::-1] if table.kind == "keypoints" else kinds)
+    dataset = CocoDataset(file, pictures)
+    if table.kind == "cityscapes" and not is_cityscapes(truth_of(dataset)):
+        raise ValueError(
+            f"{data} is not Cityscapes, which this table is about: expected leftImg8bit/ and gtFine/ as they "
+            "are downloaded"
+        )
+    if table.kind == "keypoints" and not dataset.keypoint_names:
+        raise ValueError(
+            f"{file} names no keypoints, which this table is about: expected them in its categories, as in "
+            "COCO's person_keypoints_val2017.json"
+        )
 
 
 def run_row(
@@ -178,21 +201,25 @@ def differences(
 
 
 def figures(
-    table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]], settings: Settings
+    table: Table,
+    runs: Sequence[Run],
+    ahead: dict[str, list[list[Interval]]],
+    settings: Callable[[Row], Settings],
 ) -> dict[str, Any]:
     """Return all figures of a table, as JSON has them."""
     return {
         "table": table.title,
         "kind": table.kind,
-        "settings": asdict(settings),
+        "metrics": table.metrics,
         "rows": [
             {
                 "name": row.name,
                 "recipe": row.recipe,
                 "arguments": row.arguments,
+                "settings": asdict(settings(row)),
                 "published": row.published,
                 "ours": [
-                    {name: run.metrics[table.kind].get(name) for name in METRICS}
+                    {name: _metric(run, table, name) for name in table.metrics}
                     for run in runs
                     if run.row == row
                 ],
@@ -208,34 +235,31 @@ def figures(
     }
 
 
-_COLUMNS = (
-    "row",
-    "published AP",
-    "AP50",
-    "AP75",
-    "ours AP",
-    "AP50",
-    "AP75",
-    "ahead in AP",
-    "in AP75",
-    "s a picture",
-)
+def _metric(run: Run, table: Table, name: str) -> float | None:
+    """Return a figure over all classes, or the AP of the class of that name; None where there is nothing."""
+    numbers = run.metrics[table.kind]
+    return numbers.get(name, numbers["per_class"].get(name, {}).get("AP"))
 
 
 def _lines(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> list[list[str]]:
     """Return the report as rows of text, the columns' names first; ours are means over the seeds."""
-    lines = [list(_COLUMNS)]
+    shown = [name for name in METRICS[:3] if name in table.metrics]
+    figures = ["published AP", *shown[1:], "ours AP", *shown[1:]]
+    lines = [["row", *figures, "ahead in AP", "in AP75", "s a picture"]]
     for row in table.rows:
         mine = [run for run in runs if run.row == row]
-        ours = [mean(run.metrics[table.kind].get(name) or 0.0 for run in mine) for name in METRICS[:3]]
+        ours = [_mean([_metric(run, table, name) for run in mine]) for name in shown]
         seeds = ahead.get(row.name, [])
         intervals = ["; ".join(_interval(seed[column]) for seed in seeds) for column in (0, 1)]
         seconds = f"{mean(run.seconds_per_picture for run in mine):.2f}"
-        lines.append(
-            [row.name, *cells(row.published)[:3], *(f"{value:.1f}" for value in ours), *intervals, seconds]
-        )
-    lines += [[name, *cells(cited)[:3], *("" for _ in range(6))] for name, cited in table.cited]
-    return lines
+        lines.append([row.name, *cells(row.published, len(shown)), *ours, *intervals, seconds])
+    empty = [""] * (len(shown) + 3)
+    return lines + [[name, *cells(cited, len(shown)), *empty] for name, cited in table.cited]
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{mean(known):.1f}" if known else "-"
 
 
 def _interval(interval: Interval) -> str:
@@ -256,10 +280,13 @@ def _pictures(runs: Sequence[Run]) -> dict[str, list[Path]]:
     return {run.row.name: sorted((run.folder / "pictures").glob("*.png")) for run in reversed(runs)}
 
 
-def _said(settings: Settings) -> str:
+def _said(table: Table, settings: Callable[[Row], Settings]) -> str:
     """Say with which numbers the rows were trained, where they are not the paper's."""
-    usual = asdict(FULL)
-    others = [f"{name}={value}" for name, value in asdict(settings).items() if value != usual[name]]
+    others: dict[str, None] = {}  # in order, each once
+    for row in table.rows:
+        usual = asdict(settings_of(table, row, "full"))
+        ours = asdict(settings(row)).items()
+        others |= {f"{name}={value}": None for name, value in ours if value != usual[name]}
     return f"Trained as in the paper, but {', '.join(others)}." if others else "Trained as in the paper."
 
 

@@ -13,9 +13,10 @@ from rich.console import Group
 from rich.table import Column
 from rich.table import Table as Printed
 
+from maskrcnn.data.cityscapes import CLASSES
 from maskrcnn.messages import nearest
 
-Figures = tuple[float | None, ...]  # AP, AP50, AP75 and, where published, of small, medium and large objects
+Figures = tuple[float | None, ...]  # in the order of the table's metrics, as many as were published
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -28,6 +29,7 @@ class Row(NamedTuple):
     arguments: dict[str, Any]
     published: Figures
     init: str | None = None  # what the row begins with, where that is not its body's ImageNet weights
+    schedule: tuple[tuple[str, Any], ...] = ()  # the paper's settings where they are not the table's
 
 
 class Table(NamedTuple):
@@ -38,6 +40,7 @@ class Table(NamedTuple):
     rows: tuple[Row, ...]
     cited: tuple[tuple[str, Figures], ...] = ()  # of others, or on other pictures, for comparison only
     schedule: tuple[tuple[str, Any], ...] = ()  # the paper's settings where they are not those of section 3.1
+    metrics: tuple[str, ...] = METRICS  # names of the figures; an AP of one class has the class's name
 
 
 _POOL = {"region_operator": "roi_pool"}
@@ -57,6 +60,7 @@ _CITYSCAPES_SCHEDULE = (
     ("short_sides", tuple(range(800, 1025, 32))),
     ("long_side", 2048),
 )
+_FROM_COCO = (("steps", 4_000), ("decay_at", (3 / 4,)))
 _COCO = "detectron2/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 
 TABLES: dict[str, Table] = {
@@ -179,18 +183,19 @@ TABLES: dict[str, Table] = {
         "cityscapes",
         (
             Row("fine", "resnet50_fpn", {}, (31.5,)),
-            Row("fine + COCO", "resnet50_fpn", {}, (36.4,), init=_COCO),
+            Row("fine + COCO", "resnet50_fpn", {}, (36.4,), init=_COCO, schedule=_FROM_COCO),
         ),
         (
-            ("InstanceCut, test", (13.0, 27.9)),
-            ("DWT, test", (15.6, 30.0)),
-            ("SAIS, test", (17.4, 36.7)),
-            ("DIN, test", (20.0, 38.8)),
-            ("SGN, test", (25.0, 44.9)),
-            ("Mask R-CNN fine, test", (26.2, 49.9)),
-            ("Mask R-CNN fine + COCO, test", (32.0, 58.1)),
+            ("InstanceCut, test", (13.0, 27.9, 10.0, 8.0, 23.7, 14.0, 19.5, 15.2, 9.3, 4.7)),
+            ("DWT, test", (15.6, 30.0, 15.1, 11.7, 32.9, 17.1, 20.4, 15.0, 7.9, 4.9)),
+            ("SAIS, test", (17.4, 36.7, 14.6, 12.9, 35.7, 16.0, 23.2, 19.0, 10.3, 7.8)),
+            ("DIN, test", (20.0, 38.8, 16.5, 16.7, 25.7, 20.6, 30.0, 23.4, 17.1, 10.1)),
+            ("SGN, test", (25.0, 44.9, 21.8, 20.1, 39.4, 24.8, 33.2, 30.8, 17.7, 12.4)),
+            ("Mask R-CNN fine, test", (26.2, 49.9, 30.5, 23.7, 46.9, 22.8, 32.2, 18.6, 19.1, 16.0)),
+            ("Mask R-CNN fine + COCO, test", (32.0, 58.1, 34.8, 27.0, 49.1, 30.1, 40.9, 30.9, 24.1, 18.7)),
         ),
         schedule=_CITYSCAPES_SCHEDULE,
+        metrics=("AP", "AP50", *CLASSES.values()),
     ),
 }
 
@@ -224,16 +229,16 @@ def listed(tables: Iterable[tuple[str, Table]] = TABLES.items()) -> Group:
 
 def _published(key: str, table: Table) -> Printed:
     recipe = Column("recipe", overflow="fold")
-    printed = Printed("row", recipe, *METRICS, title=f"{key}  {table.title}", title_justify="left")
+    printed = Printed("row", recipe, *table.metrics, title=f"{key}  {table.title}", title_justify="left")
     for row in table.rows:
         arguments = ", ".join(f"{name}={value}" for name, value in row.arguments.items())
-        printed.add_row(row.name, f"{row.recipe}({arguments})", *cells(row.published))
+        printed.add_row(row.name, f"{row.recipe}({arguments})", *cells(row.published, len(table.metrics)))
     for name, figures in table.cited:
-        printed.add_row(name, "cited", *cells(figures))
+        printed.add_row(name, "cited", *cells(figures, len(table.metrics)))
     return printed
 
 
-def cells(figures: Figures) -> list[str]:
-    """Return the figures as a row of a table prints them, empty where there is none."""
-    padded = (*figures, *(None,) * (len(METRICS) - len(figures)))
+def cells(figures: Figures, count: int) -> list[str]:
+    """Return the first `count` figures as a row of a table prints them, empty where there is none."""
+    padded = (*figures, *(None,) * count)[:count]
     return ["" if figure is None else f"{figure:.1f}" for figure in padded]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from maskrcnn.files import replacing
-from maskrcnn.weights.files import write_state_dict
-from maskrcnn.weights.init import read_origin
+from maskrcnn.weights.files import read_checkpoint, write_state_dict
+from maskrcnn.weights.init import origin_in, read_origin
 from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION
 from maskrcnn.weights.published import PUBLISHED, published_as
-from maskrcnn.weights.trained import Trained, locate, read_trained
+from maskrcnn.weights.trained import Trained, locate, read_trained, trained_in
 
 _SHOWN = 12  # classes that a description names
 
@@ -32,14 +32,15 @@ def describe(source: str | Path) -> str:
     Errors as those of `read_origin`.
     """
     path = locate(source)
-    origin = read_origin(path)
+    content = read_checkpoint(path)
+    origin = origin_in(content, path)
     count = sum(tensor.numel() for tensor in origin.weights.values())
     arguments = ", ".join(f"{name}={value}" for name, value in origin.arguments.items())
     lines = [f"file       {path}"]
     if published := published_as(path.name):
         lines += [f"published  {published.name}, {published.url}", f"licence    {published.licence}"]
     if origin.recipe:
-        trained = read_trained(path)
+        trained = trained_in(content, path)
         names = ", ".join(trained.class_names[:_SHOWN])
         more = f" and {len(trained.class_names) - _SHOWN} more" if len(trained.class_names) > _SHOWN else ""
         lines += [

@@ -21,19 +21,6 @@ _WRAPPERS = ("model", "state_dict", "blobs")
 _OURS = "maskrcnn"  # under which other libraries' files keep what we know of the network
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a ``.pth``, ``.pt`` or ``.pkl`` file by name; see `tensors_in`.
-
-    Raises FileNotFoundError when there is no such file, and ValueError when it is no checkpoint, would run
-    code, or holds something else than tensors.
-    """
-    content = read_checkpoint(path)
-    try:
-        return tensors_in(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
 def read_checkpoint(path: str | Path) -> Any:
     """Return all that a ``.pth`` or ``.pt`` file of torch, or a ``.pkl`` file of numpy arrays, holds.
 

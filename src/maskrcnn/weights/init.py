@@ -36,7 +36,11 @@ def read_origin(source: str | Path) -> Origin:
     Raises FileNotFoundError and ValueError for what cannot be found or read.
     """
     path = locate(source)
-    content = read_checkpoint(path)
+    return origin_in(read_checkpoint(path), path)
+
+
+def origin_in(content: Any, path: Path) -> Origin:
+    """Return the weights that the content of a file holds. Raises ValueError, naming the file, for none."""
     if not (isinstance(content, dict) and "trained" in content):
         try:
             tensors = tensors_in(content)
