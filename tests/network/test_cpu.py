@@ -91,12 +91,21 @@ def test_winograd_learns_what_a_convolution_learns(size_hw: tuple[int, int]) -> 
         torch.testing.assert_close(ours, theirs)
 
 
-def test_weights_are_shared_and_followed() -> None:
-    conv = nn.Conv2d(5, 7, 3, padding=1)
+@pytest.mark.parametrize("learns", [True, False])
+def test_weights_are_shared_and_followed(learns: bool) -> None:
+    conv = nn.Conv2d(5, 7, 3, padding=1).requires_grad_(learns)
     winograd = WinogradConv2d(conv)
     assert winograd.state_dict().keys() == conv.state_dict().keys()
     x = torch.randn(1, 5, 8, 8)
-    winograd(x)
+    winograd(x).sum()
     with torch.no_grad():
         conv.weight.mul_(2)
     torch.testing.assert_close(winograd(x), conv(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_fused_step_is_followed() -> None:
+    conv = nn.Conv2d(5, 7, 3, padding=1)
+    winograd, x = WinogradConv2d(conv), torch.randn(1, 5, 8, 8)
+    winograd(x).sum().backward()
+    torch.optim.SGD(conv.parameters(), 1.0, fused=True).step()  # does not count as a change of the weights
+    torch.testing.assert_close(winograd(x), conv(x), atol=1e-4, rtol=1e-4)

@@ -94,8 +94,10 @@ class WinogradConv2d(nn.Conv2d):
         return _Winograd.apply(x, self.weight, bias, self._kernel())
 
     def _kernel(self) -> Float[Tensor, "36 C O"]:
-        """Return the kernel in the space of products, led there anew when the weights have changed."""
+        """Return the kernel in the space of products; that of weights which do not learn is kept."""
         weight = self.weight.detach()
+        if self.weight.requires_grad:  # a fused optimiser changes them without a trace
+            return lead_kernel(weight)
         state = weight.data_ptr(), -1 if weight.is_inference() else weight._version
         if self._led is None or self._led[0] != state:
             self._led = state, lead_kernel(weight)
