@@ -29,7 +29,7 @@ class MaskCoding(NamedTuple):
 
 
 def _of_class(logits: Float[Tensor, "N K M M"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N M M"]:
-    return logits[torch.arange(len(labels), device=labels.device), labels]
+    return logits[torch.arange(labels.shape[0], device=labels.device), labels]
 
 
 def _sigmoid_loss(logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:

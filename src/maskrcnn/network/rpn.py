@@ -118,7 +118,7 @@ class RPN(nn.Module):
             self.anchors.grid(number, size_hw, input_hw, features[0].device)
             for number, size_hw in enumerate(sizes)
         ]
-        return Candidates(logits, deltas, torch.cat(grids), tuple(len(grid) for grid in grids))
+        return Candidates(logits, deltas, torch.cat(grids), tuple(grid.shape[0] for grid in grids))
 
     def propose(self, candidates: Candidates, sizes_hw: Int[Tensor, "B 2"], keep: Keep) -> Proposals:
         """Return the best regions: refined, clipped to their pictures, no near duplicates on a level."""
@@ -138,7 +138,7 @@ class RPN(nn.Module):
         """Return the `count` best anchors (B, n) of each level, and the level (n,) of each."""
         first, chosen, level_of = 0, [], []
         for number, size in enumerate(levels):
-            best = logits[:, first : first + size].topk(min(count, size), sorted=True).indices
+            best = logits[:, first : first + size].topk(torch.sym_min(count, size), sorted=True).indices
             chosen.append(best + first)
             level_of.append(torch.full_like(best[0], number))
             first += size

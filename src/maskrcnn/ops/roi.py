@@ -107,12 +107,17 @@ def roi_warp(
     reduction: Reduction = mean,
 ) -> Float[Tensor, "N C bins bins"]:
     """Return `roi_align` of the boxes rounded to whole cells, at least one cell wide (Table 2c, RoIWarp)."""
-    stride = places(pyramid, pictures, levels).stride[:, None]
-    corners = _round(boxes.detach() / stride)
-    corners = torch.cat((corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)), 1)
+    boxes = to_cells(boxes, places(pyramid, pictures, levels).stride)
     return roi_align(
-        pyramid, corners * stride, pictures, levels, bins, sampling_ratio=sampling_ratio, reduction=reduction
+        pyramid, boxes, pictures, levels, bins, sampling_ratio=sampling_ratio, reduction=reduction
     )
+
+
+def to_cells(boxes: Float[Tensor, "N 4"], stride: Int[Tensor, " N"]) -> Float[Tensor, "N 4"]:
+    """Return the boxes, in pixels, rounded to whole cells of `stride` pixels, at least one cell wide."""
+    corners = _round(boxes.detach() / stride[:, None])
+    corners = torch.cat((corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)), 1)
+    return corners * stride[:, None]
 
 
 def roi_pool(

@@ -19,6 +19,7 @@ class Pyramid(NamedTuple):
     batch_size: int
     sizes_hw: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
+    maps: tuple[Tensor, ...]  # the same, as they came
 
 
 def lay_out(features: Sequence[Float[Tensor, "B C _h _w"]], strides: Sequence[int]) -> Pyramid:
@@ -26,7 +27,7 @@ def lay_out(features: Sequence[Float[Tensor, "B C _h _w"]], strides: Sequence[in
     rows = [level.permute(0, 2, 3, 1).flatten(0, 2) for level in features]
     table = rows[0] if len(rows) == 1 else torch.cat(rows)
     sizes_hw = tuple((level.shape[2], level.shape[3]) for level in features)
-    return Pyramid(table, features[0].shape[0], sizes_hw, tuple(strides))
+    return Pyramid(table, features[0].shape[0], sizes_hw, tuple(strides), tuple(features))
 
 
 class Places(NamedTuple):
