@@ -206,7 +206,13 @@ def test_colour_jitter_by_hand():
     factor = 1 + np.random.default_rng(0).uniform(-1, 1) * 0.5
     brighter = apply(transforms.colour_jitter(brightness=0.5), sample).image
     assert torch.equal(brighter, (image * factor).round().clamp(0, 255).byte())
-    assert apply(transforms.colour_jitter(0.5, 0.5, 0.5), sample).image.dtype == torch.uint8
+    one_by_one = sample.image.float()
+    brightness, contrast, saturation = 1 + np.random.default_rng(0).uniform(-1, 1, 3) * 0.5
+    one_by_one = one_by_one * brightness
+    one_by_one = one_by_one.mean() + (one_by_one - one_by_one.mean()) * contrast
+    one_by_one = one_by_one.mean(0) + (one_by_one - one_by_one.mean(0)) * saturation
+    jittered = apply(transforms.colour_jitter(0.5, 0.5, 0.5), sample).image
+    assert torch.equal(jittered, one_by_one.round().clamp(0, 255).byte())
     assert torch.equal(
         apply(transforms.colour_jitter(saturation=1.0), sample._replace(image=image[:1])).image, image[:1]
     )

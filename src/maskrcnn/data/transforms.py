@@ -14,7 +14,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -102,11 +101,17 @@ def resized(picture: Picture, objects: Objects, keypoint_flip: tuple[int, ...] =
     image, (file_height, file_width), (rows, columns), (x1, y1, x2, y2) = picture
     height, width = image.shape[-2:]
     if (height, width) != (rows, columns):
-        image = F.interpolate(image[None], (rows, columns), mode="bilinear", antialias=True)[0]
+        image = _interpolated(image, (rows, columns))
     x_scale, y_scale = columns / width, rows / height
     to_image_x, to_image_y = (x2 - x1) / file_width, (y2 - y1) / file_height  # 1 / 2, … of a shrunk JPEG
     affine = (x_scale * to_image_x, x_scale * x1, y_scale * to_image_y, y_scale * y1)
     return Sample(image, objects, keypoint_flip, affine)
+
+
+def _interpolated(image: Tensor, size_hw: SizeHW) -> Tensor:
+    # By the strides that this gives, torch sees channels-last memory: several times faster, equal to the bit
+    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, size_hw, mode="bilinear", antialias=True)[0]
 
 
 def compose(*transforms: Transform) -> Transform:
@@ -173,9 +178,11 @@ def _colour_jitter(
     sample: Sample, generator: np.random.Generator, strengths: tuple[float, float, float]
 ) -> Sample:
     brightness, contrast, saturation = (1 + generator.uniform(-1, 1) * strength for strength in strengths)
-    image = sample.image.float() * brightness
-    image = torch.lerp(image.mean(), image, contrast)
-    image = torch.lerp(image.mean(0, keepdim=True), image, saturation)
+    image = sample.image.float()
+    greys, mean = sum(image.unbind()) / len(image), image.mean()  # mean(0) is slow in channels-last memory
+    # All three at once, in place: the passes over the memory are what takes the time
+    kept = brightness * contrast
+    image.mul_(kept * saturation).add_(greys * (kept * (1 - saturation)) + mean * (brightness - kept))
     return sample._replace(image=image.round_().clamp_(0, 255).byte())
 
 
