@@ -6,6 +6,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,15 +61,15 @@ def row(title: str, ours: Times, theirs: Times) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the versions and the threads that the figures belong to."""
-    import torchvision
-
+    """Return the day, the versions and the hardware that the figures belong to."""
     return {
+        "date": date.today().isoformat(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision") if find_spec("torchvision") else None,
         "python": platform.python_version(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 

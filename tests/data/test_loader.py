@@ -13,8 +13,9 @@ from maskrcnn.data import transforms
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.loader import batches_per_epoch, picture_batches, plan_epoch, training_batches
 
+RESIZE = transforms.resize((24, 32, 40), 64)
+AS_STORED = transforms.resize(None, 10**6)
 AUGMENT = transforms.compose(
-    transforms.resize((24, 32, 40), 64),
     transforms.flip_horizontal(0.5),
     transforms.colour_jitter(0.3, 0.3, 0.3),
 )
@@ -38,9 +39,9 @@ def make_dataset(tmp_path, count):
     return CocoDataset(tmp_path / "truth.json", tmp_path)
 
 
-def take(dataset, count, transform=AUGMENT, **arguments):
+def take(dataset, count, resize=RESIZE, transform=AUGMENT, **arguments):
     arguments = {"batch_size": 2, "stride": 32, "workers": 0, "seed": 5} | arguments
-    return list(itertools.islice(training_batches(dataset, transform, **arguments), count))
+    return list(itertools.islice(training_batches(dataset, resize, transform, **arguments), count))
 
 
 def equal(ours, theirs):
@@ -80,7 +81,7 @@ def test_an_epoch_shows_every_picture_once(dataset):
         """Which pictures each of an epoch's batches holds."""
         return [
             sorted(a.images.amax((1, 2, 3)).tolist())
-            for a, _ in take(dataset, 5, transforms.compose(), start=start)
+            for a, _ in take(dataset, 5, AS_STORED, transforms.compose(), start=start)
         ]
 
     first, second = greys(0), greys(5)
@@ -89,7 +90,7 @@ def test_an_epoch_shows_every_picture_once(dataset):
 
 
 def test_a_picture_looks_different_each_time(tmp_path):
-    batches = take(make_dataset(tmp_path, 1), 3, transforms.random_scale(1.0, 2.0))
+    batches = take(make_dataset(tmp_path, 1), 3, transforms.random_scale(AS_STORED, 1.0, 2.0))
     sizes = [tuple(size) for batch, _ in batches for size in batch.sizes_hw.tolist()]
     assert len(set(sizes)) >= 5  # two draws may round to one size
 
@@ -135,6 +136,40 @@ def test_pictures_for_prediction_come_in_order(dataset, workers):
 
 
 def test_only_unreadable_pictures(tmp_path):
-    (batch,) = picture_batches([tmp_path / "a.png"], transforms.compose(), batch_size=2, stride=32, workers=0)
+    (batch,) = picture_batches([tmp_path / "a.png"], AS_STORED, batch_size=2, stride=32, workers=0)
     assert batch.batch is None and batch.indices == [] and len(batch.failures) == 1
-    assert list(picture_batches([], transforms.compose(), batch_size=2, stride=32, workers=0)) == []
+    assert list(picture_batches([], AS_STORED, batch_size=2, stride=32, workers=0)) == []
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_shrunk_jpeg_keeps_its_object_where_it_is(tmp_path, orientation):
+    """Training and prediction see the same pixels, and the truth's box fits the square that they show."""
+    pixels = np.full((205, 331), 255, np.uint8)
+    pixels[60:140, 100:220] = 0
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=100, exif=exif)
+    upright = {1: pixels, 3: np.rot90(pixels, 2), 6: np.rot90(pixels, -1)}[orientation]
+    (y, x), (height, width) = np.argwhere(upright == 0).min(0).tolist(), upright.shape
+    box = [x, y, 80, 120] if orientation == 6 else [x, y, 120, 80]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": height, "width": width}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": box}],
+        "categories": [{"id": 1, "name": "square"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    dataset = CocoDataset(tmp_path / "truth.json", tmp_path)
+    resize = transforms.resize(40, 1000)
+    ((batch, targets),) = take(dataset, 1, resize, transforms.compose(), batch_size=1)
+    (seen,) = picture_batches(dataset.paths, resize, batch_size=1, stride=32, workers=0)
+    assert torch.equal(batch.images, seen.batch.images) and seen.sizes_hw == [(height, width)]
+    assert batch.sizes_hw.amin() == 40
+
+    rows, columns = batch.sizes_hw[0].tolist()
+    darkness = 1 - batch.images[0, 0, :rows, :columns].double() / 255
+    across, down = darkness.sum(0), darkness.sum(1)
+    x1, y1, x2, y2 = targets.boxes[0, 0].tolist()
+    for profile, low, high, other in ((across, x1, x2, y2 - y1), (down, y1, y2, x2 - x1)):
+        places = torch.arange(len(profile)) + 0.5
+        assert (profile * places).sum() / profile.sum() == pytest.approx((low + high) / 2, abs=0.03)
+        assert profile.sum() / other == pytest.approx(high - low, abs=0.15)

@@ -1,5 +1,6 @@
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from maskrcnn.data import transforms
 from maskrcnn.data.coco import CocoDataset, Objects
 from maskrcnn.data.folder import find_split
-from maskrcnn.data.pictures import read_picture
+from maskrcnn.data.pictures import Picture, read_to_resize
 from maskrcnn.data.transforms import Sample, to_network
 from maskrcnn.ops.masks import crop_to_rle
 
@@ -46,6 +47,18 @@ def apply(transform, sample, seed=0):
     return transform(sample, np.random.default_rng(seed))
 
 
+def sized(resize):
+    """What happens to a picture before the first transform, as a transform."""
+
+    def follow(sample, generator):
+        height, width = sample.image.shape[-2:]
+        wanted = resize((height, width), generator)
+        picture = Picture(sample.image, (height, width), wanted, (0.0, 0.0, width, height))
+        return transforms.resized(picture, sample.objects, sample.keypoint_flip)
+
+    return follow
+
+
 def dense(crop, size_hw):
     """The mask as the network sees it: each pixel's centre looked up in the crop."""
     (height, width), (sx, tx, sy, ty) = crop.pixels.shape, crop.affine
@@ -69,8 +82,8 @@ GEOMETRY = {
     "turn": transforms.compose(transforms.flip_vertical(1.0), transforms.flip_horizontal(1.0)),
     "window": transforms.crop((30, 31)),
     "window of mirror": transforms.compose(transforms.flip_horizontal(1.0), transforms.crop((20, 31))),
-    "doubled": transforms.resize(80, 1000),
-    "doubled and cut": transforms.compose(transforms.resize(80, 1000), transforms.crop((33, 47))),
+    "doubled": sized(transforms.resize(80, 1000)),
+    "doubled and cut": transforms.compose(sized(transforms.resize(80, 1000)), transforms.crop((33, 47))),
 }
 
 
@@ -110,19 +123,28 @@ def test_polygons_and_runs_of_one_mask_agree(name):
 def test_resize_keeps_to_both_sides_and_gives_the_exact_ratio():
     sample = make_sample([], 40, 60)
     for short, long, expected in ((20, 1000, (20, 30)), (80, 100, (67, 100)), (33, 1000, (33, 50))):
-        resized = apply(transforms.resize(short, long), sample)
+        resized = apply(sized(transforms.resize(short, long)), sample)
         assert resized.image.shape[-2:] == expected
         assert resized.affine == (expected[1] / 60, 0, expected[0] / 40, 0)
-    sides = {apply(transforms.resize((20, 30), 99), sample, seed).image.shape[-2] for seed in range(20)}
+    sides = {
+        apply(sized(transforms.resize((20, 30), 99)), sample, seed).image.shape[-2] for seed in range(20)
+    }
     assert sides == {20, 30}
-    assert apply(transforms.resize(1, 1), make_sample([], 2, 60)).image.shape[-2:] == (2, 2)
+    assert apply(sized(transforms.resize(1, 1)), make_sample([], 2, 60)).image.shape[-2:] == (2, 2)
+
+
+def test_a_random_scale_comes_on_top_of_the_sides():
+    scale = transforms.random_scale(transforms.resize(20, 1000), 0.5, 2.0)
+    sizes = [scale((40, 60), np.random.default_rng(seed)) for seed in range(50)]
+    assert min(sizes) < (12, 18) and max(sizes) > (36, 54)
+    assert all(10 <= height <= 40 and abs(width - 1.5 * height) <= 1 for height, width in sizes)
 
 
 def test_coordinates_follow_the_pixels_through_a_chain():
     """Red is the file's column and green its row: the affine must lead from there to here."""
     chain = transforms.compose(
+        sized(transforms.random_scale(transforms.resize(None, 60), 1.5, 2.5)),
         transforms.flip_horizontal(0.5),
-        transforms.random_scale(1.5, 2.5),
         transforms.crop((50, 61)),
         transforms.flip_vertical(0.5),
     )
@@ -172,7 +194,7 @@ def test_objects_that_leave_the_picture():
 
 def test_an_object_too_small_for_the_resolution_keeps_its_box():
     tiny = [np.array([[10, 10], [10.4, 10], [10.4, 10.4], [10, 10.4]])]
-    _, truth = to_network(apply(transforms.resize(10, 100), make_sample([tiny])))
+    _, truth = to_network(apply(sized(transforms.resize(10, 100)), make_sample([tiny])))
     assert truth.boxes == pytest.approx(np.array([[2.5, 2.5, 2.6, 2.6]]))
     assert truth.crops == [None]
 
@@ -184,19 +206,25 @@ def test_colour_jitter_by_hand():
     factor = 1 + np.random.default_rng(0).uniform(-1, 1) * 0.5
     brighter = apply(transforms.colour_jitter(brightness=0.5), sample).image
     assert torch.equal(brighter, (image * factor).round().clamp(0, 255).byte())
-    assert apply(transforms.colour_jitter(0.5, 0.5, 0.5), sample).image.dtype == torch.uint8
+    one_by_one = sample.image.float()
+    brightness, contrast, saturation = 1 + np.random.default_rng(0).uniform(-1, 1, 3) * 0.5
+    one_by_one = one_by_one * brightness
+    one_by_one = one_by_one.mean() + (one_by_one - one_by_one.mean()) * contrast
+    one_by_one = one_by_one.mean(0) + (one_by_one - one_by_one.mean(0)) * saturation
+    jittered = apply(transforms.colour_jitter(0.5, 0.5, 0.5), sample).image
+    assert torch.equal(jittered, one_by_one.round().clamp(0, 255).byte())
     assert torch.equal(
         apply(transforms.colour_jitter(saturation=1.0), sample._replace(image=image[:1])).image, image[:1]
     )
 
 
 def test_transforms_can_be_sent_to_spawned_workers():
-    chain = transforms.compose(
-        transforms.resize(30, 99), transforms.crop((9, 9)), transforms.colour_jitter(0.3)
-    )
-    again = pickle.loads(pickle.dumps(chain))
+    resize = transforms.random_scale(transforms.resize(30, 99), 1.0, 2.0)
+    chain = transforms.compose(transforms.crop((9, 9)), transforms.colour_jitter(0.3))
     sample = make_sample([])
-    assert torch.equal(apply(chain, sample).image, apply(again, sample).image)
+    sent = [pickle.loads(pickle.dumps(part)) for part in (resize, chain)]
+    images = [apply(transforms.compose(sized(r), c), sample).image for r, c in ((resize, chain), sent)]
+    assert torch.equal(*images)
 
 
 @pytest.mark.parametrize("name", ["nuclei", "person", "coco_small"])
@@ -209,7 +237,6 @@ def test_real_masks_survive(name):
     coco = COCO(find_split(SHARED / "data" / name, "val")[0])
     dataset = CocoDataset(*find_split(SHARED / "data" / name, "val"))
     chain = transforms.compose(
-        transforms.resize((300, 400), 600),
         transforms.flip_horizontal(0.5),
         transforms.flip_vertical(0.5),
         transforms.crop((280, 290)),
@@ -217,7 +244,9 @@ def test_real_masks_survive(name):
     overlaps = []
     for i in range(0, len(dataset), 40):
         objects = dataset.objects(i)._replace(labels=dataset.objects(i).ids)
-        moved = apply(chain, Sample(read_picture(dataset.path(i)), objects), i)
+        generator = np.random.default_rng(i)
+        resize = partial(transforms.resize((300, 400), 600), generator=generator)
+        moved = chain(transforms.resized(read_to_resize(dataset.path(i), resize), objects), generator)
         image, truth = to_network(moved)
         (height, width), (sx, tx, sy, ty) = image.shape[-2:], moved.affine
         x = np.floor((np.arange(width) + 0.5 - tx) / sx).astype(int)

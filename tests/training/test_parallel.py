@@ -14,7 +14,7 @@ from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.drawn import draw_dataset
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.loader import training_batches
-from maskrcnn.data.transforms import resize
+from maskrcnn.data.transforms import compose, resize
 from maskrcnn.training.checkpoint import load
 from maskrcnn.training.parallel import ALONE, Processes, joined
 
@@ -26,7 +26,9 @@ def data(tmp_path_factory):
 
 def test_shares_make_the_whole(data):
     dataset = CocoDataset(*find_split(data, "train"))
-    batches = partial(training_batches, dataset, resize(64, 64), batch_size=4, stride=32, workers=0, seed=3)
+    batches = partial(
+        training_batches, dataset, resize(64, 64), compose(), batch_size=4, stride=32, workers=0, seed=3
+    )
     whole, _ = next(batches())
     parts = [next(batches(share=Processes(rank, 2).share(4)))[0] for rank in range(2)]
     assert torch.equal(parts[0].images, whole.images[::2])

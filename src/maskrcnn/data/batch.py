@@ -34,8 +34,9 @@ def pad(images: Sequence[Shaped[Tensor, "C _ _"]], stride: int) -> Batch:
     """Lay pictures into the upper left corners of one channels-last tensor of zeros."""
     sizes_hw = torch.tensor([image.shape[-2:] for image in images])
     height, width = (-(-sizes_hw.amax(0) // stride) * stride).tolist()
-    shape = (len(images), len(images[0]), height, width)
-    padded = torch.zeros(shape, dtype=images[0].dtype).contiguous(memory_format=torch.channels_last)
+    padded = torch.zeros(len(images), height, width, len(images[0]), dtype=images[0].dtype).permute(
+        0, 3, 1, 2
+    )
     for canvas, image in zip(padded, images, strict=True):
         canvas[:, : image.shape[1], : image.shape[2]] = image
     return Batch(padded, sizes_hw)

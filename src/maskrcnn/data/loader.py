@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn.data.batch import collate, pad
 from maskrcnn.data.coco import CocoDataset, Objects
-from maskrcnn.data.pictures import Source, read_picture
-from maskrcnn.data.transforms import Affine, Sample, Transform, to_network
+from maskrcnn.data.pictures import SizeHW, Source, read_to_resize
+from maskrcnn.data.transforms import Affine, Resize, Sample, Transform, resized, to_network
 from maskrcnn.types import Batch, Targets
 
 NO_OBJECTS = Objects(
@@ -36,12 +36,13 @@ class PictureBatch(NamedTuple):
     batch: Batch | None  # None where none could be read
     indices: list[int]  # of the pictures in `batch`, among the sources
     affines: list[Affine]  # file → network's input
-    sizes_hw: list[tuple[int, int]]  # of the files
+    sizes_hw: list[SizeHW]  # of the files
     failures: list[tuple[int, str]]  # index and reason
 
 
 def training_batches(
     dataset: CocoDataset,
+    resize: Resize,
     transform: Transform,
     *,
     batch_size: int,
@@ -59,7 +60,7 @@ def training_batches(
     Raises what reading a picture raises, ValueError or FileNotFoundError.
     """
     batches = _TrainingBatches(
-        dataset, transform, batch_size, stride, seed, channels, share or range(batch_size)
+        dataset, resize, transform, batch_size, stride, seed, channels, share or range(batch_size)
     )
     for item in _in_workers(batches, count(start), workers):
         if isinstance(item, Exception):
@@ -85,7 +86,7 @@ def plan_epoch(
 
 def picture_batches(
     sources: Sequence[Source],
-    resize: Transform,
+    resize: Resize,
     *,
     batch_size: int,
     stride: int,
@@ -119,7 +120,7 @@ class _Picture(NamedTuple):
     number: int
     image: UInt8[Tensor, "C H W"]
     affine: Affine
-    size_hw: tuple[int, int]
+    size_hw: SizeHW
 
 
 def _padded(picture: _Picture, stride: int) -> list[int]:
@@ -141,6 +142,7 @@ class _TrainingBatches(Dataset):
     """Batch `number`, made whole in one worker; an error comes back as a value, its sentence kept clean."""
 
     dataset: CocoDataset
+    resize: Resize
     transform: Transform
     batch_size: int
     stride: int
@@ -154,9 +156,7 @@ class _TrainingBatches(Dataset):
         plan = plan_epoch(is_portrait, self.batch_size, np.random.default_rng((self.seed, epoch)))
         try:
             samples = [
-                to_network(
-                    self.transform(self._read(int(index)), np.random.default_rng((self.seed, number, slot)))
-                )
+                to_network(self._sample(int(index), np.random.default_rng((self.seed, number, slot))))
                 for slot, index in enumerate(plan[row])
                 if slot in self.share
             ]
@@ -164,16 +164,17 @@ class _TrainingBatches(Dataset):
             return error
         return collate(samples, self.stride)
 
-    def _read(self, index: int) -> Sample:
+    def _sample(self, index: int, generator: np.random.Generator) -> Sample:
         path, size_hw = self.dataset.path(index), tuple(self.dataset.sizes_hw[index].tolist())
-        image = read_picture(path, self.channels)
-        if image.shape[-2:] != size_hw:
+        picture = read_to_resize(path, lambda size_hw: self.resize(size_hw, generator), self.channels)
+        if picture.file_hw != size_hw:
             raise ValueError(
-                f"{path}: the picture has {image.shape[-2]} rows and {image.shape[-1]} columns, but"
+                f"{path}: the picture has {picture.file_hw[0]} rows and {picture.file_hw[1]} columns, but"
                 f" {self.dataset.annotation_file} says {size_hw[0]} and {size_hw[1]}"
                 " (was it annotated before it was resized, or turned by its EXIF orientation?)"
             )
-        return Sample(image, self.dataset.objects(index), self.dataset.keypoint_flip)
+        sample = resized(picture, self.dataset.objects(index), self.dataset.keypoint_flip)
+        return self.transform(sample, generator)
 
 
 @dataclass(frozen=True)
@@ -181,16 +182,19 @@ class _Pictures(Dataset):
     """Picture `index`, resized, with its affine and the size of its file; or why it cannot be read."""
 
     sources: Sequence[Source]
-    resize: Transform
+    resize: Resize
     channels: int
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Affine, tuple[int, int]] | Exception:
+    def __getitem__(self, index: int) -> tuple[Tensor, Affine, SizeHW] | Exception:
+        generator = np.random.default_rng(0)
         try:
-            image = read_picture(self.sources[index], self.channels)
+            picture = read_to_resize(
+                self.sources[index], lambda size_hw: self.resize(size_hw, generator), self.channels
+            )
         except (OSError, ValueError) as error:
             return error
-        sample = self.resize(Sample(image, NO_OBJECTS), np.random.default_rng(0))
-        return sample.image, sample.affine, (image.shape[-2], image.shape[-1])
+        sample = resized(picture, NO_OBJECTS)
+        return sample.image, sample.affine, picture.file_hw
 
 
 def _in_workers(items: Dataset, numbers: Iterable[int], workers: int) -> Iterator[Any]:

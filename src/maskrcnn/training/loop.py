@@ -32,6 +32,7 @@ from maskrcnn.training.start import (
     initialised,
     open_data,
     planned,
+    sizes,
     stream,
 )
 
@@ -76,6 +77,7 @@ def train(
         check_data(run, learner.model, dataset, validation)
         batches = training_batches(
             dataset,
+            sizes(settings),
             augmentation(settings),
             batch_size=settings.batch_size,
             share=processes.share(settings.batch_size),

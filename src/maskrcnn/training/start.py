@@ -165,18 +165,20 @@ def check_data(
         )
 
 
+def sizes(settings: Settings) -> transforms.Resize:
+    """Return how large a picture is on its way to the network."""
+    resize = transforms.resize(settings.short_sides, settings.long_side)
+    return transforms.random_scale(resize, *settings.scale) if settings.scale else resize
+
+
 def augmentation(settings: Settings) -> transforms.Transform:
-    """Return what happens to a picture on its way to the network."""
-    steps = [transforms.resize(settings.short_sides, settings.long_side)]
-    if settings.scale:
-        steps.append(transforms.random_scale(*settings.scale))
-    if settings.crop:
-        steps.append(transforms.crop(settings.crop))
-    steps.append(transforms.flip_horizontal(settings.flip_horizontal))
-    steps.append(transforms.flip_vertical(settings.flip_vertical))
-    if settings.jitter:
-        steps.append(transforms.colour_jitter(*settings.jitter))
-    return transforms.compose(*steps)
+    """Return what happens to a picture of that size."""
+    return transforms.compose(
+        *((transforms.crop(settings.crop),) if settings.crop else ()),
+        transforms.flip_horizontal(settings.flip_horizontal),
+        transforms.flip_vertical(settings.flip_vertical),
+        *((transforms.colour_jitter(*settings.jitter),) if settings.jitter else ()),
+    )
 
 
 def stream(seed: int, number: int, rank: int = 0) -> int:

@@ -1,0 +1,135 @@
+"""Loading: how many pictures a second does one core make ready for training, and where does the time go?
+
+Every stage is timed on its own, in one process with one thread: decoding (of a JPEG that is going to shrink
+at less than its size, beside the same at its whole size), resizing, the transforms, the objects' way to the
+network's input with their masks cut to crops, and the batch. Then the loader as `maskrcnn train` runs it,
+with no worker and with some. `--set` changes the training's settings, as there.
+
+python benchmarks/loader.py DATA [--set short_sides=1024 jitter=0.2,0.2,0.2] [--json FILE]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import contest
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from maskrcnn.data.batch import collate
+from maskrcnn.data.coco import CocoDataset
+from maskrcnn.data.folder import find_split
+from maskrcnn.data.loader import training_batches
+from maskrcnn.data.pictures import read_picture, read_to_resize
+from maskrcnn.data.transforms import Resize, Transform, resized, to_network
+from maskrcnn.recipes import Options
+from maskrcnn.training.settings import parse_sets
+from maskrcnn.training.start import augmentation, sizes
+
+STRIDE = 32
+Seconds = dict[str, float]
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(1)
+    settings, _ = parse_sets(arguments.set, Options)
+    dataset = CocoDataset(*find_split(arguments.data, "train"))
+    count = min(arguments.pictures, len(dataset))
+    resize, transform = sizes(settings), augmentation(settings)
+
+    passes = [
+        a_pass(dataset, count, resize, transform, settings.batch_size) for _ in range(arguments.repeats + 1)
+    ]
+    rates = {stage: count / statistics.median(one[stage] for one in passes[1:]) for stage in passes[0]}
+    for workers in (0, arguments.workers):
+        batches = training_batches(
+            dataset, resize, transform, batch_size=settings.batch_size, stride=STRIDE, workers=workers, seed=0
+        )
+        next(batches)  # the workers are up
+        title = f"loader, {workers} workers" if workers else "loader, in the process itself"
+        rates[title] = (
+            settings.batch_size * arguments.repeats / seconds(lambda b=batches: drain(b, arguments.repeats))
+        )
+    show(rates, count, arguments.data)
+    changed = {"settings": arguments.set, "data": arguments.data.name, "pictures": count}
+    figures = {name: round(rate, 2) for name, rate in rates.items()}
+    contest.write(arguments.json, {**changed, "pictures_per_second": figures})
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="pictures per second and core that become ready for training"
+    )
+    parser.add_argument("data", type=Path, help="folder in COCO layout")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="as of maskrcnn train")
+    parser.add_argument("--pictures", type=int, default=64, help="how many are timed (default: 64)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="passes over them, batches of the loader (default: 5)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="of the loader (default: 2)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    return parser.parse_args()
+
+
+def a_pass(
+    dataset: CocoDataset, count: int, resize: Resize, transform: Transform, batch_size: int
+) -> Seconds:
+    """Make `count` pictures ready once, and return the seconds that each stage took for all of them."""
+    spent: Seconds = {}
+    ready = []
+    for index in range(count):
+        path, generator = dataset.path(index), np.random.default_rng(index)
+        with clock(spent, "decode, whole size"):
+            read_picture(path)
+        with clock(spent, "decode"):
+            picture = read_to_resize(path, lambda size_hw, draws=generator: resize(size_hw, draws))
+        objects = dataset.objects(index)
+        with clock(spent, "resize"):
+            sample = resized(picture, objects, dataset.keypoint_flip)
+        with clock(spent, "crop, flip, jitter"):
+            sample = transform(sample, generator)
+        with clock(spent, "cut masks"):
+            ready.append(to_network(sample))
+        if len(ready) == batch_size or index == count - 1:
+            with clock(spent, "collate"):
+                collate(ready, STRIDE)
+            ready = []
+    spent["all stages"] = sum(spent.values()) - spent["decode, whole size"]
+    return spent
+
+
+@contextmanager
+def clock(spent: Seconds, stage: str) -> Iterator[None]:
+    """Add the seconds that the block takes to those of its stage."""
+    start = time.perf_counter()
+    yield
+    spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - start
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def drain(batches: Iterator, count: int) -> None:
+    for _ in islice(batches, count):
+        pass
+
+
+def show(rates: dict[str, float], count: int, data: Path) -> None:
+    table = Table("stage", "pictures / s", "ms a picture", title=f"{count} pictures of {data.name}")
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:.1f}", f"{1000 / rate:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
