@@ -186,12 +186,19 @@ def crop_to_rle(
 
 
 def _crop_counts(crop: np.ndarray, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> np.ndarray:
-    height, width = size_hw
+    height = size_hw[0]
     columns = np.pad(crop.T, ((0, 0), (1, 1)))
     column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])  # where runs begin and end, in order
-    edges, seen = np.unique((column + origin_yx[1]) * height + row + origin_yx[0], return_counts=True)
-    edges = edges[seen == 1]  # one column's last run and the next one's first are one where they touch
-    counts = np.diff(edges, prepend=0, append=height * width)
+    return runs_between((column + origin_yx[1]) * height + row + origin_yx[0], size_hw)
+
+
+def runs_between(ends: Int[np.ndarray, " ends"], size_hw: tuple[int, int]) -> Int[np.ndarray, " runs"]:
+    """Run lengths of a picture of `size_hw`, given where its runs of ones begin and end, column by column.
+
+    A place that stands twice is where one column's last run and the next one's first touch: they are one.
+    """
+    edges, seen = np.unique(ends, return_counts=True)
+    counts = np.diff(edges[seen == 1], prepend=0, append=size_hw[0] * size_hw[1])
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 
 

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from maskrcnn import kernels
 from maskrcnn.ops import boxes as box_ops
 
 _BLOCK = 128
@@ -99,8 +100,16 @@ def _greedy(hit: np.ndarray) -> np.ndarray:
 
 
 @keep_in_order.register_kernel("cuda")
+def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    if kernels.are_for(boxes):
+        from maskrcnn.kernels import nms as kernel
+
+        return kernel.keep_in_order(boxes, segments, threshold)
+    return keep_at_once(boxes, segments, threshold)
+
+
 def keep_at_once(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    """Return the same by one comparison of all with all: more work in fewer steps, as a GPU likes it."""
+    """Return the same by one comparison of all with all: more work in fewer steps, for want of a kernel."""
     present = (segments >= 0).nonzero().flatten()
     boxes, segment = boxes[present], segments[present]
     shared, area = box_ops.intersection(boxes, boxes), box_ops.area(boxes)

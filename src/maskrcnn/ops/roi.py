@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from maskrcnn import kernels
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.taps import Pyramid, linear_taps, places
 
@@ -85,6 +86,14 @@ def roi_align(
     centre, i + 0.5. The first published kernels put it at i, and widened boxes of less than one cell to one
     cell: ``aligned=False`` is for weights trained with them.
     """
+    if reduction is mean and sampling_ratio and _has_kernel(pyramid):
+        from maskrcnn.kernels import roi_align as kernel
+
+        maps = [pyramid.batch_size]
+        for (height, width), stride in zip(pyramid.sizes_hw, pyramid.strides, strict=True):
+            maps += [height, width, stride]
+        regions = (boxes.detach(), pictures, levels)
+        return _as_maps(kernel.roi_align(pyramid.table, *regions, maps, bins, sampling_ratio, aligned), bins)
     at = places(pyramid, pictures, levels)
     corners = boxes.detach() / at.stride[:, None]
     if aligned:
@@ -151,6 +160,12 @@ def roi_pool(
     index = at.base[region] + row * at.width[region] + column
     values = F.embedding_bag(index, pyramid.table, _firsts(rows * columns), mode="max")
     return _as_maps(values, bins)
+
+
+def _has_kernel(pyramid: Pyramid) -> bool:
+    """Say whether `maskrcnn.kernels.roi_align` reads this pyramid; its backward is not deterministic."""
+    fits = pyramid.table.dtype in (torch.float32, torch.bfloat16, torch.float16) and len(pyramid.strides) <= 4
+    return fits and kernels.are_for(pyramid.table) and not torch.are_deterministic_algorithms_enabled()
 
 
 class _Grid(NamedTuple):

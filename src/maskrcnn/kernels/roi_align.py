@@ -1,0 +1,203 @@
+"""RoIAlign, forward and backward: a program visits a row of bins of one region, many channels at a time.
+
+A level of the pyramid is a few numbers handed to the kernel, a region is its box, its picture and its level:
+nothing is prepared on the way in, and no sample is ever stored. Sums are made in float32.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MAX_LEVELS = 4
+# One kernel for pictures of all sizes, instead of one for each way in which sizes happen to divide by 16.
+_LEVEL = [f"{name}_{level}" for name in ("first", "height", "width", "stride") for level in range(MAX_LEVELS)]
+
+
+@triton.jit
+def _of_level(level, of_0, of_1, of_2, of_3):
+    return tl.where(level == 0, of_0, tl.where(level == 1, of_1, tl.where(level == 2, of_2, of_3)))
+
+
+@triton.jit
+def _axis(low, high, stride, ALIGNED: tl.constexpr):
+    """Where a region begins on one axis and how long it is, in cells that have their value at i."""
+    low = tl.math.div_rn(low, stride)
+    side = tl.math.div_rn(high, stride) - low
+    if ALIGNED:
+        low -= 0.5
+    else:
+        side = tl.maximum(side, 1.0)
+    return low, side
+
+
+@triton.jit
+def _taps(position, size):
+    """Two neighbouring cells and their weights, as `maskrcnn.ops.taps.linear_taps` has them."""
+    limit = size.to(tl.float32)
+    inside = (position >= -1) & (position <= limit)
+    position = tl.minimum(tl.maximum(position, 0.0), limit - 1)
+    low = tl.floor(position)
+    rest = position - low
+    cell = low.to(tl.int32)
+    return cell, tl.minimum(cell + 1, size - 1), tl.where(inside, 1 - rest, 0.0), tl.where(inside, rest, 0.0)
+
+
+@triton.jit
+def _tap(table, row, channels, channel, weight, taken, values, BACKWARD: tl.constexpr):
+    """Add the weighted row of the table to `values`, or the weighted `values` to the row of the table."""
+    at = table + row[:, None] * channels + channel[None, :]
+    taken = taken & (weight > 0)[:, None]
+    if BACKWARD:
+        tl.atomic_add(at, weight[:, None] * values, mask=taken, sem="relaxed")
+    else:
+        values += weight[:, None] * tl.load(at, mask=taken, other=0).to(tl.float32)
+    return values
+
+
+@triton.jit(do_not_specialize=_LEVEL)
+def _visit(
+    table, boxes, pictures, levels, bags, channels,
+    first_0, first_1, first_2, first_3, height_0, height_1, height_2, height_3,
+    width_0, width_1, width_2, width_3, stride_0, stride_1, stride_2, stride_3,
+    BINS: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BACKWARD: tl.constexpr,
+    COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Forward, lead the table to the bags (a row for each bin); backward, lead the bags to the table."""
+    region, bin_row = tl.program_id(0) // BINS, tl.program_id(0) % BINS
+    level = tl.load(levels + region)
+    height = _of_level(level, height_0, height_1, height_2, height_3)
+    width = _of_level(level, width_0, width_1, width_2, width_3)
+    stride = _of_level(level, stride_0, stride_1, stride_2, stride_3).to(tl.float32)
+    base = _of_level(level, first_0, first_1, first_2, first_3) + tl.load(pictures + region) * height * width
+    box = boxes + region * 4
+    x, across = _axis(tl.load(box), tl.load(box + 2), stride, ALIGNED)
+    y, down = _axis(tl.load(box + 1), tl.load(box + 3), stride, ALIGNED)
+
+    column = tl.arange(0, COLUMNS)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    taken = (column < BINS)[:, None] & (channel < channels)[None, :]
+    bag = bags + (tl.program_id(0).to(tl.int64) * BINS + column)[:, None] * channels + channel[None, :]
+    values = tl.zeros((COLUMNS, CHANNELS), tl.float32)
+    if BACKWARD:
+        values += tl.load(bag, mask=taken, other=0).to(tl.float32) / (RATIO * RATIO)
+    for i in tl.static_range(RATIO):
+        step = (bin_row * RATIO + i + 0.5) / (BINS * RATIO)
+        top, bottom, of_top, of_bottom = _taps(y + step * down, height)
+        for j in tl.static_range(RATIO):
+            steps = (column * RATIO + j + 0.5) / (BINS * RATIO)
+            left, right, of_left, of_right = _taps(x + steps * across, width)
+            upper, lower = base + top * width, base + bottom * width
+            values = _tap(table, upper + left, channels, channel, of_top * of_left, taken, values, BACKWARD)
+            values = _tap(table, upper + right, channels, channel, of_top * of_right, taken, values, BACKWARD)
+            values = _tap(table, lower + left, channels, channel, of_bottom * of_left, taken, values, BACKWARD)
+            values = _tap(table, lower + right, channels, channel, of_bottom * of_right, taken, values, BACKWARD)
+    if not BACKWARD:
+        tl.store(bag, (values / (RATIO * RATIO)).to(bags.dtype.element_ty), mask=taken)
+
+
+@torch.library.custom_op("maskrcnn::roi_align", mutates_args=())
+def roi_align(
+    table: Tensor,
+    boxes: Tensor,
+    pictures: Tensor,
+    levels: Tensor,
+    maps: Sequence[int],
+    bins: int,
+    ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Return the bins of N regions, (N · bins², C), as `maskrcnn.ops.roi.roi_align` does with its `mean`.
+
+    `table` (rows, C) is a pyramid's, `maps` its batch size, then height, width and stride of each level, at
+    most `MAX_LEVELS`; `boxes` (N, 4) are in pixels of the network's input. Differentiable once, in the table.
+    The backward adds up with atomics, in an order that changes from run to run: it is not deterministic to
+    the bit.
+    """
+    bags = table.new_empty(len(boxes) * bins**2, table.shape[1])
+    _launch(table.contiguous(), (boxes, pictures, levels), bags, maps, bins, ratio, aligned, backward=False)
+    return bags
+
+
+@torch.library.custom_op("maskrcnn::roi_align_backward", mutates_args=())
+def _backward(
+    gradient: Tensor,
+    boxes: Tensor,
+    pictures: Tensor,
+    levels: Tensor,
+    maps: Sequence[int],
+    bins: int,
+    ratio: int,
+    aligned: bool,
+) -> Tensor:
+    table = gradient.new_zeros(_rows(maps), gradient.shape[1], dtype=torch.float32)
+    regions, bags = (boxes, pictures, levels), gradient.contiguous()
+    _launch(table, regions, bags, maps, bins, ratio, aligned, backward=True)
+    return table.to(gradient.dtype)
+
+
+def _launch(
+    table: Tensor,
+    regions: tuple[Tensor, Tensor, Tensor],
+    bags: Tensor,
+    maps: Sequence[int],
+    bins: int,
+    ratio: int,
+    aligned: bool,
+    *,
+    backward: bool,
+) -> None:
+    boxes, pictures, levels = regions
+    if not bags.numel():
+        return
+    channels = table.shape[1]
+    block = min(triton.next_power_of_2(channels), 128)
+    grid = (len(boxes) * bins, triton.cdiv(channels, block))
+    with torch.cuda.device_of(table):
+        _visit[grid](
+            table, boxes.float().contiguous(), pictures.contiguous(), levels.contiguous(), bags, channels,
+            *_level_arguments(maps), BINS=bins, RATIO=ratio, ALIGNED=aligned, BACKWARD=backward,
+            COLUMNS=triton.next_power_of_2(bins), CHANNELS=block, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def _level_arguments(maps: Sequence[int]) -> list[int]:
+    """Return first rows, heights, widths and strides, each of MAX_LEVELS levels."""
+    batch_size, *numbers = maps
+    heights, widths, strides = numbers[::3], numbers[1::3], numbers[2::3]
+    assert len(heights) <= MAX_LEVELS, f"{len(heights)} levels, but the kernel knows {MAX_LEVELS}"
+    firsts = [_rows([batch_size, *numbers[: 3 * level]]) for level in range(len(heights))]
+    absent = [1] * (MAX_LEVELS - len(heights))
+    return [value for column in (firsts, heights, widths, strides) for value in (*column, *absent)]
+
+
+def _rows(maps: Sequence[int]) -> int:
+    batch_size, *numbers = maps
+    return batch_size * sum(h * w for h, w in zip(numbers[::3], numbers[1::3], strict=True))
+
+
+@roi_align.register_fake
+def _(table: Tensor, boxes: Tensor, pictures: Tensor, levels: Tensor, maps: Sequence[int], bins: int,
+      ratio: int, aligned: bool) -> Tensor:  # fmt: skip
+    return table.new_empty(boxes.shape[0] * bins**2, table.shape[1])
+
+
+@_backward.register_fake
+def _(gradient: Tensor, boxes: Tensor, pictures: Tensor, levels: Tensor, maps: Sequence[int], bins: int,
+      ratio: int, aligned: bool) -> Tensor:  # fmt: skip
+    return gradient.new_empty(_rows(maps), gradient.shape[1])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, boxes, pictures, levels, *ctx.rest = inputs
+    ctx.save_for_backward(boxes, pictures, levels)
+
+
+def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return _backward(gradient, *ctx.saved_tensors, *ctx.rest), *[None] * 7
+
+
+roi_align.register_autograd(_differentiate, setup_context=_save)
