@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--report", type=Path, metavar="DIR", help="write a page: curves, errors, worst pictures"
     )
     evaluate.add_argument("--output", type=Path, default=Path("metrics.json"), metavar="metrics.json")
+    _add_speed(evaluate)
     evaluate.set_defaults(command=_evaluate)
 
     predict = commands.add_parser("predict", help="find objects in pictures")
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders or patterns")
     predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR")
     predict.add_argument("--score", type=float, default=0.5, help="least confidence (default: 0.5)")
+    _add_speed(predict)
     predict.set_defaults(command=_predict)
 
     _add_bench(commands.add_parser("bench", help="measure detection on this machine"))
@@ -138,11 +140,23 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
     parser.add_argument("--against", choices=("torchvision",), help="with the same weights, in turns")
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    _add_speed(parser)
     parser.add_argument("--device", choices=("cpu", "cuda", "mps", "auto"), default="auto")
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed turns (default: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, too")
     parser.set_defaults(command=_bench)
+
+
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bf16"),
+        default="float32",
+        help="of the network's layers; bf16 is faster on GPUs and on processors that calculate in it",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network: a slow start, then faster"
+    )
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -266,14 +280,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
     from maskrcnn.evaluation.report import write_report
-    from maskrcnn.predict import predictor_of
+    from maskrcnn.predict import Speed, predictor_of
     from maskrcnn.training.start import open_split
     from maskrcnn.weights.trained import read_trained
 
     if arguments.max_detections is not None and arguments.max_detections < 1:
         raise ValueError(f"--max-detections must be at least 1, not {arguments.max_detections}")
     trained = read_trained(arguments.weights)
-    predictor = predictor_of(trained, trained.build())
+    speed = Speed(arguments.precision, arguments.compile)
+    predictor = predictor_of(trained, trained.build(), speed=speed)
     dataset = open_split(arguments.data, arguments.split, trained)
     truth = truth_of(dataset)
     if "lvis" in arguments.also:
@@ -317,7 +332,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.score <= 1:
         raise ValueError(f"--score must be from 0 to 1, not {arguments.score:g}")
     paths = find_pictures(arguments.pictures)
-    summary = write_predictions(load(arguments.weights), paths, arguments.output, arguments.score)
+    predictor = load(arguments.weights, precision=arguments.precision, compile=arguments.compile)
+    summary = write_predictions(predictor, paths, arguments.output, arguments.score)
     print(f"pictures {arguments.output}")
     return 1 if summary.failures else 0
 
@@ -337,6 +353,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch,
         against=arguments.against,
         precision=arguments.precision,
+        compiled=arguments.compile,
         device=arguments.device,
         repeats=arguments.repeats,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from maskrcnn.bench.networks import ours, picture, theirs
 from maskrcnn.bench.stages import stages
 from maskrcnn.bench.turns import Times, machine, operations, peak_memory, product_peak, take_turns
-from maskrcnn.predict import Predictor, predictor_of, resolve_device
+from maskrcnn.predict import Predictor, Speed, predictor_of, resolve_device
 from maskrcnn.types import Batch
 
 Precision = Literal["float32", "bf16"]
@@ -30,6 +30,7 @@ def bench(
     against: str | None = None,
     precision: Precision = "float32",
     device: str = "auto",
+    compiled: bool = False,
     repeats: int = 10,
 ) -> dict[str, Any]:
     """Return the figures of detection with a recipe on pictures of `size_hw`, and torchvision's if asked.
@@ -39,14 +40,14 @@ def bench(
     ValueError as `find`, `resolve_device` and `theirs` do.
     """
     trained = ours(recipe)
-    predictor = predictor_of(trained, trained.build(), device)
+    predictor = predictor_of(trained, trained.build(), device, Speed(precision, compiled))
     place = resolve_device(device)
     pixels = picture(size_hw)
     batch = _batch(predictor, pixels, batch_size)
     arrays = [pixels.permute(1, 2, 0).contiguous().numpy()] * batch_size
     rounded = _rounding(place, precision)
     contestants: dict[str, dict[str, Callable[[], Any]]] = {
-        "network": {"ours": lambda: predictor.model.detect(batch)},
+        "network": {"ours": lambda: predictor.detect(batch)},
         "whole": {"ours": lambda: _masks(predictor, arrays)},
     }
     figures: dict[str, Any] = {}
@@ -68,6 +69,7 @@ def bench(
         "size_hw": size_hw,
         "batch_size": batch_size,
         "precision": precision,
+        "compiled": compiled,
         **figures,
         "milliseconds": {
             what: {side: own._asdict() for side, own in sides.items()} for what, sides in times.items()

@@ -93,8 +93,12 @@ def _visit(
             upper, lower = base + top * width, base + bottom * width
             values = _tap(table, upper + left, channels, channel, of_top * of_left, taken, values, BACKWARD)
             values = _tap(table, upper + right, channels, channel, of_top * of_right, taken, values, BACKWARD)
-            values = _tap(table, lower + left, channels, channel, of_bottom * of_left, taken, values, BACKWARD)
-            values = _tap(table, lower + right, channels, channel, of_bottom * of_right, taken, values, BACKWARD)
+            values = _tap(
+                table, lower + left, channels, channel, of_bottom * of_left, taken, values, BACKWARD
+            )
+            values = _tap(
+                table, lower + right, channels, channel, of_bottom * of_right, taken, values, BACKWARD
+            )
     if not BACKWARD:
         tl.store(bag, (values / (RATIO * RATIO)).to(bags.dtype.element_ty), mask=taken)
 

@@ -71,7 +71,8 @@ def to_rle(masks: PackedMasks, size_hw: tuple[int, int]) -> list[dict[str, Any]]
     bounds = np.searchsorted(owners, np.arange(1, len(masks.starts)))
     each = np.split(ends, bounds) if len(masks.starts) else []
     return [
-        {"size": [int(side) for side in size_hw], "counts": compress(runs_between(own, size_hw))} for own in each
+        {"size": [int(side) for side in size_hw], "counts": compress(runs_between(own, size_hw))}
+        for own in each
     ]
 
 
