@@ -87,6 +87,15 @@ def _resize(
     return _scaled(sample, min(short_side / min(size_hw), fits))
 
 
+def fit(size_hw: tuple[int, int]) -> Transform:
+    """Scale to the largest size that fits into `size_hw`."""
+    return partial(_fit, size_hw=size_hw)
+
+
+def _fit(sample: Sample, generator: np.random.Generator, size_hw: tuple[int, int]) -> Sample:
+    return _scaled(sample, min(size_hw[0] / sample.image.shape[-2], size_hw[1] / sample.image.shape[-1]))
+
+
 def random_scale(low: float, high: float) -> Transform:
     """Scale by a factor drawn evenly from `low` … `high`."""
     return partial(_random_scale, low=low, high=high)
