@@ -19,8 +19,9 @@ from torch import Tensor
 
 from maskrcnn.data.loader import PictureBatch, picture_batches
 from maskrcnn.data.pictures import Source, read_picture
-from maskrcnn.data.transforms import Affine, resize
+from maskrcnn.data.transforms import Affine, fit, resize
 from maskrcnn.draw import draw
+from maskrcnn.exported import ExportedNetwork, is_exported, read_exported
 from maskrcnn.files import replacing, write_json
 from maskrcnn.network.cpu import quicken
 from maskrcnn.network.fold import fold_norms
@@ -46,8 +47,10 @@ class Speed(NamedTuple):
     precision: Literal["float32", "bf16"] = "float32"
     compiled: bool = False
 
-    def of(self, model: MaskRCNN, device: torch.device) -> Callable[[Batch], Detections]:
-        """Return the `detect` of `model`, which is changed to be fast in this way."""
+    def of(self, model: MaskRCNN | ExportedNetwork, device: torch.device) -> Callable[[Batch], Detections]:
+        """Return the `detect` of `model`, which is changed to be fast in this way; as it is, if exported."""
+        if isinstance(model, ExportedNetwork):
+            return model.detect
         if device.type == "cpu" and self == PLAIN:
             quicken(model)
         detect = torch.compile(model.detect, fullgraph=True) if self.compiled else model.detect
@@ -70,14 +73,15 @@ class Predictor:
     """A trained network ready to look at pictures, with the names of what it knows.
 
     Pictures are resized to a short side of `short_side` px, or a long side of `long_side` where that is less.
-    The network is copied, norms folded: to train it further changes nothing here. `skeleton` holds pairs of
-    keypoint numbers, from 0, for drawings. Raises ValueError where the classes do not fit the network, and as
-    `resolve_device` does.
+    The network is copied, norms folded: to train it further changes nothing here. An exported one is taken
+    as it is, and its input is on the CPU whatever `device` says. `skeleton` holds pairs of keypoint numbers,
+    from 0, for drawings. Raises ValueError where the classes do not fit the network, and as `resolve_device`
+    does.
     """
 
     def __init__(
         self,
-        model: MaskRCNN,
+        model: MaskRCNN | ExportedNetwork,
         *,
         class_names: Sequence[str],
         category_ids: Sequence[int],
@@ -93,9 +97,8 @@ class Predictor:
                 f"the network tells {model.num_classes} classes apart, but came with {len(class_names)} "
                 f"class names and {len(category_ids)} category ids"
             )
-        self.device = resolve_device(device)
-        folded = fold_norms(model).to(self.device)
-        self.model = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = resolve_device("cpu" if isinstance(model, ExportedNetwork) else device)
+        self.model = model if isinstance(model, ExportedNetwork) else _prepared(model, self.device)
         self.detect = speed.of(self.model, self.device)
         self.class_names, self.category_ids = tuple(class_names), tuple(category_ids)
         self.skeleton = tuple((first, second) for first, second in skeleton)
@@ -169,6 +172,11 @@ class Predictor:
         )
 
 
+def _prepared(model: MaskRCNN, device: torch.device) -> MaskRCNN:
+    """Return a copy of the network, on the device, as it detects fastest."""
+    return fold_norms(model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def load(
     source: str | Path,
     device: str | torch.device = "auto",
@@ -182,11 +190,18 @@ def load(
 
     `source` is a checkpoint of this library, a file of torchvision's or Detectron2's, or the name of what
     they published, such as "torchvision/maskrcnn_resnet50_fpn_v2"; `class_names` and `options` of the recipe
-    say what such a file cannot. `precision` and `compile` make it faster on some machines, see `Speed`.
-    Errors as those of `read_trained`.
+    say what such a file cannot. A file of ``maskrcnn export`` does as well. `precision` and `compile` make a
+    network faster on some machines, see `Speed`. Errors as those of `read_trained` and `read_exported`.
     """
+    speed = Speed(precision, compile)
+    if is_exported(source):
+        if class_names or options or speed != PLAIN:
+            raise ValueError(
+                f"{source} is exported, with its class names, options and precision: for others, export again"
+            )
+        return _predictor_of_exported(read_exported(Path(source), str(device)))
     trained = read_trained(source, class_names=class_names, options=options)
-    return predictor_of(trained, trained.build(), device, Speed(precision, compile))
+    return predictor_of(trained, trained.build(), device, speed)
 
 
 def predictor_of(
@@ -204,6 +219,22 @@ def predictor_of(
         keypoint_names=trained.keypoint_names,
         speed=speed,
     )
+
+
+def _predictor_of_exported(network: ExportedNetwork) -> Predictor:
+    about = network.description
+    predictor = Predictor(
+        network,
+        class_names=about.class_names,
+        category_ids=about.category_ids,
+        short_side=about.short_side,
+        long_side=about.long_side,
+        skeleton=about.skeleton,
+        keypoint_names=about.keypoint_names,
+    )
+    if about.size_hw is not None:
+        predictor.resize = fit(about.size_hw)
+    return predictor
 
 
 def to_file(xy: Float[Tensor, "*n 2"], affine: Affine) -> Float[Tensor, "*n 2"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from maskrcnn.bench.networks import ours, picture, theirs
 from maskrcnn.bench.stages import stages
 from maskrcnn.bench.turns import Times, machine, operations, peak_memory, product_peak, take_turns
+from maskrcnn.network.model import MaskRCNN
 from maskrcnn.predict import Predictor, Speed, predictor_of, resolve_device
 from maskrcnn.types import Batch
 
@@ -60,6 +61,7 @@ def bench(
             contestants["whole"][against] = lambda: other(images)
         times = {what: take_turns(sides, repeats=repeats) for what, sides in contestants.items()}
         memory = {side: peak_memory(run, place) for side, run in contestants["whole"].items()}
+        assert isinstance(predictor.model, MaskRCNN)
         spent = stages(predictor.model, batch)
     work = operations(lambda: trained.build().eval().to(place).detect(batch))
     peak = product_peak(place, DTYPES[precision])

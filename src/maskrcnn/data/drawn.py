@@ -39,7 +39,7 @@ def draw_dataset(
             "categories": [{"id": id_, "name": name} for id_, name in enumerate(SHAPES, 1)],
         }
         for i in range(count):
-            picture, objects = _draw_picture(size, np.random.default_rng((seed, number, i)))
+            picture, objects = draw_picture(size, np.random.default_rng((seed, number, i)))
             name = f"{i:04d}.{('png', 'jpg')[i % 2]}"
             picture.save(folder / split / name, quality=92)
             content["images"].append(
@@ -75,7 +75,7 @@ class _Object(NamedTuple):
     visible: np.ndarray
 
 
-def _draw_picture(size: int, generator: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]]:
+def draw_picture(size: int, generator: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]]:
     height = width = size
     pixels = _background(height, width, generator)
     placed: list[_Object] = []

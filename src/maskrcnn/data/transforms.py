@@ -79,6 +79,15 @@ def _resize(
     return _scaled(size_hw, min(short_side / min(size_hw), fits))
 
 
+def fit(limits: SizeHW) -> Resize:
+    """Scale to the largest size that fits into `limits`."""
+    return partial(_fit, limits=limits)
+
+
+def _fit(size_hw: SizeHW, generator: np.random.Generator, limits: SizeHW) -> SizeHW:
+    return _scaled(size_hw, min(limits[0] / size_hw[0], limits[1] / size_hw[1]))
+
+
 def random_scale(resize: Resize, low: float, high: float) -> Resize:
     """Scale what `resize` gives by a factor drawn evenly from `low` … `high`."""
     return partial(_random_scale, resize=resize, low=low, high=high)

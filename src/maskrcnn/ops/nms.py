@@ -27,7 +27,7 @@ def suppress(
     count = boxes.shape[1]
     # One stable sort by (picture, group, falling score), from the least important key to the most.
     picture = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, count)
-    span = groups.amax() + 1 if groups.numel() else 1
+    span = groups.max() + 1 if groups.numel() else 1
     segment = torch.where(valid, picture * span + groups, -1).flatten()
     order = scores.flatten().argsort(descending=True, stable=True)
     order = order[segment[order].argsort(stable=True)]

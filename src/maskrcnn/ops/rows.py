@@ -29,7 +29,7 @@ def spread(
     values: Shaped[Tensor, " N *rest"], index: Int[Tensor, " N"], shape: tuple[int, ...]
 ) -> Shaped[Tensor, "B n *rest"]:
     """Return `values` back in their slots of (B, n) = `shape`, zeros elsewhere: the inverse of `compact`."""
-    if len(values) == shape[0] * shape[1]:  # all are there, in order
+    if values.shape[0] == shape[0] * shape[1]:  # all are there, in order
         return values.unflatten(0, shape)
     slots = values.new_zeros(shape[0] * shape[1], *values.shape[1:])
     return slots.index_copy(0, index, values).unflatten(0, shape)

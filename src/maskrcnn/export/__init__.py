@@ -1,0 +1,1 @@
+"""A trained network as one file for other runtimes, checked against the network it came from."""

@@ -1,0 +1,236 @@
+"""A network in a file of another runtime, and what the file says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from types import GenericAlias
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int, UInt8
+
+from maskrcnn.types import Batch, Detections
+
+KEY = "maskrcnn"  # under which a file keeps its description
+
+Arrays = dict[str, np.ndarray]
+# From images (B, C, H, W) and their sizes (B, 2) to the outputs by name, as `export.graph.Graph` tells them.
+Run = Callable[[UInt8[np.ndarray, "B C H W"], Int[np.ndarray, "B 2"]], Arrays]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What it takes to look at pictures with an exported network and to say what it sees."""
+
+    recipe: str
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    keypoint_names: tuple[str, ...]
+    skeleton: tuple[tuple[int, ...], ...]
+    short_side: int | None  # of pictures, px; None: as in the file
+    long_side: int
+    size_hw: tuple[int, ...] | None  # of the input; None: any from `least_side` on
+    least_side: int
+    stride: int  # divides the sides of the input
+    batch: int | None  # pictures at a time; None: any number
+    channels: int
+    # What the graph does itself, for who wants to know: on the scale 0 … 255, in the order that it uses.
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    bgr: bool
+    max_detections: int
+    score_threshold: float
+
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+
+def described(text: str | None, path: Path) -> Description:
+    """Return the description that `text` holds. Raises ValueError, naming the file, where it holds none."""
+    kinds = get_type_hints(Description)
+    try:
+        values = json.loads(text or "")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} does not say what it finds: it was not written by maskrcnn export"
+        ) from error
+    names = [field.name for field in fields(Description)]
+    if not isinstance(values, dict) or sorted(values) != sorted(names):
+        raise ValueError(f"{path} was written by another version of maskrcnn export: export it again")
+    values = {name: _tuples(values[name]) for name in names}
+    for name, value in values.items():
+        if not _is(value, kinds[name]):
+            raise ValueError(f"{path}: {name} is {value!r:.60}")
+    if not len(values["class_names"]) == len(values["category_ids"]) > 0:
+        raise ValueError(f"{path}: there are not as many category ids as class names")
+    return Description(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a kind that `Description` has."""
+    if isinstance(kind, GenericAlias):
+        return isinstance(value, tuple) and all(_is(item, get_args(kind)[0]) for item in value)
+    if get_origin(kind) is not None or not isinstance(kind, type):  # a union
+        return any(_is(value, one) for one in get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+@dataclass(frozen=True)
+class ExportedNetwork:
+    """A network that another runtime works, for a `Predictor`: `run` gives the outputs for one input."""
+
+    description: Description
+    run: Run
+
+    @property
+    def stride(self) -> int:
+        """What divides the sides of the input, px."""
+        return self.description.stride
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of a picture."""
+        return self.description.channels
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that are told apart."""
+        return len(self.description.class_names)
+
+    def detect(self, batch: Batch) -> Detections:
+        """Return the detections of uint8 pictures, as `MaskRCNN.detect` does; the input is padded as needed.
+
+        Raises ValueError for pictures that are larger than the size of the input.
+        """
+        images = self._padded(batch.images).contiguous().numpy()
+        sizes_hw = batch.sizes_hw.numpy()
+        at_once = self.description.batch or len(images)
+        parts = [
+            self._run(images[start : start + at_once], sizes_hw[start : start + at_once])
+            for start in range(0, len(images), at_once)
+        ]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return detections({name: torch.from_numpy(array) for name, array in joined.items()})
+
+    def _padded(self, images: torch.Tensor) -> torch.Tensor:
+        height, width = images.shape[2:]
+        least = self.description.least_side
+        wanted = self.description.size_hw or (max(height, least), max(width, least))
+        if height > wanted[0] or width > wanted[1]:
+            raise ValueError(
+                f"the exported network sees {wanted[0]}x{wanted[1]} pixels, rows by columns, not {height}x{width}"
+            )
+        return F.pad(images, (0, wanted[1] - width, 0, wanted[0] - height))
+
+    def _run(self, images: np.ndarray, sizes_hw: np.ndarray) -> Arrays:
+        """Run one input, empty pictures appended where the number of pictures is fixed."""
+        count, missing = len(images), (self.description.batch or len(images)) - len(images)
+        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        sizes_hw = np.pad(sizes_hw, ((0, missing), (0, 0)), constant_values=1)
+        return {name: array[:count] for name, array in self.run(images, sizes_hw).items()}
+
+
+def detections(outputs: Mapping[str, torch.Tensor]) -> Detections:
+    """Return the outputs of an exported network as the network itself gives them."""
+    slots = torch.arange(outputs["scores"].shape[1])
+    return Detections(
+        boxes=outputs["boxes"],
+        scores=outputs["scores"],
+        labels=outputs["labels"].long(),
+        valid=slots < outputs["count"][:, None],
+        mask_probs=outputs.get("masks"),
+        keypoint_heatmaps=outputs.get("keypoint_heatmaps"),
+    )
+
+
+def read_onnx(path: Path, device: str = "auto") -> ExportedNetwork:
+    """Return the network of a file of ``maskrcnn export --format onnx``, worked by ONNX Runtime.
+
+    `device` is cpu, cuda or another that ONNX Runtime was built for; auto is the fastest of them. Raises
+    ValueError where it has no such device, where it is not installed, and for a file that is not one of ours.
+    """
+    onnxruntime = _imported("onnxruntime", path, "onnx")
+    providers = onnxruntime.get_available_providers()
+    if device != "auto":
+        named = [provider for provider in providers if provider.lower() == f"{device}executionprovider"]
+        if not named:
+            raise ValueError(f"ONNX Runtime has no device '{device}' here: it has {', '.join(providers)}")
+        providers = named
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # it would warn of each shape that it cannot know beforehand
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # it has no error of its own
+        raise ValueError(f"{path} cannot be read as an ONNX file: {error}") from error
+    description = described(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: np.ndarray, sizes_hw: np.ndarray) -> Arrays:
+        return dict(zip(names, session.run(names, {"images": images, "sizes_hw": sizes_hw}), strict=True))
+
+    return ExportedNetwork(description, run)
+
+
+def read_openvino(path: Path, device: str = "auto", *, precision: str | None = None) -> ExportedNetwork:
+    """Return the network of a file of ``maskrcnn export --format openvino``, worked by OpenVINO.
+
+    `device` is cpu, gpu or another of OpenVINO's; auto is its own choice. `precision` is what it computes in,
+    such as "f32"; None leaves that to OpenVINO. Raises ValueError as `read_onnx` does.
+    """
+    openvino = _imported("openvino", path, "openvino")
+    hints: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()} if device == "cpu" else {}
+    if precision is not None:
+        hints["INFERENCE_PRECISION_HINT"] = precision
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        compiled = core.compile_model(model, device.upper(), hints)
+    except RuntimeError as error:
+        raise ValueError(f"{path} cannot be read by OpenVINO on the device '{device}': {error}") from error
+    description = described(model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None, path)
+    names = [output.get_any_name() for output in model.outputs]
+
+    def run(images: np.ndarray, sizes_hw: np.ndarray) -> Arrays:
+        found = compiled({"images": images, "sizes_hw": sizes_hw})
+        return {name: found[name].copy() for name in names}
+
+    return ExportedNetwork(description, run)
+
+
+def _imported(name: str, path: Path, extra: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ValueError(f"{path} is run by {name}: pip install 'maskrcnn[{extra}]' ({error})") from error
+
+
+READERS: dict[str, Callable[..., ExportedNetwork]] = {".onnx": read_onnx, ".xml": read_openvino}
+
+
+def is_exported(source: str | Path) -> bool:
+    """Say whether a name is that of a file which `read_exported` reads."""
+    return Path(source).suffix in READERS
+
+
+def read_exported(path: Path, device: str = "auto") -> ExportedNetwork:
+    """Return the network of an exported file, on a device of its runtime.
+
+    Raises FileNotFoundError where there is no such file, and ValueError as the readers do.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return READERS[path.suffix](path, device)

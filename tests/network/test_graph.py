@@ -1,0 +1,59 @@
+"""Detection is one graph: no break, whatever the size and the number of pictures.
+
+Each check runs in a process of its own, because the shapes that are checked in tests break graphs.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from maskrcnn.network.model import MaskRCNN
+from maskrcnn.recipes import find
+from maskrcnn.types import Batch
+
+
+def small(recipe: str) -> MaskRCNN:
+    torch.manual_seed(0)
+    options = {"proposals": 30, "max_detections": 10, "hidden": 32, "channels": 32, "score_threshold": 0.1}
+    return find(recipe)(3, **options).eval()
+
+
+def pictures(count: int, height: int, width: int) -> Batch:
+    sizes_hw = torch.tensor([[height, width - 8 * i] for i in range(count)])
+    return Batch(torch.rand(count, 3, height, width) * 255, sizes_hw)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["resnet18_fpn", "resnet18_c4", "resnet18_fpn_keypoint"])
+@pytest.mark.parametrize("sizes", ["static", "dynamic"])
+def test_one_graph_answers_as_the_network_does(recipe: str, sizes: str) -> None:
+    done = subprocess.run([sys.executable, __file__, recipe, sizes], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "one graph\n"
+
+
+@torch.inference_mode()
+def check(recipe: str, sizes: str) -> None:
+    """Compare compiled detection with plain detection, and print how many graphs it took."""
+    model = small(recipe)
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    is_dynamic = sizes == "dynamic"
+    detect = torch.compile(model.detect, fullgraph=True, dynamic=is_dynamic, backend=keep)
+    for size in [(2, 64, 96), (3, 96, 64)] if is_dynamic else [(2, 64, 96)]:
+        batch = pictures(*size)
+        ours, plain = detect(batch), model.detect(batch)
+        assert torch.equal(ours.valid, plain.valid) and plain.valid.any()
+        torch.testing.assert_close(ours.boxes, plain.boxes, atol=1e-3, rtol=0)
+        torch.testing.assert_close(ours.scores, plain.scores, atol=1e-5, rtol=0)
+    print("one graph" if len(graphs) == 1 else f"{len(graphs)} graphs")
+
+
+if __name__ == "__main__":
+    check(*sys.argv[1:])
