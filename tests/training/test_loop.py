@@ -95,14 +95,14 @@ def test_the_same_seed_gives_the_same_losses_to_the_bit(drawn, whole, tmp_path):
 def test_a_resumed_training_equals_one_that_never_stopped(drawn, whole, tmp_path, monkeypatch):
     """Ctrl-C comes in the third step, which is finished first."""
     before = signal.getsignal(signal.SIGINT)  # a shell in the background has it ignored
-    gradients = loop.gradients
+    take_step = loop.take_step
 
-    def interrupt_in_third(learner, batches, settings):
+    def interrupt_in_third(learner, batches, settings, rate):
         if len(records(tmp_path)) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return gradients(learner, batches, settings)
+        return take_step(learner, batches, settings, rate)
 
-    monkeypatch.setattr(loop, "gradients", interrupt_in_third)
+    monkeypatch.setattr(loop, "take_step", interrupt_in_third)
     with pytest.raises(KeyboardInterrupt):
         run(drawn, tmp_path, _tiny())
     assert load(tmp_path / "last.pt").step == 3
@@ -117,7 +117,10 @@ def test_a_resumed_training_equals_one_that_never_stopped(drawn, whole, tmp_path
 
 
 def test_ctrl_c_says_how_to_go_on(drawn, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "update", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    fetched = loop.fetched
+    monkeypatch.setattr(
+        loop, "fetched", lambda values: os.kill(os.getpid(), signal.SIGINT) or fetched(values)
+    )
     with pytest.raises(KeyboardInterrupt):
         run(drawn, tmp_path / "a b", _tiny())
     assert (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from maskrcnn.network.cpu import quicken
@@ -75,9 +75,21 @@ def make_optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     )
 
 
+def take_step(
+    learner: Learner, batches: Iterator[tuple[Batch, Targets]], settings: Settings, rate: float
+) -> dict[str, Tensor]:
+    """Change the weights once; return the loss, its parts, and the gradient's norm.
+
+    These stay on the device, so that nothing here waits for it; see `fetched`.
+    """
+    values = gradients(learner, batches, settings)
+    update(learner, rate)
+    return values
+
+
 def gradients(
     learner: Learner, batches: Iterator[tuple[Batch, Targets]], settings: Settings
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Add up the gradient of one step's batches; return the loss, its parts, and the gradient's norm."""
     model, optimiser, scaler, device, processes = learner
     parts = torch.zeros((), device=device)
@@ -91,10 +103,14 @@ def gradients(
     processes.average(model.parameters())
     scaler.unscale_(optimiser)
     norm = clip_grad_norm_(model.parameters(), settings.gradient_clip or math.inf)
-    loss, gradient_norm, *values = torch.stack([parts.sum(), norm, *parts]).tolist()
-    if scaler.is_enabled() and not math.isfinite(gradient_norm):
-        gradient_norm = 0.0  # fp16 overflowed: the scaler will skip this update and lower its scale
-    return {"loss": loss, **dict(zip(losses, values, strict=True)), "gradient_norm": gradient_norm}
+    if scaler.is_enabled():  # where fp16 overflows, the scaler skips the update and lowers its scale
+        norm = torch.where(norm.isfinite(), norm, 0.0)
+    return {"loss": parts.sum(), **dict(zip(losses, parts.unbind(), strict=True)), "gradient_norm": norm}
+
+
+def fetched(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return what a step gave as numbers, in one transfer: only here does a training wait for the device."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
 
 def update(learner: Learner, rate: float) -> None:

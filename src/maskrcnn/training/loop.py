@@ -21,7 +21,7 @@ from maskrcnn.evaluation.coco import Metrics, evaluate
 from maskrcnn.predict import predictor_of
 from maskrcnn.training.checkpoint import Checkpoint, save
 from maskrcnn.training.journal import Journal
-from maskrcnn.training.learner import Learner, gradients, make_learner, update
+from maskrcnn.training.learner import Learner, fetched, make_learner, take_step
 from maskrcnn.training.parallel import Processes, joined
 from maskrcnn.training.schedule import learning_rate
 from maskrcnn.training.settings import Settings
@@ -120,10 +120,9 @@ def train(
                 # One step, with random numbers of its own
                 torch.manual_seed(stream(settings.seed, step + 1, processes.rank))
                 rate = learning_rate(settings, step, progress)
-                losses = gradients(learner, batches, settings)
+                losses = fetched(take_step(learner, batches, settings, rate))
                 if not all(map(math.isfinite, losses.values())):
                     raise FloatingPointError(diverged(output, step + 1, rate, losses))
-                update(learner, rate)
                 step, elapsed = step + 1, time.monotonic() - clock
                 journal.step(
                     {"step": step, **losses, "lr": rate, "seconds": elapsed}, done(settings, step, elapsed)
