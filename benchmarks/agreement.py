@@ -17,7 +17,6 @@ from typing import Any
 import contest
 import numpy as np
 import torch
-from inference import build_theirs
 from PIL import Image
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
@@ -25,6 +24,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.transform import resize_boxes
 
+from maskrcnn.bench.networks import ours as drawn
+from maskrcnn.bench.networks import theirs as twin
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.folder import find_split
 from maskrcnn.evaluation.coco import coco_metrics
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=10**9, help="pictures")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    theirs = load_theirs(arguments) if arguments.weights else build_theirs()
+    theirs = load_theirs(arguments) if arguments.weights else twin(drawn("resnet50_fpn"), (800, 1333)).eval()
     ours = as_ours(theirs, arguments)
     dataset = CocoDataset(*find_split(arguments.data, "val"))
     ids = (

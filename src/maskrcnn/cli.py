@@ -140,6 +140,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
     parser.add_argument("--against", choices=("torchvision",), help="with the same weights, in turns")
+    parser.add_argument("--train", action="store_true", help="measure a training step, not a detection")
+    parser.add_argument("--objects", type=int, default=10, metavar="N", help="a picture, for --train")
     _add_speed(parser)
     parser.add_argument("--device", choices=("cpu", "cuda", "mps", "auto"), default="auto")
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed turns (default: 10)")
@@ -342,26 +344,48 @@ def _bench(arguments: argparse.Namespace) -> int:
     from rich import print as print_tables
 
     from maskrcnn.bench.inference import bench, printed
+    from maskrcnn.bench.training import Work, bench_training, printed_training
     from maskrcnn.files import write_json
+    from maskrcnn.predict import Speed, resolve_device
 
-    for name in ("batch", "repeats"):
+    for name in ("batch", "repeats", "objects"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    figures = bench(
-        arguments.recipe,
-        arguments.size,
-        batch_size=arguments.batch,
-        against=arguments.against,
-        precision=arguments.precision,
-        compiled=arguments.compile,
-        device=arguments.device,
-        repeats=arguments.repeats,
-    )
-    print_tables(printed(figures))
+    speed = Speed(arguments.precision, arguments.compile)
+    device = resolve_device(arguments.device)
+    if arguments.train:
+        work = Work(
+            arguments.recipe,
+            str(device),
+            arguments.precision,
+            arguments.batch,
+            arguments.size,
+            arguments.objects,
+            _threads(),
+        )
+        figures = bench_training(work, against=arguments.against, repeats=arguments.repeats)
+        print_tables(printed_training(figures))
+    else:
+        figures = bench(
+            arguments.recipe,
+            arguments.size,
+            batch_size=arguments.batch,
+            against=arguments.against,
+            speed=speed,
+            device=device,
+            repeats=arguments.repeats,
+        )
+        print_tables(printed(figures))
     if arguments.json:
         write_json(arguments.json, figures)
         print(f"figures {arguments.json}")
     return 0
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _weights_list(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Group
@@ -15,10 +15,9 @@ from maskrcnn.bench.networks import ours, picture, theirs
 from maskrcnn.bench.stages import stages
 from maskrcnn.bench.turns import Times, machine, operations, peak_memory, product_peak, take_turns
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.predict import Predictor, Speed, predictor_of, resolve_device
+from maskrcnn.predict import PLAIN, Predictor, Speed, predictor_of, resolve_device
 from maskrcnn.types import Batch
 
-Precision = Literal["float32", "bf16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -29,9 +28,8 @@ def bench(
     *,
     batch_size: int = 1,
     against: str | None = None,
-    precision: Precision = "float32",
-    device: str = "auto",
-    compiled: bool = False,
+    speed: Speed = PLAIN,
+    device: str | torch.device = "auto",
     repeats: int = 10,
 ) -> dict[str, Any]:
     """Return the figures of detection with a recipe on pictures of `size_hw`, and torchvision's if asked.
@@ -41,12 +39,12 @@ def bench(
     ValueError as `find`, `resolve_device` and `theirs` do.
     """
     trained = ours(recipe)
-    predictor = predictor_of(trained, trained.build(), device, Speed(precision, compiled))
+    predictor = predictor_of(trained, trained.build(), device, speed)
     place = resolve_device(device)
     pixels = picture(size_hw)
     batch = _batch(predictor, pixels, batch_size)
     arrays = [pixels.permute(1, 2, 0).contiguous().numpy()] * batch_size
-    rounded = _rounding(place, precision)
+    rounded = _rounding(place, speed)
     contestants: dict[str, dict[str, Callable[[], Any]]] = {
         "network": {"ours": lambda: predictor.detect(batch)},
         "whole": {"ours": lambda: _masks(predictor, arrays)},
@@ -64,14 +62,13 @@ def bench(
         assert isinstance(predictor.model, MaskRCNN)
         spent = stages(predictor.model, batch)
     work = operations(lambda: trained.build().eval().to(place).detect(batch))
-    peak = product_peak(place, DTYPES[precision])
+    peak = product_peak(place, DTYPES[speed.precision])
     return {
         "machine": machine(place),
         "recipe": recipe,
         "size_hw": size_hw,
         "batch_size": batch_size,
-        "precision": precision,
-        "compiled": compiled,
+        **speed._asdict(),
         **figures,
         "milliseconds": {
             what: {side: own._asdict() for side, own in sides.items()} for what, sides in times.items()
@@ -84,8 +81,8 @@ def bench(
     }
 
 
-def _rounding(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def _rounding(device: torch.device, speed: Speed) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=speed.precision == "bf16")
 
 
 def _batch(predictor: Predictor, pixels: Tensor, batch_size: int) -> Batch:

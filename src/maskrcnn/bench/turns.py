@@ -6,6 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,10 +90,11 @@ def _resident(status: Path, name: str) -> int:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return what the figures belong to: versions, processor, threads, GPU."""
+    """Return what the figures belong to: the day, versions, processor, threads, GPU."""
     versions = {name: _version(name) for name in ("torch", "torchvision")}
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
+        "date": date.today().isoformat(),
         **versions,
         "python": platform.python_version(),
         "processor": _processor(),
