@@ -71,7 +71,11 @@ def test_half_precision_rounds_once(monkeypatch, device, maps, dtype):
 
 def test_four_levels_and_more_channels_than_a_block(monkeypatch, device):
     maps = [torch.randn(1, 130, side, side + 1) for side in (9, 6, 4, 2)]
-    places = (BOXES[:4].to(device), torch.zeros(4, dtype=torch.int64, device=device), torch.arange(4).to(device))
+    places = (
+        BOXES[:4].to(device),
+        torch.zeros(4, dtype=torch.int64, device=device),
+        torch.arange(4).to(device),
+    )
     answers = []
     for by_kernel in (True, False):
         monkeypatch.setattr(kernels, "are_for", lambda tensor, by_kernel=by_kernel: by_kernel)
@@ -120,7 +124,8 @@ from maskrcnn.ops.taps import lay_out
 
 kernels.are_for = lambda tensor: True
 level = torch.randn(1, 3, 4, 4, device="{device}", requires_grad=True)
-boxes, zero = torch.tensor([[3.0, 5, 20, 28]], device="{device}"), torch.zeros(1, dtype=int, device="{device}")
+boxes = torch.tensor([[3.0, 5, 20, 28]], device="{device}")
+zero = torch.zeros(1, dtype=int, device="{device}")
 
 def read(level):
     return roi_align(lay_out([level], [8]), boxes, zero, zero, 2)
