@@ -19,7 +19,7 @@ LAYERS = (
     ("ops",),
     ("network",),
     ("network.model",),
-    ("weights", "data", "recipes", "result", "draw"),
+    ("weights", "data", "recipes", "result", "draw", "capture"),
     ("predict",),
     ("evaluation",),
     ("training",),

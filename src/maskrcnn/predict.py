@@ -139,9 +139,10 @@ class Predictor:
     def _look(self, pictures: PictureBatch, score: float) -> list[Result]:
         if pictures.batch is None:
             return []
-        batch = pictures.batch.to(self.device)
+        batch = pictures.batch.pinned() if self.device.type == "cuda" else pictures.batch
+        batch = batch.to(self.device)  # as uint8: the network normalises
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        found = self.detect(batch._replace(images=images))
+        found = self.detect(batch._replace(images=images)).cpu()
         places = zip(pictures.affines, pictures.sizes_hw, strict=True)
         return [self._result(found, i, score, *place) for i, place in enumerate(places)]
 

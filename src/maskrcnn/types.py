@@ -16,6 +16,7 @@ shape depends on the data. Letters of the shapes, used throughout:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,10 @@ class Batch(NamedTuple):
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on `device`."""
         return Batch(*(field.to(device, non_blocking=True) for field in self))
+
+    def pinned(self) -> Batch:
+        """Return the same batch in memory that a CUDA device reads by itself, while the host goes on."""
+        return Batch(*(field.pin_memory() for field in self))
 
 
 class MaskTable(NamedTuple):
@@ -86,3 +91,17 @@ class Detections(NamedTuple):
     valid: Bool[Tensor, "B D"]
     mask_probs: Float[Tensor, "B D M M"] | None = None  # within the box, of the detected class
     keypoint_heatmaps: Float[Tensor, "B D J M M"] | None = None  # logits within the box
+
+    def cpu(self) -> Detections:
+        """Return the same detections on the CPU, by one transfer."""
+        fetched = iter(_fetch([field for field in self if field is not None]))
+        return Detections(*(None if field is None else next(fetched) for field in self))  # type: ignore[arg-type]
+
+
+def _fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors on the CPU: their bytes side by side, the widest elements first, as numbers must lie."""
+    widest_first = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
+    pieces = [tensors[i].contiguous().view(torch.uint8).flatten() for i in widest_first]
+    parts = torch.cat(pieces).cpu().split([len(piece) for piece in pieces])
+    fetched = dict(zip(widest_first, parts, strict=True))
+    return [fetched[i].view(tensor.dtype).view(tensor.shape) for i, tensor in enumerate(tensors)]

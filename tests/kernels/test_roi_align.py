@@ -124,7 +124,8 @@ from maskrcnn.ops.taps import lay_out
 
 kernels.are_for = lambda tensor: True
 level = torch.randn(1, 3, 4, 4, device="{device}", requires_grad=True)
-boxes, zero = torch.tensor([[3.0, 5, 20, 28]], device="{device}"), torch.zeros(1, dtype=int, device="{device}")
+boxes = torch.tensor([[3.0, 5, 20, 28]], device="{device}")
+zero = torch.zeros(1, dtype=int, device="{device}")
 
 def read(level):
     return roi_align(lay_out([level], [8]), boxes, zero, zero, 2)

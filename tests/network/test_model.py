@@ -167,3 +167,31 @@ def test_it_learns_a_picture_by_heart():
         assert (overlap.amax(1) > 0.7).all(), overlap
         assert found.scores[i, :count].min() > 0.5
         assert found.mask_probs[i, :count].mean() > 0.8  # rectangles fill their boxes
+
+
+def with_fixed_shapes(monkeypatch):
+    """As in a compiled graph and on a GPU, where empty slots are worked on, too."""
+    monkeypatch.setattr("maskrcnn.ops.rows.is_static", lambda values: True)
+    monkeypatch.setattr("maskrcnn.network.boxes.is_static", lambda values: True)
+
+
+def test_empty_slots_change_no_detection(model, monkeypatch):
+    batch, _ = scene([3, 1])
+    with torch.inference_mode():
+        expected = model.eval().detect(batch)
+        with_fixed_shapes(monkeypatch)
+        found = model.detect(batch)
+    assert torch.equal(found.valid, expected.valid) and found.valid.any()
+    for got, field in zip(found, expected, strict=True):
+        torch.testing.assert_close(got[found.valid], field[found.valid], atol=1e-4, rtol=1e-4)
+
+
+def test_empty_slots_change_no_loss(model, monkeypatch):
+    expected = finite_losses_of_seed(model)
+    with_fixed_shapes(monkeypatch)
+    assert finite_losses_of_seed(model) == pytest.approx(expected, rel=1e-4)
+
+
+def finite_losses_of_seed(model):
+    torch.manual_seed(1)
+    return finite_losses(model, *scene([3, 1], keypoints=5))

@@ -14,3 +14,10 @@ def test_spread_inverts_compact():
     index = compact(valid)
     assert index.tolist() == [0, 2, 5]
     assert spread(values.flatten()[index], index, (2, 3)).tolist() == [[0, 0, 2], [0, 0, 5]]
+
+
+def test_where_shapes_are_fixed_the_first_slots_are_taken(monkeypatch):
+    monkeypatch.setattr("maskrcnn.ops.rows.is_static", lambda values: True)
+    valid = torch.tensor([[True, False, False], [False, False, False]])
+    assert compact(valid).tolist() == [0, 1, 2, 3, 4, 5]
+    assert compact(valid, capacity=2).tolist() == [0, 1, 3, 4]

@@ -1,7 +1,8 @@
 """Kernels for CUDA devices, written in Triton: each does at once what a function of `ops` does in steps.
 
-The function of `ops` says what is right, and calls its kernel where there is one for its tensors. The modules
-here import Triton and are therefore imported only then; under ``TRITON_INTERPRET=1`` they work on CPU tensors.
+The function of `ops` says what is right, and calls its kernel where there is one for its tensors. The
+modules here import Triton and are therefore imported only then; under ``TRITON_INTERPRET=1`` they work on CPU
+tensors.
 """
 
 import os

@@ -9,7 +9,7 @@ TILE = 256
 
 
 @triton.jit
-def _taps(place, SIDE: tl.constexpr):
+def _taps(place):
     """Two neighbouring cells and their weights, as `maskrcnn.ops.masks.paste` weighs them."""
     low = tl.floor(place)
     before, after = 1 - tl.abs(place - low), 1 - tl.abs(place - (low + 1))
@@ -42,8 +42,8 @@ def _pack(probs, boxes, extents, owners, bits, SIDE: tl.constexpr, TILE: tl.cons
     # Centres of pixels in cells of the mask, in float64 as on the CPU: a pixel more or less depends on it.
     x = ((first_column + column).to(tl.float64) + 0.5 - x1) * (SIDE / (x2 - x1)) - 0.5
     y = ((first_row + row).to(tl.float64) + 0.5 - y1) * (SIDE / (y2 - y1)) - 0.5
-    left, of_left, of_right = _taps(x, SIDE)
-    top, of_top, of_bottom = _taps(y, SIDE)
+    left, of_left, of_right = _taps(x)
+    top, of_top, of_bottom = _taps(y)
     left, of_left, of_right = left[:, None], of_left[:, None], of_right[:, None]
     mask = probs + owner * SIDE * SIDE
     nearer = of_top * _cell(mask, top, left, wanted, SIDE)
@@ -57,7 +57,7 @@ def _pack(probs, boxes, extents, owners, bits, SIDE: tl.constexpr, TILE: tl.cons
 
 
 def pack(mask_probs: Tensor, boxes: Tensor, extents: Tensor, tiles: Tensor) -> Tensor:
-    """Return the bits of N masks (N, M, M) within `boxes` (N, 4), as `maskrcnn.ops.packed.pack` lays them out.
+    """Return the bits of N masks (N, M, M) in `boxes` (N, 4), as `maskrcnn.ops.packed` lays them out.
 
     `extents` (N, 5) has each mask's first byte, first row and column, rows and columns; `tiles` (N,) the
     number of tiles of TILE bytes that each takes. Both are on the CPU: the host knows the size of the answer.

@@ -47,9 +47,9 @@ def _taps(position, size):
 
 
 @triton.jit
-def _tap(table, row, channels, channel, weight, taken, values, BACKWARD: tl.constexpr):
-    """Add the weighted row of the table to `values`, or the weighted `values` to the row of the table."""
-    at = table + row[:, None] * channels + channel[None, :]
+def _tap(cells, row, channels, weight, taken, values, BACKWARD: tl.constexpr):
+    """Add the weighted rows of the table to `values`, or the weighted `values` to the rows of the table."""
+    at = cells + row[:, None] * channels
     taken = taken & (weight > 0)[:, None]
     if BACKWARD:
         tl.atomic_add(at, weight[:, None] * values, mask=taken, sem="relaxed")
@@ -80,6 +80,7 @@ def _visit(
     column = tl.arange(0, COLUMNS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     taken = (column < BINS)[:, None] & (channel < channels)[None, :]
+    cells = table + channel[None, :]
     bag = bags + (tl.program_id(0).to(tl.int64) * BINS + column)[:, None] * channels + channel[None, :]
     values = tl.zeros((COLUMNS, CHANNELS), tl.float32)
     if BACKWARD:
@@ -91,14 +92,10 @@ def _visit(
             steps = (column * RATIO + j + 0.5) / (BINS * RATIO)
             left, right, of_left, of_right = _taps(x + steps * across, width)
             upper, lower = base + top * width, base + bottom * width
-            values = _tap(table, upper + left, channels, channel, of_top * of_left, taken, values, BACKWARD)
-            values = _tap(table, upper + right, channels, channel, of_top * of_right, taken, values, BACKWARD)
-            values = _tap(
-                table, lower + left, channels, channel, of_bottom * of_left, taken, values, BACKWARD
-            )
-            values = _tap(
-                table, lower + right, channels, channel, of_bottom * of_right, taken, values, BACKWARD
-            )
+            values = _tap(cells, upper + left, channels, of_top * of_left, taken, values, BACKWARD)
+            values = _tap(cells, upper + right, channels, of_top * of_right, taken, values, BACKWARD)
+            values = _tap(cells, lower + left, channels, of_bottom * of_left, taken, values, BACKWARD)
+            values = _tap(cells, lower + right, channels, of_bottom * of_right, taken, values, BACKWARD)
     if not BACKWARD:
         tl.store(bag, (values / (RATIO * RATIO)).to(bags.dtype.element_ty), mask=taken)
 

@@ -34,24 +34,26 @@ class Anchors(NamedTuple):
         return counts.pop() * len(self.aspect_ratios)
 
     def grid(
-        self, level: int, size_hw: tuple[int, int], input_hw: tuple[int, int], device: torch.device
+        self, level: int, size_hw: tuple[int, int], input_hw: tuple[int, int], shapes: Float[Tensor, "n 4"]
     ) -> Float[Tensor, "anchors 4"]:
         """Return the anchors of a level of `size_hw` cells, in pixels: by row, cell, then size.
 
-        `input_hw` is the size of the padded picture.
+        `input_hw` is the size of the padded picture, `shapes` are the level's own of `shapes()`.
         """
         steps = [self.strides[level]] * 2
         if self.rounded:
             steps = [side // cells for side, cells in zip(input_hw, size_hw, strict=True)]
         y, x = (
-            (torch.arange(cells, device=device) + self.offset) * step
+            (torch.arange(cells, device=shapes.device) + self.offset) * step
             for cells, step in zip(size_hw, steps, strict=True)
         )
         centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).repeat(1, 1, 2)
-        return (centres[:, :, None] + self._shapes(level).to(device)).flatten(0, 2)
+        return (centres[:, :, None] + shapes).flatten(0, 2)
 
-    def _shapes(self, level: int) -> Tensor:
-        """Return the anchors of one cell around 0: all ratios of the first size, then of the next."""
-        shapes = [(s / r**0.5, s * r**0.5) for s in self.sizes[level] for r in self.aspect_ratios]
-        corners = torch.tensor([(-w / 2, -h / 2, w / 2, h / 2) for w, h in shapes])
+    def shapes(self) -> Float[Tensor, "levels n 4"]:
+        """Return the anchors of a cell of each level around 0: all ratios of a size, then of the next."""
+        sides = [
+            [(s / r**0.5, s * r**0.5) for s in sizes for r in self.aspect_ratios] for sizes in self.sizes
+        ]
+        corners = torch.tensor([[(-w / 2, -h / 2, w / 2, h / 2) for w, h in level] for level in sides])
         return corners.round() if self.rounded else corners

@@ -14,7 +14,7 @@ from maskrcnn.network.rpn import Proposals
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.losses import masked_mean, smooth_l1
 from maskrcnn.ops.nms import suppress
-from maskrcnn.ops.rows import rows
+from maskrcnn.ops.rows import is_static, rows
 from maskrcnn.types import Detections
 
 _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -158,7 +158,7 @@ class BoxBranch(nn.Module):
         The classes of a region share a probability of 1, so no more than 1 / threshold of them can exceed it.
         """
         capacity = probs.shape[1]
-        if not torch.compiler.is_compiling():
+        if not is_static(probs):
             capacity = int((probs > self.score_threshold).sum(1).max())
         elif self.score_threshold > 0:
             regions = capacity // self.num_classes

@@ -83,6 +83,8 @@ class RPN(nn.Module):
     An anchor is positive from an IoU of 0.7 with an object or as an object's best, negative below 0.3.
     """
 
+    anchor_shapes: Tensor
+
     def __init__(
         self,
         head: nn.Module,
@@ -99,6 +101,8 @@ class RPN(nn.Module):
         super().__init__()
         self.head = head
         self.anchors = anchors
+        # On the network's device: a step that copies something there makes the host wait.
+        self.register_buffer("anchor_shapes", anchors.shapes(), persistent=False)
         self.keep_training = keep_training
         self.keep_detecting = keep_detecting
         self.nms_threshold = nms_threshold
@@ -115,7 +119,7 @@ class RPN(nn.Module):
         (height, width), stride = sizes[0], self.anchors.strides[0]
         input_hw = (height * stride, width * stride)  # pictures are padded to whole cells
         grids = [
-            self.anchors.grid(number, size_hw, input_hw, features[0].device)
+            self.anchors.grid(number, size_hw, input_hw, self.anchor_shapes[number])
             for number, size_hw in enumerate(sizes)
         ]
         return Candidates(logits, deltas, torch.cat(grids), tuple(grid.shape[0] for grid in grids))

@@ -70,14 +70,12 @@ def to_rle(masks: PackedMasks, size_hw: tuple[int, int]) -> list[dict[str, Any]]
     owners, ends = _ends_of_runs(masks, size_hw[0])
     bounds = np.searchsorted(owners, np.arange(1, len(masks.starts)))
     each = np.split(ends, bounds) if len(masks.starts) else []
-    return [
-        {"size": [int(side) for side in size_hw], "counts": compress(runs_between(own, size_hw))}
-        for own in each
-    ]
+    texts = [compress(runs_between(own, size_hw)) for own in each]
+    return [{"size": [int(side) for side in size_hw], "counts": text} for text in texts]
 
 
 def _ends_of_runs(masks: PackedMasks, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which mask each end of a run belongs to, and the pixel, down the picture's columns, it precedes."""
+    """Return the mask of each end of a run, and the pixel that follows, down the picture's columns."""
     bits = masks.bits.cpu().numpy()
     shifted = bits << 1
     shifted[1:] |= bits[:-1] >> 7

@@ -12,13 +12,22 @@ def rows(values: Shaped[Tensor, "B n *rest"], index: Int[Tensor, "B m"]) -> Shap
     return values.gather(1, index)
 
 
+def is_static(values: Tensor) -> bool:
+    """Say whether no shape may depend on data: in a compiled graph, and on a CUDA device.
+
+    There, to ask how many there are means to wait for all work under way, which takes longer than the work on
+    empty slots, and cannot be captured into a CUDA graph.
+    """
+    return torch.compiler.is_compiling() or values.is_cuda
+
+
 def compact(valid: Bool[Tensor, "B n"], capacity: int | None = None) -> Int[Tensor, " N"]:
     """Return the flat indices ``picture · n + slot`` of the valid slots: heads skip absent regions.
 
-    A compiled or exported graph has no shape that depends on data: there, all of the first `capacity` slots
-    of each picture are returned (all slots where None), the valid ones of which must stand first.
+    Where shapes may not depend on data (`is_static`), all of the first `capacity` slots of each picture are
+    returned (all slots where None), the valid ones of which must stand first.
     """
-    if not torch.compiler.is_compiling():
+    if not is_static(valid):
         return valid.flatten().nonzero().flatten()
     pictures, slots = valid.shape
     first = torch.arange(pictures, device=valid.device)[:, None] * slots

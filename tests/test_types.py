@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from maskrcnn.types import Batch, Detections
+
+
+def test_detections_come_to_the_cpu_as_they_are():
+    found = Detections(
+        boxes=torch.rand(2, 3, 4),
+        scores=torch.rand(2, 3),
+        labels=torch.randint(9, (2, 3)),
+        valid=torch.rand(2, 3) > 0.5,
+        keypoint_heatmaps=torch.rand(2, 3, 5, 4, 4).half().transpose(3, 4),
+    )
+    fetched = found.cpu()
+    assert fetched.mask_probs is None
+    for got, field in zip(fetched, found, strict=True):
+        assert field is None or (got.dtype == field.dtype and torch.equal(got, field))
+
+
+def test_no_detections_come_to_the_cpu():
+    nothing = torch.zeros(1, 0)
+    found = Detections(torch.zeros(1, 0, 4), nothing, nothing.long(), nothing.bool()).cpu()
+    assert found.boxes.shape == (1, 0, 4) and found.labels.dtype == torch.int64
+
+
+@pytest.mark.gpu
+def test_a_pinned_batch_is_the_same():
+    batch = Batch(torch.randint(256, (1, 3, 8, 8), dtype=torch.uint8), torch.tensor([[8, 8]]))
+    there = batch.pinned().to("cuda")
+    assert batch.pinned().images.is_pinned() and torch.equal(there.images.cpu(), batch.images)
