@@ -19,14 +19,24 @@ LAYERS = (
     ("ops",),
     ("network",),
     ("network.model",),
-    ("weights", "data", "recipes", "result", "draw"),
+    ("weights", "data", "recipes", "result", "draw", "exported"),
     ("predict",),
     ("evaluation",),
+    ("export",),
     ("training",),
     ("paper",),
     ("cli", ""),
 )
-OPTIONAL = ("torchvision", "cv2", "matplotlib", "tensorboard", "faster_coco_eval")
+OPTIONAL = (
+    "torchvision",
+    "cv2",
+    "matplotlib",
+    "tensorboard",
+    "faster_coco_eval",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+)
 
 
 def modules() -> dict[str, Path]:

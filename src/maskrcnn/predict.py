@@ -47,9 +47,9 @@ class Predictor:
     """A trained network ready to look at pictures, with the names of what it knows.
 
     Pictures are resized to a short side of `short_side` px, or a long side of `long_side` where that is less.
-    The network is copied, norms folded: to train it further changes nothing here. An exported one is taken as
-    it is, and its input is on the CPU whatever `device` says. `skeleton` holds pairs of keypoint numbers, from
-    0, for drawings. Raises ValueError where the classes do not fit the network, and as `resolve_device` does.
+    The network is copied, norms folded: to train it further changes nothing here. An exported one is
+    taken as it is, its input on the CPU. `skeleton` holds pairs of keypoint numbers, from 0, for drawings.
+    Raises ValueError where the classes do not fit the network, and as `resolve_device` does.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ def load(
     if is_exported(source):
         if class_names or options:
             raise ValueError(f"{source} has its class names and options already: export it again for others")
-        return _predictor_of_exported(read_exported(Path(source), str(device)))
+        return predictor_of_exported(read_exported(Path(source), str(device)))
     trained = read_trained(source, class_names=class_names, options=options)
     return predictor_of(trained, trained.build(), device)
 
@@ -184,7 +184,8 @@ def predictor_of(trained: Trained, model: MaskRCNN, device: str | torch.device =
     )
 
 
-def _predictor_of_exported(network: ExportedNetwork) -> Predictor:
+def predictor_of_exported(network: ExportedNetwork) -> Predictor:
+    """Return a predictor that looks at pictures with an exported network and knows what its file says."""
     about = network.description
     predictor = Predictor(
         network,
