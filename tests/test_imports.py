@@ -19,14 +19,25 @@ LAYERS = (
     ("ops",),
     ("network",),
     ("network.model",),
-    ("weights", "data", "recipes", "result", "draw", "capture"),
+    ("weights", "data", "recipes", "result", "draw", "capture", "exported"),
     ("predict",),
     ("evaluation",),
+    ("export",),
     ("training",),
     ("paper", "bench"),
     ("cli", ""),
 )
-OPTIONAL = ("torchvision", "cv2", "matplotlib", "tensorboard", "faster_coco_eval", "triton")
+OPTIONAL = (
+    "torchvision",
+    "cv2",
+    "matplotlib",
+    "tensorboard",
+    "faster_coco_eval",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "triton",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""The commands: ``maskrcnn demo``, ``train``, ``evaluate``, ``predict`` and ``weights``."""
+"""The commands: ``maskrcnn demo``, ``train``, ``evaluate``, ``predict``, ``export`` and ``weights``."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
 
     predict = commands.add_parser("predict", help="find objects in pictures")
-    predict.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
+    predict.add_argument("weights", metavar="WEIGHTS", help=f"{_WEIGHTS}, or one of maskrcnn export")
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders or patterns")
     predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR")
     predict.add_argument("--score", type=float, default=0.5, help="least confidence (default: 0.5)")
@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=_predict)
 
     _add_bench(commands.add_parser("bench", help="measure detection on this machine"))
+    _add_export(commands.add_parser("export", help="write a network for another runtime, and check it"))
     _add_weights(commands.add_parser("weights", help="list, describe, convert and compare weights"))
     _add_paper(commands.add_parser("paper", help="the paper's tables: list them, train and judge their rows"))
     return parser
@@ -166,6 +167,47 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"expected HxW in pixels, such as 800x1216, not {text}")
     return int(height), int(width)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
+    parser.add_argument("--format", choices=("onnx", "openvino", "torch"), default="onnx")
+    parser.add_argument(
+        "--size",
+        type=_input_size,
+        default=None,
+        metavar="HxW",
+        help="of the input, px; or dynamic, for any (default)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_input_batch,
+        default=None,
+        metavar="N",
+        help="pictures of an input; or dynamic, for any number (default)",
+    )
+    parser.add_argument("--half", action="store_true", help="compute the layers in half precision")
+    parser.add_argument(
+        "--int8",
+        type=Path,
+        metavar="DATA",
+        help="quantise on these pictures, for openvino: a folder, or a data set, by which both are judged",
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="to check the file by (default: one is drawn)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="(default: beside WEIGHTS)")
+    parser.set_defaults(command=_export)
+
+
+def _input_size(text: str) -> tuple[int, int] | None:
+    return None if text == "dynamic" else _size(text)
+
+
+def _input_batch(text: str) -> int | None:
+    if text != "dynamic" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number of pictures, or dynamic, not {text}")
+    return None if text == "dynamic" else int(text)
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
@@ -386,6 +428,30 @@ def _threads() -> int:
     import torch
 
     return torch.get_num_threads()
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from rich import print as print_table
+
+    from maskrcnn.export.check import table
+    from maskrcnn.export.run import export
+
+    written = export(
+        arguments.weights,
+        arguments.format,
+        size_hw=arguments.size,
+        batch=arguments.batch,
+        half=arguments.half,
+        int8=arguments.int8,
+        picture=arguments.picture,
+        output=arguments.output,
+    )
+    print_table(table(written.figures))
+    for name, metrics in written.metrics.items():
+        for kind, numbers in metrics.items():
+            print(f"{name} {kind} AP {numbers['AP'] or 0.0:.1f}, AP50 {numbers['AP50'] or 0.0:.1f}")
+    print(f"network {written.path}")
+    return 0
 
 
 def _weights_list(arguments: argparse.Namespace) -> int:

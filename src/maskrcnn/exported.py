@@ -35,7 +35,7 @@ class Description:
     skeleton: tuple[tuple[int, ...], ...]
     short_side: int | None  # of pictures, px; None: as in the file
     long_side: int
-    size_hw: tuple[int, ...] | None  # of the input; None: any from `least_side` on
+    size_hw: tuple[int, int] | None  # of the input; None: any from `least_side` on
     least_side: int
     stride: int  # divides the sides of the input
     batch: int | None  # pictures at a time; None: any number
@@ -80,7 +80,9 @@ def _tuples(value: Any) -> Any:
 def _is(value: Any, kind: Any) -> bool:
     """Whether a value of JSON is of a kind that `Description` has."""
     if isinstance(kind, GenericAlias):
-        return isinstance(value, tuple) and all(_is(item, get_args(kind)[0]) for item in value)
+        first, *rest = get_args(kind)
+        fits = isinstance(value, tuple) and (rest == [...] or len(value) == 1 + len(rest))
+        return fits and all(_is(item, first) for item in value)
     if get_origin(kind) is not None or not isinstance(kind, type):  # a union
         return any(_is(value, one) for one in get_args(kind))
     if kind is float:
@@ -111,36 +113,30 @@ class ExportedNetwork:
         return len(self.description.class_names)
 
     def detect(self, batch: Batch) -> Detections:
-        """Return the detections of uint8 pictures, as `MaskRCNN.detect` does; the input is padded as needed.
+        """Return the detections of uint8 pictures, as `MaskRCNN.detect` does.
 
-        Raises ValueError for pictures that are larger than the size of the input.
+        Raises ValueError for pictures that are larger than the input.
         """
-        images = self._padded(batch.images).contiguous().numpy()
-        sizes_hw = batch.sizes_hw.numpy()
-        at_once = self.description.batch or len(images)
-        parts = [
-            self._run(images[start : start + at_once], sizes_hw[start : start + at_once])
-            for start in range(0, len(images), at_once)
-        ]
+        parts = [self.run(*one) for one in self.inputs(batch)]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return detections({name: torch.from_numpy(array) for name, array in joined.items()})
+        count = len(batch.images)
+        return detections({name: torch.from_numpy(array[:count]) for name, array in joined.items()})
 
-    def _padded(self, images: torch.Tensor) -> torch.Tensor:
-        height, width = images.shape[2:]
+    def inputs(self, batch: Batch) -> list[tuple[UInt8[np.ndarray, "b C h w"], Int[np.ndarray, "b 2"]]]:
+        """Return what `run` takes: as many pictures as fit at a time, padded in size and number."""
+        height, width = batch.images.shape[2:]
         least = self.description.least_side
         wanted = self.description.size_hw or (max(height, least), max(width, least))
         if height > wanted[0] or width > wanted[1]:
             raise ValueError(
-                f"the exported network sees {wanted[0]}x{wanted[1]} pixels, rows by columns, not {height}x{width}"
+                f"the exported network sees {wanted[0]} rows of {wanted[1]} pixels, not {height} of {width}"
             )
-        return F.pad(images, (0, wanted[1] - width, 0, wanted[0] - height))
-
-    def _run(self, images: np.ndarray, sizes_hw: np.ndarray) -> Arrays:
-        """Run one input, empty pictures appended where the number of pictures is fixed."""
-        count, missing = len(images), (self.description.batch or len(images)) - len(images)
-        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        sizes_hw = np.pad(sizes_hw, ((0, missing), (0, 0)), constant_values=1)
-        return {name: array[:count] for name, array in self.run(images, sizes_hw).items()}
+        at_once = self.description.batch or len(batch.images)
+        missing = -len(batch.images) % at_once
+        images = F.pad(batch.images, (0, wanted[1] - width, 0, wanted[0] - height, 0, 0, 0, missing))
+        sizes_hw = F.pad(batch.sizes_hw, (0, 0, 0, missing), value=1)
+        chunks = zip(images.contiguous().split(at_once), sizes_hw.split(at_once), strict=True)
+        return [(images.numpy(), sizes_hw.numpy()) for images, sizes_hw in chunks]
 
 
 def detections(outputs: Mapping[str, torch.Tensor]) -> Detections:
@@ -162,7 +158,7 @@ def read_onnx(path: Path, device: str = "auto") -> ExportedNetwork:
     `device` is cpu, cuda or another that ONNX Runtime was built for; auto is the fastest of them. Raises
     ValueError where it has no such device, where it is not installed, and for a file that is not one of ours.
     """
-    onnxruntime = _imported("onnxruntime", path, "onnx")
+    onnxruntime = imported("onnxruntime", "onnx")
     providers = onnxruntime.get_available_providers()
     if device != "auto":
         named = [provider for provider in providers if provider.lower() == f"{device}executionprovider"]
@@ -191,7 +187,7 @@ def read_openvino(path: Path, device: str = "auto", *, precision: str | None = N
     `device` is cpu, gpu or another of OpenVINO's; auto is its own choice. `precision` is what it computes in,
     such as "f32"; None leaves that to OpenVINO. Raises ValueError as `read_onnx` does.
     """
-    openvino = _imported("openvino", path, "openvino")
+    openvino = imported("openvino", "openvino")
     hints: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()} if device == "cpu" else {}
     if precision is not None:
         hints["INFERENCE_PRECISION_HINT"] = precision
@@ -211,11 +207,12 @@ def read_openvino(path: Path, device: str = "auto", *, precision: str | None = N
     return ExportedNetwork(description, run)
 
 
-def _imported(name: str, path: Path, extra: str) -> Any:
+def imported(name: str, extra: str) -> Any:
+    """Import a module that an extra of this library brings. Raises ValueError where it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
-        raise ValueError(f"{path} is run by {name}: pip install 'maskrcnn[{extra}]' ({error})") from error
+        raise ValueError(f"this takes {name}: pip install 'maskrcnn[{extra}]' ({error})") from error
 
 
 READERS: dict[str, Callable[..., ExportedNetwork]] = {".onnx": read_onnx, ".xml": read_openvino}

@@ -73,10 +73,9 @@ class Predictor:
     """A trained network ready to look at pictures, with the names of what it knows.
 
     Pictures are resized to a short side of `short_side` px, or a long side of `long_side` where that is less.
-    The network is copied, norms folded: to train it further changes nothing here. An exported one is taken
-    as it is, and its input is on the CPU whatever `device` says. `skeleton` holds pairs of keypoint numbers,
-    from 0, for drawings. Raises ValueError where the classes do not fit the network, and as `resolve_device`
-    does.
+    The network is copied, norms folded: to train it further changes nothing here. An exported one is
+    taken as it is, its input on the CPU. `skeleton` holds pairs of keypoint numbers, from 0, for drawings.
+    Raises ValueError where the classes do not fit the network, and as `resolve_device` does.
     """
 
     def __init__(
@@ -200,7 +199,7 @@ def load(
             raise ValueError(
                 f"{source} is exported, with its class names, options and precision: for others, export again"
             )
-        return _predictor_of_exported(read_exported(Path(source), str(device)))
+        return predictor_of_exported(read_exported(Path(source), str(device)))
     trained = read_trained(source, class_names=class_names, options=options)
     return predictor_of(trained, trained.build(), device, speed)
 
@@ -222,7 +221,8 @@ def predictor_of(
     )
 
 
-def _predictor_of_exported(network: ExportedNetwork) -> Predictor:
+def predictor_of_exported(network: ExportedNetwork) -> Predictor:
+    """Return a predictor that looks at pictures with an exported network and knows what its file says."""
     about = network.description
     predictor = Predictor(
         network,

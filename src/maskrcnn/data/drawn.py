@@ -76,6 +76,7 @@ class _Object(NamedTuple):
 
 
 def draw_picture(size: int, generator: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]]:
+    """Draw a picture of `size` × `size` pixels; return it with its annotations in COCO's form."""
     height = width = size
     pixels = _background(height, width, generator)
     placed: list[_Object] = []

@@ -106,16 +106,15 @@ def _apart(
     """Return the number of detections that were compared, and the largest differences."""
     pairs = list(zip(_taken(expected), _taken(found), strict=True))
     apart = [_one_way(*ends, description, tolerance) for a, b in pairs for ends in ((a, b), (b, a))]
-    largest = np.max([differences for _, differences in apart], axis=0)
-    return sum(count for count, _ in apart[::2]), *map(float, largest)
+    boxes, scores, masks, heatmaps = np.max([differences for _, differences in apart], axis=0).tolist()
+    return sum(count for count, _ in apart[::2]), boxes, scores, masks, heatmaps
 
 
 def _taken(found: Detections) -> list[Detections]:
     """Return the detections of each picture alone."""
-    fields = [[None if field is None else field[i] for field in found] for i in range(len(found.valid))]
     return [
-        Detections(*(None if part is None else part[own[3]] for part in own))  # type: ignore[misc, index]
-        for own in fields
+        Detections(*(None if field is None else field[picture][taken] for field in found))  # type: ignore[arg-type]
+        for picture, taken in enumerate(found.valid)
     ]
 
 

@@ -7,7 +7,7 @@ import warnings
 from itertools import count
 
 import torch
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -26,16 +26,14 @@ class Graph(nn.Module):
 
     `boxes` (B, D, 4) are x1, y1, x2, y2 in pixels of the input, `scores` (B, D) fall, `labels` (B, D) count
     the classes from 0, `masks` (B, D, M, M) are probabilities within the box, `keypoint_heatmaps`
-    (B, D, J, M, M) are logits within the box. Of the D slots of each picture the first `count` (B,) are taken.
+    (B, D, J, M, M) are logits within the box. Of each picture's D slots the first `count` (B,) are taken.
     """
 
     def __init__(self, model: MaskRCNN) -> None:
         super().__init__()
         self.model = model
 
-    def forward(
-        self, images: UInt8[Tensor, "B C H W"], sizes_hw: Int[Tensor, "B 2"]
-    ) -> dict[str, Shaped[Tensor, "B *rest"]]:
+    def forward(self, images: UInt8[Tensor, "B C H W"], sizes_hw: Int[Tensor, "B 2"]) -> dict[str, Tensor]:
         """Return the detections by name: those that the network has a branch for."""
         found = self.model.detect(Batch(images, sizes_hw))
         outputs = {

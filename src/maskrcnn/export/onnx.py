@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from maskrcnn.export.graph import INPUTS, outputs, traced
-from maskrcnn.exported import KEY, Description
+from maskrcnn.exported import KEY, Description, imported
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.network.regions import Regions
-from maskrcnn.ops.nms import keep_in_order
 from maskrcnn.ops.roi import RegionOperator, maximum, roi_align, roi_pool, roi_warp, to_cells
 from maskrcnn.ops.taps import Pyramid, lay_out, places
 
-OPSET = 18  # the first in which indices that ScatterElements writes may be added up
+_FLOAT, _BOOL = 1, 9  # ONNX's numbers of these types
+_OPSET = 18  # the first in which indices that ScatterElements writes may be added up
 
 
 def with_standard_regions(model: MaskRCNN) -> MaskRCNN:
@@ -54,9 +54,10 @@ def standard(operator: RegionOperator) -> RegionOperator:
     read = partial(_aligned if function is roi_align else _warped, **keywords)
     if reduction is not maximum:
         return read
-    if keywords.get("sampling_ratio") == 0:
+    ratio = keywords.get("sampling_ratio", 2)
+    if ratio == 0:
         raise ValueError("the maximum of a varying number of samples cannot be exported: set sampling_ratio")
-    return partial(_highest, read)
+    return partial(_highest, read=partial(read, sampling_ratio=1), ratio=ratio)
 
 
 def _aligned(
@@ -84,11 +85,17 @@ def _warped(
 
 
 def _highest(
-    read: RegionOperator, pyramid: Pyramid, boxes: Tensor, pictures: Tensor, levels: Tensor, bins: int
+    pyramid: Pyramid,
+    boxes: Tensor,
+    pictures: Tensor,
+    levels: Tensor,
+    bins: int,
+    *,
+    read: RegionOperator,
+    ratio: int,
 ) -> Tensor:
     """Read each sample as a bin of its own, then take the maxima: ONNX's own maximum is of another kind."""
-    ratio = read.keywords["sampling_ratio"]  # type: ignore[attr-defined]
-    samples = partial(read, sampling_ratio=1)(pyramid, boxes, pictures, levels, bins * ratio)
+    samples = read(pyramid, boxes, pictures, levels, bins * ratio)
     return torch.nn.functional.max_pool2d(samples, ratio)
 
 
@@ -136,104 +143,112 @@ def _(maps: list[Tensor], boxes: Tensor, pictures: Any, levels: Any, strides: An
     return maps[0].new_empty(boxes.shape[0], maps[0].shape[1], bins, bins)
 
 
-def translations() -> dict[Any, Any]:
-    """Return how the graph's own operators are written in ONNX's."""
-    from onnxscript import opset18 as op
+def _op() -> Any:
+    """Return ONNX's operators, as functions that write them."""
+    return imported("onnxscript", "onnx").opset18
 
-    def one(value: Any) -> Any:
-        return op.Constant(value_ints=[value])
 
-    def by_level(levels: Any, count: int, read: Any) -> Any:
-        """Read the regions of each level together, then put them back in their order."""
-        chosen = [op.Reshape(op.NonZero(op.Equal(levels, one(level))), one(-1)) for level in range(count)]
-        parts = [read(level, index) for level, index in enumerate(chosen)]
-        if count == 1:
-            return parts[0]
-        order = op.Concat(*chosen, axis=0)
-        total = op.Size(order)
-        ranks = op.Range(op.Constant(value_int=0), total, op.Constant(value_int=1))
-        return op.Gather(op.Concat(*parts, axis=0), op.ScatterElements(order, order, ranks, axis=0), axis=0)
+def _one(value: int) -> Any:
+    return _op().Constant(value_ints=[value])
 
-    def aligned_regions(
-        maps: Any,
-        boxes: Any,
-        pictures: Any,
-        levels: Any,
-        strides: Any,
-        bins: int,
-        sampling_ratio: int,
-        aligned: bool,
-    ) -> Any:
-        def read(level: int, index: Any) -> Any:
-            return op.RoiAlign(
-                maps[level],
-                op.Gather(boxes, index),
-                op.Gather(pictures, index),
-                coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
-                output_height=bins,
-                output_width=bins,
-                sampling_ratio=sampling_ratio,
-                spatial_scale=1.0 / strides[level],
-            )
 
-        return by_level(levels, len(maps), read)
+def _number(value: int) -> Any:
+    return _op().Constant(value_int=value)
 
-    def pooled_regions(maps: Any, boxes: Any, pictures: Any, levels: Any, strides: Any, bins: int) -> Any:
-        def read(level: int, index: Any) -> Any:
-            picture = op.Unsqueeze(op.Cast(op.Gather(pictures, index), to=1), one(1))
-            regions = op.Concat(picture, op.Gather(boxes, index), axis=1)
-            return op.MaxRoiPool(
-                maps[level], regions, pooled_shape=[bins, bins], spatial_scale=1.0 / strides[level]
-            )
 
-        return by_level(levels, len(maps), read)
-
-    def suppression(boxes: Any, segments: Any, threshold: float) -> Any:
-        """Lay each segment out as a picture of its own: (segments, longest) boxes, ranks as scores."""
-        zero, last = op.Constant(value_int=0), op.ReduceMax(segments, keepdims=0)
-        number = op.Max(op.Add(last, op.Constant(value_int=1)), op.Constant(value_int=1))
-        absent = op.Less(segments, zero)
-        # What is in no segment is counted in an extra place, which is then cut off.
-        place = op.Where(absent, number, segments)
-        ones = op.Expand(one(1), op.Shape(segments))
-        places = op.Expand(one(0), op.Reshape(op.Add(number, op.Constant(value_int=1)), one(1)))
-        counts = op.ScatterElements(places, place, ones, axis=0, reduction="add")
-        counts = op.Slice(counts, one(0), op.Reshape(number, one(1)), one(0))
-        before = op.Sub(op.Size(segments), op.ReduceSum(counts, keepdims=0))
-        starts = op.Add(op.CumSum(counts, zero, exclusive=1), before)
-        longest = op.Max(op.ReduceMax(counts, keepdims=0), op.Constant(value_int=1))
-        within = op.Range(zero, longest, op.Constant(value_int=1))
-        index = op.Add(op.Unsqueeze(starts, one(1)), op.Unsqueeze(within, one(0)))
-        index = op.Min(index, op.Sub(op.Size(segments), op.Constant(value_int=1)))
-        is_there = op.Less(op.Unsqueeze(within, one(0)), op.Unsqueeze(counts, one(1)))
-        ranks = op.Cast(op.Sub(longest, within), to=1)
-        scores = op.Where(is_there, op.Unsqueeze(ranks, one(0)), op.Constant(value_float=0.0))
-        kept = op.NonMaxSuppression(
-            op.Gather(boxes, index),
-            op.Unsqueeze(scores, one(1)),
-            op.Reshape(longest, one(1)),
-            op.Constant(value_floats=[threshold]),
-            op.Constant(value_floats=[0.0]),
+def _read_aligned(
+    maps: Any, boxes: Any, pictures: Any, levels: Any, strides: Any, bins: int, ratio: int, aligned: bool
+) -> Any:
+    def read(level: int, index: Any) -> Any:
+        return _op().RoiAlign(
+            maps[level],
+            _op().Gather(boxes, index),
+            _op().Gather(pictures, index),
+            coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+            output_height=bins,
+            output_width=bins,
+            sampling_ratio=ratio,
+            spatial_scale=1.0 / strides[level],
         )
-        segment, slot = (
-            op.Gather(kept, op.Constant(value_int=0), axis=1),
-            op.Gather(kept, op.Constant(value_int=2), axis=1),
+
+    return _by_level(levels, len(maps), read)
+
+
+def _read_pooled(maps: Any, boxes: Any, pictures: Any, levels: Any, strides: Any, bins: int) -> Any:
+    op = _op()
+
+    def read(level: int, index: Any) -> Any:
+        picture = op.Unsqueeze(op.Cast(op.Gather(pictures, index), to=_FLOAT), _one(1))
+        regions = op.Concat(picture, op.Gather(boxes, index), axis=1)
+        return op.MaxRoiPool(
+            maps[level], regions, pooled_shape=[bins, bins], spatial_scale=1.0 / strides[level]
         )
-        flat = op.Add(op.Gather(starts, segment), slot)
-        marks = op.ScatterElements(op.Mul(segments, zero), flat, op.Expand(one(1), op.Shape(flat)), axis=0)
-        return op.Cast(marks, to=9)
 
-    def stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-        """TopK of all: of equal values, that of the lower index comes first."""
-        count = op.Gather(op.Shape(values), one(dim))
-        return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
+    return _by_level(levels, len(maps), read)
 
-    return {
-        torch.ops.aten.sort.stable: stable_sort,
-        torch.ops.maskrcnn.read_aligned.default: aligned_regions,
-        torch.ops.maskrcnn.read_pooled.default: pooled_regions,
-        torch.ops.maskrcnn.keep_in_order.default: suppression,
-    }
+
+def _by_level(levels: Any, count: int, read: Callable[[int, Any], Any]) -> Any:
+    """Read the regions of each level together, then put them back in their order."""
+    op = _op()
+    chosen = [op.Reshape(op.NonZero(op.Equal(levels, _one(level))), _one(-1)) for level in range(count)]
+    parts = [read(level, index) for level, index in enumerate(chosen)]
+    if count == 1:
+        return parts[0]
+    order = op.Concat(*chosen, axis=0)
+    ranks = op.Range(_number(0), op.Size(order), _number(1))
+    return op.Gather(op.Concat(*parts, axis=0), op.ScatterElements(order, order, ranks, axis=0), axis=0)
+
+
+def _keep_in_order(boxes: Any, segments: Any, threshold: float) -> Any:
+    """Lay each segment out as a picture of its own, (segments, longest) boxes, with falling scores."""
+    op = _op()
+    starts, counts = _extents(segments)
+    longest = op.Max(op.ReduceMax(counts, keepdims=0), _number(1))
+    within = op.Range(_number(0), longest, _number(1))
+    index = op.Add(op.Unsqueeze(starts, _one(1)), op.Unsqueeze(within, _one(0)))
+    index = op.Min(index, op.Sub(op.Size(segments), _number(1)))
+    is_there = op.Less(op.Unsqueeze(within, _one(0)), op.Unsqueeze(counts, _one(1)))
+    falling = op.Cast(op.Unsqueeze(op.Sub(longest, within), _one(0)), to=_FLOAT)
+    kept = op.NonMaxSuppression(
+        op.Gather(boxes, index),
+        op.Unsqueeze(op.Where(is_there, falling, op.Constant(value_float=0.0)), _one(1)),
+        op.Reshape(longest, _one(1)),
+        op.Constant(value_floats=[threshold]),
+        op.Constant(value_floats=[0.0]),  # scores must be above it
+    )
+    segment, place = (op.Gather(kept, _number(column), axis=1) for column in (0, 2))
+    flat = op.Add(op.Gather(starts, segment), place)
+    nothing = op.Expand(_one(0), op.Shape(segments))
+    marks = op.ScatterElements(nothing, flat, op.Expand(_one(1), op.Shape(flat)), axis=0)
+    return op.Cast(marks, to=_BOOL)
+
+
+def _extents(segments: Any) -> tuple[Any, Any]:
+    """Return where each segment starts in the order, and how many boxes it has; those below 0 come first."""
+    op = _op()
+    number = op.Max(op.Add(op.ReduceMax(segments, keepdims=0), _number(1)), _number(1))
+    last = op.Reshape(number, _one(1))
+    # What is in no segment is counted in an extra place, which is then cut off.
+    place = op.Where(op.Less(segments, _number(0)), number, segments)
+    zeros = op.Expand(_one(0), op.Add(last, _one(1)))
+    ones = op.Expand(_one(1), op.Shape(segments))
+    counts = op.Slice(op.ScatterElements(zeros, place, ones, axis=0, reduction="add"), _one(0), last, _one(0))
+    before = op.Sub(op.Size(segments), op.ReduceSum(counts, keepdims=0))
+    return op.Add(op.CumSum(counts, _number(0), exclusive=1), before), counts
+
+
+def _stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """Write it as TopK of all: of equal values, that of the lower index comes first."""
+    count = _op().Gather(_op().Shape(values), _one(dim))
+    return _op().TopK(values, count, axis=dim, largest=int(descending), sorted=1)
+
+
+_TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.sort.stable: _stable_sort,
+    torch.ops.maskrcnn.read_aligned.default: _read_aligned,
+    torch.ops.maskrcnn.read_pooled.default: _read_pooled,
+    torch.ops.maskrcnn.keep_in_order.default: _keep_in_order,
+}
 
 
 def write_onnx(model: MaskRCNN, description: Description, path: Path) -> None:
@@ -241,11 +256,7 @@ def write_onnx(model: MaskRCNN, description: Description, path: Path) -> None:
 
     Raises ValueError where what it takes is not installed, and as `traced` and `standard` do.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"to write an ONNX file: pip install 'maskrcnn[onnx]' ({error})") from error
+    imported("onnxscript", "onnx")
     program = traced(with_standard_regions(model), description)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")
@@ -253,8 +264,8 @@ def write_onnx(model: MaskRCNN, description: Description, path: Path) -> None:
             program,
             args=(),
             dynamo=True,
-            custom_translation_table=translations(),
-            opset_version=OPSET,
+            custom_translation_table=_TRANSLATIONS,
+            opset_version=_OPSET,
             input_names=INPUTS,
             output_names=outputs(model),
             verbose=False,

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from maskrcnn.data.coco import CocoDataset
+from maskrcnn.data.folder import find_split
+from maskrcnn.data.loader import picture_batches
+from maskrcnn.data.pictures import find_pictures
+from maskrcnn.evaluation.coco import Metrics, evaluate
 from maskrcnn.export.onnx import write_onnx
-from maskrcnn.exported import KEY, Arrays, Description
+from maskrcnn.exported import KEY, Description, ExportedNetwork, imported, read_openvino
 from maskrcnn.network.model import MaskRCNN
+from maskrcnn.predict import Predictor, predictor_of_exported
+from maskrcnn.types import Batch
+
+_SHOWN = 300  # pictures at most
 
 
 def write_openvino(model: MaskRCNN, description: Description, path: Path) -> None:
@@ -17,35 +26,74 @@ def write_openvino(model: MaskRCNN, description: Description, path: Path) -> Non
 
     Raises ValueError where OpenVINO is not installed, and as `write_onnx` does.
     """
-    openvino = _imported("openvino", "openvino")
+    openvino = imported("openvino", "openvino")
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
         write_onnx(model, description, onnx)
-        converted = openvino.convert_model(onnx)
+        converted = openvino.Core().read_model(onnx)
+        for node in converted.get_ops():
+            if node.get_type_name() == "TopK" and node.get_attributes()["sort"] != "none":
+                node.set_attribute("stable", True)  # ONNX's always is
         converted.set_rt_info(description.to_json(), KEY)
         openvino.save_model(converted, path, compress_to_fp16=False)
 
 
-def quantise(path: Path, inputs: Iterable[Arrays], output: Path) -> None:
-    """Write the network of `path` with layers that compute in int8, their ranges taken from `inputs`.
+def in_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metrics]:
+    """Replace the file by one whose layers compute in int8, and judge both where `data` has annotations.
 
-    Convolutions and linear layers are quantised, boxes and scores are computed in floats as before. Raises
-    ValueError where NNCF, which does it, is not installed.
+    The ranges of the layers' inputs are taken from at most 300 pictures: of the data set's training split, or
+    of its other one, or of the folder. Raises ValueError where NNCF, which quantises, is not installed, and
+    as reading pictures and data does.
     """
-    openvino, nncf = _imported("openvino", "openvino"), _imported("nncf", "nncf")
-    model = openvino.Core().read_model(path)
-    text = model.get_rt_info(KEY).astype(str)
+    openvino, nncf = imported("openvino", "openvino"), imported("nncf", "openvino")
+    splits = list(_splits(data))
+    pictures = splits[0].paths if splits else find_pictures([data])
+    float_predictor = predictor_of_exported(network)
+    inputs = [
+        {"images": images, "sizes_hw": sizes_hw}
+        for batch in _batches(float_predictor, pictures[:_SHOWN])
+        for images, sizes_hw in network.inputs(batch)
+    ]
+    metrics = {"float": _judged(float_predictor, splits[-1])} if splits else {}
     quantised = nncf.quantize(
-        model, nncf.Dataset(list(inputs)), preset=nncf.QuantizationPreset.MIXED, subset_size=10**6
+        openvino.Core().read_model(path),
+        nncf.Dataset(inputs),
+        preset=nncf.QuantizationPreset.MIXED,  # scales symmetric for weights, shifted for what flows
+        subset_size=len(inputs),
     )
-    quantised.set_rt_info(text, KEY)
-    openvino.save_model(quantised, output, compress_to_fp16=False)
+    quantised.set_rt_info(network.description.to_json(), KEY)
+    beside = path.with_name("int8.xml")
+    openvino.save_model(quantised, beside, compress_to_fp16=False)  # not over weights that are being read
+    for suffix in (".xml", ".bin"):
+        beside.with_suffix(suffix).replace(path.with_suffix(suffix))
+    if splits:
+        metrics["int8"] = _judged(predictor_of_exported(read_openvino(path)), splits[-1])
+    return metrics
 
 
-def _imported(name: str, package: str) -> Any:
-    from importlib import import_module
+def _splits(data: Path) -> Iterator[CocoDataset]:
+    for split in ("train", "val"):
+        with suppress(FileNotFoundError):
+            yield CocoDataset(*find_split(data, split))
 
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ValueError(f"this takes {package}: pip install 'maskrcnn[openvino]' ({error})") from error
+
+def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
+    """Yield the pictures one by one, as the network sees them."""
+    network = predictor.model
+    read = picture_batches(
+        pictures,
+        predictor.resize,
+        batch_size=1,
+        stride=network.stride,
+        workers=0,
+        channels=network.in_channels,
+    )
+    for batch in read:
+        if batch.batch is None:
+            raise ValueError(f"cannot quantise on {batch.failures[0][1]}")
+        yield batch.batch
+
+
+def _judged(predictor: Predictor, dataset: CocoDataset) -> Metrics:
+    assert isinstance(predictor.model, ExportedNetwork)
+    return evaluate(predictor, dataset, max_detections=predictor.model.description.max_detections)

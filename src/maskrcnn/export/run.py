@@ -1,4 +1,4 @@
-"""The command ``maskrcnn export``: read a network, write it, check what was written, keep it if it is right."""
+"""The command ``maskrcnn export``: read a network, write it, check what was written, keep it if right."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from maskrcnn.data.drawn import draw_picture
 from maskrcnn.data.pictures import read_picture
+from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.export.check import HALF, SINGLE, Figures, cases, compared
 from maskrcnn.export.graph import half as in_half
 from maskrcnn.export.graph import least_side
 from maskrcnn.export.onnx import write_onnx
-from maskrcnn.export.openvino import write_openvino
+from maskrcnn.export.openvino import in_int8, write_openvino
 from maskrcnn.export.program import read_program, write_program
 from maskrcnn.exported import Description, ExportedNetwork, read_onnx, read_openvino
 from maskrcnn.network.fold import fold_norms
@@ -44,10 +45,11 @@ FORMATS = {
 
 
 class Exported(NamedTuple):
-    """What was written, and how far it is from the network it was made of."""
+    """What was written, how far it is from the network it was made of, and how right both are, if judged."""
 
     path: Path
     figures: list[Figures]
+    metrics: dict[str, Metrics]  # of "float" and "int8"
 
 
 def export(
@@ -57,8 +59,9 @@ def export(
     size_hw: tuple[int, int] | None = None,
     batch: int | None = None,
     half: bool = False,
-    output: Path | None = None,
+    int8: Path | None = None,
     picture: Path | None = None,
+    output: Path | None = None,
 ) -> Exported:
     """Write the network of `source` (see `read_trained`) for another runtime.
 
@@ -66,7 +69,12 @@ def export(
     precision. What was written looks at `picture`, else at one that is drawn, at a blank one, at an odd size
     and at three pictures, as far as its input allows. Raises ValueError, and leaves no file, where it does
     not find what the network finds; for an input that cannot be; and as `read_trained` does.
+
+    `int8` names pictures, a folder or a data set, to quantise an OpenVINO file on, after its float form was
+    checked; where it is a data set with annotations, both are judged by them.
     """
+    if int8 is not None and format != "openvino":
+        raise ValueError(f"only the format openvino is quantised, not {format}")
     if format not in FORMATS:
         raise ValueError(f"there is no format '{format}': there are {', '.join(FORMATS)}")
     trained = read_trained(source)
@@ -85,8 +93,9 @@ def export(
         write(in_half(model) if half else model, description, unfinished)
         found = read(unfinished)
         figures = compared(model.detect, found.detect, shown, description, HALF if half else SINGLE)
+        metrics = in_int8(unfinished, found, int8) if int8 else {}
         del found  # or its file could not be moved on Windows
-    return Exported(path, figures)
+    return Exported(path, figures, metrics)
 
 
 def describe(
@@ -131,7 +140,7 @@ def drawn(channels: int) -> Tensor:
 
 @contextmanager
 def _in_place_of(path: Path) -> Iterator[Path]:
-    """Give a path of the same name in a folder beside; all that was written there takes its place at the end."""
+    """Give a path of the same name in a folder beside; what was written there takes its place at the end."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         yield Path(folder) / path.name
         for file in sorted(Path(folder).iterdir()):
