@@ -54,10 +54,16 @@ def test_the_words_of_the_commands_stay(capsys):
     flags = {"--recipe", "--output", "--init", "--synonyms", "--resume", "--device", "--set"}
     assert options("train", capsys) == (flags, {"DATA", "RECIPE", "WEIGHTS"})
     assert options("evaluate", capsys) == (
-        {"--split", "--max", "--also", "--report", "--output"},
+        {"--split", "--max", "--also", "--report", "--output", "--precision", "--compile"},
         {"WEIGHTS", "DATA"},
     )
-    assert options("predict", capsys) == ({"--output", "--score"}, {"WEIGHTS", "PICTURE", "SCORE"})
+    flags = {"--format", "--size", "--batch", "--half", "--int", "--picture", "--output"}
+    assert options("export", capsys) == (flags, {"WEIGHTS", "DATA", "FILE"})
+    flags = {"--output", "--score", "--precision", "--compile"}
+    assert options("predict", capsys) == (flags, {"WEIGHTS", "PICTURE", "SCORE"})
+    flags = {"--recipe", "--size", "--batch", "--against", "--train", "--objects", "--precision", "--compile"}
+    flags |= {"--device", "--repeats", "--json"}
+    assert options("bench", capsys) == (flags, {"RECIPE", "FILE"})
 
 
 def test_help_does_not_wait_for_torch():
