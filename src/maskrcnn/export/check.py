@@ -57,7 +57,7 @@ def cases(description: Description, picture: UInt8[Tensor, "C H W"]) -> list[Cas
     short = description.short_side or min(picture.shape[1:])
     height, width = size_hw or (short, short * 5 // 4)
     whole = _fitted(picture, height, width)
-    found = [Case("picture", pad([whole], stride)), Case("blank", pad([torch.zeros_like(whole)], stride))]
+    found = [Case("picture", pad([whole], stride)), Case("blank", pad([_blank(whole)], stride))]
     odd = _fitted(picture, max(height * 5 // 8 - 3, 2), max(width * 3 // 4 - 7, 2))
     if size_hw is None:
         found.append(Case("odd size", pad([odd], stride)))
@@ -65,6 +65,12 @@ def cases(description: Description, picture: UInt8[Tensor, "C H W"]) -> list[Cas
         smaller = _fitted(odd, max(height // 2, 2), max(width // 2, 2))
         found.append(Case("batch of 3", pad([odd, smaller, odd.flip(2)], stride)))
     return found
+
+
+def _blank(picture: UInt8[Tensor, "C H W"]) -> UInt8[Tensor, "C H W"]:
+    """Return black with noise of a level or two: where all places are alike, any of them may be chosen."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(3, picture.shape, generator=draw, dtype=torch.uint8)
 
 
 def _fitted(picture: UInt8[Tensor, "C H W"], height: int, width: int) -> UInt8[Tensor, "C h w"]:
