@@ -24,6 +24,12 @@ def arguments(description: str, *, repeats: int) -> argparse.ArgumentParser:
     return parser
 
 
+def sides(text: str) -> tuple[int, int]:
+    """Read 800x1344, or 512 for a square."""
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
+
+
 class Times(NamedTuple):
     """Milliseconds of one contestant over its timed turns."""
 

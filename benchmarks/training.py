@@ -65,17 +65,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--batch", type=int, default=2, help="pictures (default: 2)")
-    parser.add_argument("--size", type=sides, default=(512, 512), help="512, or 800x1344 (default: 512)")
+    parser.add_argument(
+        "--size", type=contest.sides, default=(512, 512), help="512, or 800x1344 (default: 512)"
+    )
     parser.add_argument("--objects", type=int, default=10, help="in a picture (default: 10)")
     parser.add_argument(
         "--memory-against-objects", type=counts, help="as 10,1000: measure ours alone with so many"
     )
     return parser.parse_args()
-
-
-def sides(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return int(height), int(width or height)
 
 
 def counts(text: str) -> list[int]:
