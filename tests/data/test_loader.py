@@ -70,7 +70,7 @@ def test_no_more_workers_than_cores(dataset, monkeypatch, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of too many
-        batches = training_batches(dataset, AUGMENT, batch_size=2, stride=32, workers=3, seed=5)
+        batches = training_batches(dataset, RESIZE, AUGMENT, batch_size=2, stride=32, workers=3, seed=5)
         first = next(batches)
         assert len(multiprocessing.active_children()) == cores
     assert equal([first], take(dataset, 1))
