@@ -52,6 +52,8 @@ def test_the_words_of_the_commands_stay(capsys):
         {"--split", "--max", "--also", "--report", "--output"},
         {"WEIGHTS", "DATA"},
     )
+    flags = {"--format", "--size", "--batch", "--half", "--int", "--picture", "--output"}
+    assert options("export", capsys) == (flags, {"WEIGHTS", "DATA", "FILE"})
     assert options("predict", capsys) == ({"--output", "--score"}, {"WEIGHTS", "PICTURE", "SCORE"})
 
 
