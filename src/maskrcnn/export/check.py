@@ -53,18 +53,26 @@ class Figures(NamedTuple):
 
 def cases(description: Description, picture: UInt8[Tensor, "C H W"]) -> list[Case]:
     """Return a picture and a blank one, and where the input allows it an odd size and a batch of three."""
-    stride, size_hw = description.stride, description.size_hw
+    size_hw = description.size_hw
     short = description.short_side or min(picture.shape[1:])
     height, width = size_hw or (short, short * 5 // 4)
     whole = _fitted(picture, height, width)
-    found = [Case("picture", pad([whole], stride)), Case("blank", pad([_blank(whole)], stride))]
+    pictures = {"picture": [whole], "blank": [_blank(whole)]}
     odd = _fitted(picture, max(height * 5 // 8 - 3, 2), max(width * 3 // 4 - 7, 2))
     if size_hw is None:
-        found.append(Case("odd size", pad([odd], stride)))
+        pictures["odd size"] = [odd]
     if description.batch is None:
         smaller = _fitted(odd, max(height // 2, 2), max(width // 2, 2))
-        found.append(Case("batch of 3", pad([odd, smaller, odd.flip(2)], stride)))
-    return found
+        pictures["batch of 3"] = [odd, smaller, odd.flip(2)]
+    return [Case(name, _padded(images, description)) for name, images in pictures.items()]
+
+
+def _padded(images: Sequence[Tensor], description: Description) -> Batch:
+    """Return them as the input has them: the padding, too, has its part in what a network answers."""
+    batch = pad(images, description.stride)
+    least = description.size_hw or (description.least_side,) * 2
+    missing = [max(0, side - there) for side, there in zip(least, batch.images.shape[2:], strict=True)]
+    return batch._replace(images=F.pad(batch.images, (0, missing[1], 0, missing[0])))
 
 
 def _blank(picture: UInt8[Tensor, "C H W"]) -> UInt8[Tensor, "C H W"]:
@@ -139,7 +147,7 @@ def _one_way(
         return 0, (0.0, 0.0, 0.0, 0.0)
     if not len(other.scores):
         return int(certain.sum()), (float("inf"),) * 4
-    distance = torch.cdist(one.boxes[certain], other.boxes, p=float("inf"))
+    distance = (one.boxes[certain][:, None] - other.boxes).abs().amax(-1)
     distance = distance.masked_fill(one.labels[certain][:, None] != other.labels, float("inf"))
     boxes, partner = distance.min(1)
     differences = [

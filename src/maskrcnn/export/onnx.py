@@ -5,12 +5,10 @@ lookup with weights in a table (`maskrcnn.ops.roi`), and `keep_in_order`. Region
 are passed in, so a copy of the network gets others, which are led to ONNX's.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.onnx import ONNXProgram
 
 from maskrcnn.export.graph import INPUTS, outputs, traced
 from maskrcnn.exported import KEY, Description, imported
@@ -258,6 +258,14 @@ def write_onnx(model: MaskRCNN, description: Description, path: Path) -> None:
     """
     imported("onnxscript", "onnx")
     program = traced(with_standard_regions(model), description)
+    written = translated(program, INPUTS, outputs(model))
+    written.model.metadata_props[KEY] = description.to_json()
+    written.model.producer_name = "maskrcnn"
+    written.save(path, external_data=False)
+
+
+def translated(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> ONNXProgram:
+    """Return a graph in ONNX's standard operators; it may hold `read_aligned` and its like."""
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")
         written = torch.onnx.export(
@@ -266,14 +274,12 @@ def write_onnx(model: MaskRCNN, description: Description, path: Path) -> None:
             dynamo=True,
             custom_translation_table=_TRANSLATIONS,
             opset_version=_OPSET,
-            input_names=INPUTS,
-            output_names=outputs(model),
+            input_names=inputs,
+            output_names=outputs,
             verbose=False,
         )
     assert written is not None
-    written.model.metadata_props[KEY] = description.to_json()
-    written.model.producer_name = "maskrcnn"
-    written.save(path, external_data=False)
+    return written
 
 
 @contextmanager

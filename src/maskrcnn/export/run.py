@@ -82,7 +82,8 @@ def export(
     assert isinstance(model, MaskRCNN)
     description = describe(trained, model, size_hw, batch)
     suffix, write, read = FORMATS[format]
-    path = output or Path(source).with_suffix(suffix)
+    given = Path(source)
+    path = output or (given if given.exists() else Path(given.name)).with_suffix(suffix)
     if path.suffix != suffix:
         raise ValueError(f"a file of the format {format} ends in {suffix}, not as {path}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,104 @@
+"""Each operator of the graph in ONNX Runtime, beside the library's own, on random and degenerate input."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+from maskrcnn.ops.nms import keep_in_order
+from maskrcnn.ops.roi import assign_levels, maximum, roi_align, roi_pool, roi_warp
+from maskrcnn.ops.taps import lay_out
+
+pytest.importorskip("onnxscript", reason="onnxscript writes ONNX files")
+onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime runs them")
+
+from maskrcnn.export.onnx import standard, translated  # noqa: E402
+
+
+def answer(module, arguments, dynamic, path, others):
+    """Export a module; return what ONNX Runtime answers to `others`."""
+    names = [f"in{i}" for i in range(len(arguments))]
+    program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
+    translated(program, names, ["out"]).save(path)
+    session = onnxruntime.InferenceSession(path)
+    return [
+        torch.from_numpy(session.run(None, {n: a.numpy() for n, a in zip(names, given, strict=True)})[0])
+        for given in others
+    ]
+
+
+class Suppression(nn.Module):
+    def forward(self, boxes, segments):
+        return keep_in_order(boxes, segments, 0.5)
+
+
+def sorted_boxes(count, segments, seed):
+    generator = torch.Generator().manual_seed(seed)
+    corner, size = torch.rand(2, count, 2, generator=generator) * torch.tensor([40.0, 20.0])[:, None, None]
+    boxes = torch.cat((corner, corner + size.round()), 1)  # some are empty, many have equal sides
+    return boxes, torch.randint(-1, segments, (count,), generator=generator).sort().values
+
+
+def test_suppression(tmp_path):
+    others = [
+        sorted_boxes(count, segments, seed)
+        for seed, (count, segments) in enumerate([(200, 1), (200, 5), (300, 60), (7, 1), (1, 2)])
+    ]
+    boxes, _ = others[0]
+    others += [(boxes, torch.full((200,), -1)), (boxes, torch.arange(200) // 100 * 7)]  # nothing; gaps
+    n = Dim("n", min=1, max=1000)
+    given = answer(Suppression(), sorted_boxes(50, 3, 9), ({0: n}, {0: n}), tmp_path / "a.onnx", others)
+    for got, (boxes, segments) in zip(given, others, strict=True):
+        assert torch.equal(got, keep_in_order(boxes, segments, 0.5))
+    assert 0 < int(given[0].sum()) < 200
+
+
+class Reading(nn.Module):
+    def __init__(self, operator):
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, fine, coarse, boxes, pictures):
+        levels = assign_levels(boxes, first=2, last=3, canonical_side=60.0, canonical_level=3)
+        return self.operator(lay_out([fine, coarse], (4, 8)), boxes, pictures, levels, 3)
+
+
+def maps_and_boxes(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    fine, coarse = (torch.randn(2, 5, side, side + 4, generator=generator) for side in (24, 12))
+    corner = torch.rand(count, 2, generator=generator) * 110 - 10  # 96 × 112 pixels: some lie outside
+    boxes = torch.cat((corner, corner + torch.rand(count, 2, generator=generator) ** 3 * 120), 1)
+    boxes[::7, 2] = boxes[::7, 0]  # no width
+    return fine, coarse, boxes, torch.randint(2, (count,), generator=generator)
+
+
+OPERATORS = {
+    "aligned": partial(roi_align, aligned=True, sampling_ratio=2),
+    "legacy": partial(roi_align, aligned=False, sampling_ratio=2),
+    "adaptive": partial(roi_align, sampling_ratio=0),
+    "highest": partial(roi_align, reduction=maximum, sampling_ratio=2),
+    "warped": partial(roi_warp, sampling_ratio=2),
+    "warped, highest": partial(roi_warp, sampling_ratio=2, reduction=maximum),
+    "pooled": roi_pool,
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_regions(name, tmp_path):
+    operator = OPERATORS[name]
+    others = [maps_and_boxes(count, seed) for seed, count in enumerate((60, 1, 33))]
+    n = Dim("n", min=1, max=1000)
+    module = Reading(standard(operator))
+    given = answer(module, maps_and_boxes(20, 9), ({}, {}, {0: n}, {0: n}), tmp_path / "a.onnx", others)
+    for got, arguments in zip(given, others, strict=True):
+        torch.testing.assert_close(got, Reading(operator)(*arguments), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(got, module(*arguments), atol=1e-4, rtol=1e-4)
+
+
+def test_what_cannot_be_written_is_refused():
+    with pytest.raises(ValueError, match="set sampling_ratio"):
+        standard(partial(roi_align, reduction=maximum, sampling_ratio=0))
+    with pytest.raises(ValueError, match="cannot be exported"):
+        standard(lambda *arguments: None)
