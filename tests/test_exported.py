@@ -85,7 +85,7 @@ def test_pictures_are_made_to_fit(size_hw):
     exported, seen = network(size_hw=(64, 160))
     pixels = np.full((*size_hw, 3), 255, np.uint8)
     result = predict.predictor_of_exported(exported).predict(pixels, 0.5)
-    assert result.names == ["dog"] and result.masks.all()
+    assert result.names == ["dog"] and result.masks.mean() > 0.97  # its corners are round
     np.testing.assert_allclose(result.boxes, [[0, 0, size_hw[1], size_hw[0]]], rtol=1e-5)
     [(shape, [inside])] = seen
     assert shape == (1, 3, 64, 160) and (inside[0] == 64 or inside[1] == 160)
@@ -119,7 +119,7 @@ def test_files_by_their_names(tmp_path):
     assert is_exported("a/b.onnx") and is_exported(tmp_path / "b.xml") and not is_exported("b.pt")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*b\.onnx"):
         read_exported(tmp_path / "b.onnx")
-    with pytest.raises(ValueError, match="export it again"):
+    with pytest.raises(ValueError, match="export again"):
         predict.load("b.onnx", class_names=["a"])
 
 
