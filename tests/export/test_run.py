@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 
 import maskrcnn
 import networks
-from jaxtyping import config
 from maskrcnn import cli
 from maskrcnn.export import run
 from maskrcnn.export.graph import INPUTS
