@@ -21,7 +21,10 @@ _TILE = _OUT + _TAPS - 1
 # The points decide the rounding error: with these it is a millionth of the answers' spread, half of what the
 # usual 0, ±1, ±2 give.
 _POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
-_STRIP = 160  # tiles that are worked on at once: what they need fits into the caches
+_STRIP = 96  # tiles that are worked on at once: what they need fits into the caches
+_LEAST_TILES = (
+    100  # for fewer, a kernel that learns is not worth leading to the space of products, three times
+)
 _CELLS = 1000  # that are doubled at once, for the same reason
 _LEAST_CHANNELS = 128  # below, the ways there and back take longer than what is saved
 
@@ -64,17 +67,59 @@ class DoublingConv2d(nn.ConvTranspose2d):
     ) -> Float[Tensor, "B O H W"]:
         """Return the deconvolution, channels-last."""
         assert output_size is None  # there is only one
-        kernel = self.weight.permute(0, 2, 3, 1).flatten(1)  # (C, 4 O)
+        if torch.compiler.is_compiling():
+            return super().forward(x)
         bias = self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias
-        some = max(1, _CELLS // max(1, x.shape[2:].numel()))
-        doubled = [_doubled(cells, kernel, bias.repeat(4)) for cells in x.permute(0, 2, 3, 1).split(some)]
-        return torch.cat(doubled).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        return _Doubling.apply(x, self.weight, bias)
 
 
-def _doubled(cells: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
-    """Return (b, h, 2, w, 2, O)."""
-    answers = torch.addmm(bias, cells.flatten(0, 2), kernel)
-    return answers.view(*cells.shape[:3], 2, 2, kernel.shape[1] // 4).transpose(2, 3)
+class _Doubling(torch.autograd.Function):
+    """The deconvolution and its gradients: a cell is a row of a matrix product, and so are its 2 × 2 answers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        pictures, _, height, width = x.shape
+        shape = (pictures, weight.shape[1], 2 * height, 2 * width)
+        answer = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        kernel, biases = _doubling_kernel(weight), bias.repeat(4)
+        some = max(1, _CELLS // max(1, height * width))
+        for cells, place in zip(_cells(x).split(some), _doubled(answer).split(some), strict=True):
+            answers = torch.addmm(biases, cells.flatten(0, 2), kernel)
+            place.copy_(answers.view(*cells.shape[:3], 2, 2, len(bias)).transpose(2, 3))
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (of_answer,), (x, weight) = gradients, ctx.saved_tensors
+        cells = _cells(x)
+        of_answers = _doubled(of_answer).transpose(2, 3).reshape(-1, 4 * weight.shape[1])  # (cells, 4 O)
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = (of_answers @ _doubling_kernel(weight).T).view(cells.shape).permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[1]:
+            of_weight = (
+                (cells.flatten(0, 2).T @ of_answers)
+                .view(len(weight), 2, 2, weight.shape[1])
+                .permute(0, 3, 1, 2)
+            )
+        if ctx.needs_input_grad[2]:
+            of_bias = of_answers.view(-1, 4, weight.shape[1]).sum((0, 1))
+        return of_x, of_weight, of_bias
+
+
+def _doubling_kernel(weight: Float[Tensor, "C O 2 2"]) -> Float[Tensor, "C 4*O"]:
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _cells(maps: Float[Tensor, "b C h w"]) -> Float[Tensor, "b h w C"]:
+    return maps.permute(0, 2, 3, 1)
+
+
+def _doubled(maps: Float[Tensor, "b C H W"]) -> Float[Tensor, "b h 2 w 2 C"]:
+    """Return the four cells that each cell of a map of half the size became."""
+    pictures, channels, height, width = maps.shape
+    return _cells(maps).reshape(pictures, height // 2, 2, width // 2, 2, channels)
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -88,7 +133,8 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B O H W"]:
         """Return the convolution, channels-last."""
-        if torch.compiler.is_compiling():
+        tiles = len(x) * -(-x.shape[2] // _OUT) * -(-x.shape[3] // _OUT)
+        if torch.compiler.is_compiling() or (self.weight.requires_grad and tiles < _LEAST_TILES):
             return super().forward(x)
         bias = self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias
         return _Winograd.apply(x, self.weight, bias, self._kernel())
@@ -138,17 +184,22 @@ def _convolved(
     of_tile, _, of_answer = (_twice(matrix).to(x) for matrix in transforms())
     pictures, _, height, width = x.shape
     down, across = -(-height // _OUT), -(-width // _OUT)
-    shape = (pictures, kernel.shape[2], height, width)
-    answer = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-    cells = answer.permute(0, 2, 3, 1)
+    padded = torch.empty(
+        (pictures, kernel.shape[2], down * _OUT, across * _OUT),
+        dtype=x.dtype,
+        memory_format=torch.channels_last,
+    )
+    cells = _cells(padded).view(pictures, down, _OUT, across, _OUT, kernel.shape[2])
     for some, rows in _strips(pictures, down, across):
         led = of_tile @ _tiles(_strip(x[some], rows, across), _TILE)
         products = torch.bmm(led.transpose(0, 1), kernel)
-        answers = torch.matmul(of_answer, products.transpose(0, 1)).add_(bias)
-        place = cells[some, rows.start * _OUT : rows.stop * _OUT]
-        maps = answers.view(len(place), -1, across, _OUT, _OUT, shape[1]).transpose(2, 3)
-        place.copy_(maps.flatten(3, 4).flatten(1, 2)[:, : place.shape[1], :width])
-    return answer
+        answers = torch.matmul(of_answer, products.transpose(0, 1))
+        place = cells[some, rows]
+        maps = answers.view(*place.shape[:2], across, _OUT, _OUT, place.shape[-1]).transpose(2, 3)
+        torch.add(maps, bias, out=place)
+    if padded.shape[2:] == x.shape[2:]:
+        return padded
+    return padded[:, :, :height, :width].contiguous(memory_format=torch.channels_last)
 
 
 def _weight_gradient(
@@ -176,7 +227,7 @@ def _strips(pictures: int, down: int, across: int) -> Iterator[tuple[slice, slic
 
 def _strip(maps: Float[Tensor, "b C H W"], rows: slice, across: int) -> Float[Tensor, "b h w C"]:
     """Return the cells that rows of tiles need, zeros around the map."""
-    cells = maps.permute(0, 2, 3, 1)
+    cells = _cells(maps)
     height, width = cells.shape[1:3]
     top, bottom = rows.start * _OUT - 1, rows.stop * _OUT + 1
     strip = cells.new_zeros(len(cells), bottom - top, across * _OUT + 2, cells.shape[3])

@@ -119,16 +119,16 @@ class MaskRCNN(nn.Module):
         proposals = self.rpn.propose(candidates, batch.sizes_hw, self.rpn.keep_training)
         regions, positives = self._draw(proposals, targets)
         pyramid = self._lay_out(features)
-        box_features = self.box_regions(pyramid, regions.boxes, regions.pictures)
-        losses |= self._box_losses(box_features, regions, targets)
+        region_features = self.box_regions(pyramid, regions.boxes, regions.pictures)
+        losses |= self._box_losses(region_features, regions, targets)
         regions = regions.at(positives)
         if self.mask_branch is not None:
-            mask_features = (
-                box_features[positives]
+            region_features = (
+                region_features[positives]
                 if self.mask_regions is None
                 else self.mask_regions(pyramid, regions.boxes, regions.pictures)
             )
-            losses["loss_mask"] = self._mask_loss(self.mask_branch, mask_features, regions, targets)
+            losses["loss_mask"] = self._mask_loss(self.mask_branch, region_features, regions, targets)
         if self.keypoint_branch is not None:
             assert self.keypoint_regions is not None
             keypoint_features = self.keypoint_regions(pyramid, regions.boxes, regions.pictures)
