@@ -74,7 +74,7 @@ class DoublingConv2d(nn.ConvTranspose2d):
 
 
 class _Doubling(torch.autograd.Function):
-    """The deconvolution and its gradients: a cell is a row of a matrix product, and so are its 2 × 2 answers."""
+    """The deconvolution and its gradients: a cell, and its 2 × 2 answers, are rows of a product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
