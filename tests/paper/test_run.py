@@ -60,6 +60,8 @@ def test_full_is_each_rows_own_schedule():
         return settings_of(table, table.rows[0], "full")
 
     assert (full("2c", "RoIPool").steps, full("2c", "RoIPool").peak_lr) == (160_000, 0.02)
+    resnext = full("main", "X101-FPN")  # a picture a GPU, half the rate, as many steps
+    assert (resnext.steps, resnext.batch_size, resnext.peak_lr) == (160_000, 8, 0.01)
     cities = full("cityscapes", "fine")
     assert (cities.steps, cities.decay_at, cities.batch_size, cities.peak_lr) == (24_000, (0.75,), 8, 0.01)
     from_coco = full("cityscapes", "fine + COCO")  # 4k steps, the rate reduced after 3k
