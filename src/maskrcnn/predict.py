@@ -53,7 +53,7 @@ class Speed(NamedTuple):
             return model.detect
         if device.type == "cpu" and self == PLAIN:
             quicken(model)
-        detect = torch.compile(model.detect, fullgraph=True) if self.compiled else model.detect
+        detect = torch.compile(model.detect) if self.compiled else model.detect
         if self.precision == "float32":
             return detect
         return torch.autocast(device.type, torch.bfloat16)(detect)

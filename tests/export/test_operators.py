@@ -55,6 +55,20 @@ def test_suppression(tmp_path):
     assert 0 < int(given[0].sum()) < 200
 
 
+class Order(nn.Module):
+    def forward(self, values):
+        return torch.stack([values.argsort(dim=1, descending=down, stable=True) for down in (False, True)])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_equal_values_keep_their_order(dtype, tmp_path):
+    others = [(torch.randint(-2, 3, (2, count)).to(dtype),) for count in (1, 7, 300)]
+    n = Dim("n", min=1, max=1000)
+    given = answer(Order(), others[-1], ({1: n},), tmp_path / "a.onnx", others)
+    for got, (values,) in zip(given, others, strict=True):
+        assert torch.equal(got, Order()(values))
+
+
 class Reading(nn.Module):
     def __init__(self, operator):
         super().__init__()

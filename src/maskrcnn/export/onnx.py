@@ -238,9 +238,19 @@ def _extents(segments: Any) -> tuple[Any, Any]:
 
 
 def _stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-    """Write it as TopK of all: of equal values, that of the lower index comes first."""
-    count = _op().Gather(_op().Shape(values), _one(dim))
-    return _op().TopK(values, count, axis=dim, largest=int(descending), sorted=1)
+    """Write it as TopK of all: of equal values, that of the lower index comes first.
+
+    Not every runtime keeps that rule, or keeps it fast: of whole numbers, none are equal here.
+    """
+    op = _op()
+    count = op.Gather(op.Shape(values), _one(dim))
+    if values.dtype.is_floating_point():
+        return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
+    places = op.Sub(op.CumSum(op.Expand(_one(1), op.Shape(values)), _number(dim)), _number(1))
+    scaled = op.Mul(values, count)
+    distinct = op.Sub(scaled, places) if descending else op.Add(scaled, places)
+    _, order = op.TopK(distinct, count, axis=dim, largest=int(descending), sorted=1)
+    return op.GatherElements(values, order, axis=dim), order
 
 
 _TRANSLATIONS: dict[Any, Callable[..., Any]] = {

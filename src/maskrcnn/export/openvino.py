@@ -31,9 +31,6 @@ def write_openvino(model: MaskRCNN, description: Description, path: Path) -> Non
         onnx = Path(folder) / "model.onnx"
         write_onnx(model, description, onnx)
         converted = openvino.Core().read_model(onnx)
-        for node in converted.get_ops():
-            if node.get_type_name() == "TopK" and node.get_attributes()["sort"] != "none":
-                node.set_attribute("stable", True)  # ONNX's always is
         converted.set_rt_info(description.to_json(), KEY)
         openvino.save_model(converted, path, compress_to_fp16=False)
 

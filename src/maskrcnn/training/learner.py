@@ -48,7 +48,9 @@ def make_learner(run: Checkpoint, device: torch.device, processes: Processes = A
     if run.settings.precision == "fp16" and device.type != "cuda":
         raise ValueError(f"precision=fp16 needs a CUDA device, not {device.type}; bf16 works everywhere")
     model = run.trained.build().train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.type == "cpu" and run.settings.precision == "float32":
+    if run.settings.compiled:
+        model.compile(dynamic=True)  # pictures and their objects differ in size and number
+    elif device.type == "cpu" and run.settings.precision == "float32":
         quicken(model)
     optimiser = make_optimiser(model, run.settings)
     scaler = torch.amp.GradScaler(device.type, enabled=run.settings.precision == "fp16")
