@@ -80,9 +80,9 @@ def test_cityscapes_figures_have_classes_and_gaps():
     table = chosen("cityscapes", ["fine"])
     numbers = {"AP": None, "AP50": None, "per_class": {"car": {"AP": 40.0, "AP50": 60.0}}}
     done = run.Run(table.rows[0], 0, None, {"cityscapes": numbers}, [], 0.5)
-    head, fine, *cited = run._lines(table, [done], {})
-    assert head == ["row", "published AP", "AP50", "ours AP", "AP50", "ahead in AP", "in AP75", "s a picture"]
-    assert fine == ["fine", "31.5", "", "-", "-", "", "", "0.50"]
+    head, fine, seed, *cited = run._lines(table, [done], {})
+    assert head == ["published, ours", "AP", "AP50", "s a picture"]
+    assert fine == ["fine", "31.5", "", ""] and seed[1:] == ["-", "-", "0.50"] and "seed 0" in seed[0]
     assert {len(line) for line in cited} == {len(head)}
     [ours] = run.figures(table, [done], {}, lambda row: SMALL)["rows"][0]["ours"]
     assert ours["car"] == 40.0 and ours["AP"] is ours["bus"] is None

@@ -13,9 +13,9 @@ from PIL import Image
 from maskrcnn.paper.tables import Table
 
 _EXPLAINED = (
-    "Percent. Ours are means over the seeds, on the validation pictures of the data at hand: to be compared "
-    "with one another, not with the published ones. Ahead: by how much the last row leads, for each seed, "
-    "with its 95 % interval over pictures."
+    "Percent. The first line of a row is the paper's. Ours are on the validation pictures of the data at "
+    "hand: to be compared with one another, not with the published ones. By how much the last row leads has "
+    "a 95 % interval over pictures."
 )
 _LONG_SIDE = 420  # px, of a picture in the page
 _STYLE = """

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any, Literal, NamedTuple
 
+from rich.box import SIMPLE
 from rich.table import Table as Printed
 
 from maskrcnn.data.coco import CocoDataset
@@ -60,6 +60,7 @@ _IMAGENET = {
     "resnet34": "torchvision/resnet34",
     "mobilenet": "torchvision/mobilenet_v2",
 }
+_INDENT = "\N{EM SPACE}"
 _SHOWN = 4  # pictures of each row in the page
 
 
@@ -242,35 +243,40 @@ def _metric(run: Run, table: Table, name: str) -> float | None:
 
 
 def _lines(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> list[list[str]]:
-    """Return the report as rows of text, the columns' names first; ours are means over the seeds."""
+    """Return the report as rows of text, the columns' names first.
+
+    Of each row of the table the published figures, ours with each seed, and by how much the last row leads.
+    """
     shown = [name for name in METRICS[:3] if name in table.metrics]
-    figures = ["published AP", *shown[1:], "ours AP", *shown[1:]]
-    lines = [["row", *figures, "ahead in AP", "in AP75", "s a picture"]]
+    lines = [["published, ours", *shown, "s a picture"]]
     for row in table.rows:
-        mine = [run for run in runs if run.row == row]
-        ours = [_mean([_metric(run, table, name) for run in mine]) for name in shown]
-        seeds = ahead.get(row.name, [])
-        intervals = ["; ".join(_interval(seed[column]) for seed in seeds) for column in (0, 1)]
-        seconds = f"{mean(run.seconds_per_picture for run in mine):.2f}"
-        lines.append([row.name, *cells(row.published, len(shown)), *ours, *intervals, seconds])
-    empty = [""] * (len(shown) + 3)
-    return lines + [[name, *cells(cited, len(shown)), *empty] for name, cited in table.cited]
+        lines.append([row.name, *cells(row.published, len(shown)), ""])
+        leads = ahead.get(row.name, [])
+        for i, run in enumerate(run for run in runs if run.row == row):
+            ours = [_metric(run, table, name) for name in shown]
+            seconds = f"{run.seconds_per_picture:.2f}"
+            lines.append([f"{_INDENT}seed {run.seed}", *map(_figure, ours), seconds])
+            if leads:
+                of = dict(zip(("AP", "AP75"), map(_interval, leads[i]), strict=True))
+                lines.append([f"{_INDENT}last row ahead by", *(of.get(name, "") for name in shown), ""])
+    return lines + [[name, *cells(cited, len(shown)), ""] for name, cited in table.cited]
 
 
-def _mean(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{mean(known):.1f}" if known else "-"
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.difference:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]"
+    return f"{interval.difference:+.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
 def printed(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> Printed:
     """Return the report as a table, to print with rich."""
     columns, *lines = _lines(table, runs, ahead)
-    made = Printed(*columns, title=table.title, title_justify="left")
-    made.caption = "ahead: the last row's lead for each seed, with its 95 % interval over pictures"
+    made = Printed(*columns, title=table.title, title_justify="left", box=SIMPLE)
+    made.caption = (
+        "a row's first line is the paper's; the lead's 95 % interval is over pictures"
+    )
     for line in lines:
         made.add_row(*line)
     return made
