@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
+from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
 
@@ -163,7 +164,7 @@ def _one_way(
 
 def table(figures: Sequence[Figures]) -> Table:
     """Return the figures to print with rich."""
-    made = Table("checked on", "input", "detections", "boxes, px", "scores", "masks", "heatmaps")
+    made = Table("checked on", "input", "detections", "boxes, px", "scores", "masks", "heatmaps", box=SIMPLE)
     for case, size, count, *differences in figures:
         made.add_row(case, size, str(count), *(f"{difference:.2g}" for difference in differences))
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,12 +53,14 @@ def in_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metri
         for images, sizes_hw in network.inputs(batch)
     ]
     metrics = {"float": _judged(float_predictor, splits[-1])} if splits else {}
-    quantised = nncf.quantize(
-        openvino.Core().read_model(path),
-        nncf.Dataset(inputs),
-        preset=nncf.QuantizationPreset.MIXED,  # scales symmetric for weights, shifted for what flows
-        subset_size=len(inputs),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what marks empty slots overflows its statistics
+        quantised = nncf.quantize(
+            openvino.Core().read_model(path),
+            nncf.Dataset(inputs),
+            preset=nncf.QuantizationPreset.MIXED,  # scales symmetric for weights, shifted for what flows
+            subset_size=len(inputs),
+        )
     quantised.set_rt_info(network.description.to_json(), KEY)
     beside = path.with_name("int8.xml")
     openvino.save_model(quantised, beside, compress_to_fp16=False)  # not over weights that are being read

@@ -274,9 +274,7 @@ def printed(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interv
     """Return the report as a table, to print with rich."""
     columns, *lines = _lines(table, runs, ahead)
     made = Printed(*columns, title=table.title, title_justify="left", box=SIMPLE)
-    made.caption = (
-        "a row's first line is the paper's; the lead's 95 % interval is over pictures"
-    )
+    made.caption = "a row's first line is the paper's; the lead's 95 % interval is over pictures"
     for line in lines:
         made.add_row(*line)
     return made
