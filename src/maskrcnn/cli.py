@@ -171,7 +171,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
-    parser.add_argument("--format", choices=("onnx", "openvino", "torch"), default="onnx")
+    parser.add_argument("--format", choices=("onnx", "openvino", "torch", "aotinductor"), default="onnx")
     parser.add_argument(
         "--size",
         type=_input_size,

@@ -1,5 +1,6 @@
 """Whole networks as files: what they hold, what they answer, and what happens when they answer wrongly."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import networks
 from maskrcnn import cli
 from maskrcnn.export import run
 from maskrcnn.export.graph import INPUTS
+from maskrcnn.export.program import read_package
 from maskrcnn.exported import ExportedNetwork, read_exported
 from maskrcnn.weights.trained import read_trained
 
@@ -98,6 +100,18 @@ def test_an_exported_program(weights, tmp_path):
     written = run.export(weights, "torch", output=tmp_path / "network.pt2")
     assert [figure.case for figure in written.figures] == ["picture", "blank", "odd size", "batch of 3"]
     assert max(figure.boxes for figure in written.figures) < 1e-3
+
+
+@pytest.mark.slow
+def test_native_code(tmp_path):
+    if not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("there is no C++ compiler")
+    weights = networks.saved(networks.small(proposals=20), tmp_path)
+    path = tmp_path / "network.pt2"
+    written = run.export(weights, "aotinductor", size_hw=(128, 160), batch=1, output=path)
+    assert [figure.case for figure in written.figures] == ["picture", "blank"]
+    assert max(figure.boxes for figure in written.figures) < 1e-3
+    assert read_package(path).description.class_names == ("cat", "dog", "hen")
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from maskrcnn.export.graph import half as in_half
 from maskrcnn.export.graph import least_side
 from maskrcnn.export.onnx import write_onnx
 from maskrcnn.export.openvino import in_int8, write_openvino
-from maskrcnn.export.program import read_program, write_program
+from maskrcnn.export.program import read_package, read_program, write_package, write_program
 from maskrcnn.exported import Description, ExportedNetwork, read_onnx, read_openvino
 from maskrcnn.network.fold import fold_norms
 from maskrcnn.network.model import MaskRCNN
@@ -41,6 +41,7 @@ FORMATS = {
     "onnx": Format(".onnx", write_onnx, read_onnx),
     "openvino": Format(".xml", write_openvino, partial(read_openvino, precision="f32")),
     "torch": Format(".pt2", write_program, read_program),
+    "aotinductor": Format(".pt2", write_package, read_package),
 }
 
 
