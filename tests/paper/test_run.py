@@ -33,7 +33,7 @@ def test_a_table_from_end_to_end(data, tmp_path, monkeypatch, capsys):
     page = report.page.read_text()
     assert page.count("data:image/jpeg;base64,") == 6  # three pictures of each row
     assert not re.search(r"https?://", page) and "steps=2" in page
-    assert report.printed.row_count == 2
+    assert report.printed.row_count == 2 * 1 + 4 * 1 + 2 * 1  # published, ours, leads
 
     monkeypatch.setattr(run, "train", None)  # nothing is trained a second time
     again = run_table(table, data, tmp_path, settings=lambda row: settings, seeds=2, options=TINY)
