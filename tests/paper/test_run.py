@@ -50,6 +50,8 @@ def test_a_stopped_row_goes_on(data, tmp_path, monkeypatch):
         patch.setattr(run, "read_trained", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.run_row(row, data, tmp_path / "row", **arguments)
+    with pytest.raises(ValueError, match=r"row was begun with steps=3, and now steps=4 is asked for"):
+        run.run_row(row, data, tmp_path / "row", **{**arguments, "settings": replace(settings, steps=4)})
     found = run.run_row(row, data, tmp_path / "row", **arguments)
     assert found.metrics.keys() == {"bbox", "segm"} and found.seconds_per_picture > 0
 

@@ -152,7 +152,17 @@ def run_row(
     init: str | None,
     options: dict[str, Any],
 ) -> Run:
-    """Train and judge a row into a folder, unless that is done; a training that was stopped goes on."""
+    """Train and judge a row into a folder, unless that is done; a training that was stopped goes on.
+
+    Raises ValueError where the folder's row was trained in another way.
+    """
+    arguments = {**options, **row.arguments}
+    _claim(
+        folder,
+        {"recipe": row.recipe, "data": str(Path(data).resolve()), "init": init}
+        | arguments
+        | asdict(settings),
+    )
     if not (folder / "judged.json").exists():
         is_begun = (folder / "last.pt").exists()
         body = row.recipe.partition("_")[0]
@@ -160,7 +170,7 @@ def run_row(
         weights = train(
             data,
             recipe=row.recipe,
-            recipe_arguments={**options, **row.arguments},
+            recipe_arguments=arguments,
             output=folder,
             init=None if is_begun else start,
             resume=is_begun,
@@ -169,6 +179,24 @@ def run_row(
         write_json(folder / "judged.json", _judged(read_trained(weights), data, folder))
     judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
     return Run(row, settings.seed, folder, **judged)
+
+
+def _claim(folder: Path, asked: dict[str, Any]) -> None:
+    """Write down in which way a row is trained, or raise ValueError where that was another way."""
+    asked = json.loads(json.dumps(asked))  # as it will be read
+    file = folder / "row.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, asked)
+        return
+    held = json.loads(file.read_text(encoding="utf-8"))
+    others = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
+    if others:
+        now, before = (", ".join(f"{name}={way.get(name)}" for name in others) for way in (asked, held))
+        raise ValueError(
+            f"{folder} was begun with {before}, and now {now} is asked for: "
+            "name another --output or remove the folder"
+        )
 
 
 def _judged(trained: Trained, data: str | Path, folder: Path) -> dict[str, Any]:
