@@ -52,8 +52,25 @@ def test_a_stopped_row_goes_on(data, tmp_path, monkeypatch):
             run.run_row(row, data, tmp_path / "row", **arguments)
     with pytest.raises(ValueError, match=r"row was begun with steps=3, and now steps=4 is asked for"):
         run.run_row(row, data, tmp_path / "row", **{**arguments, "settings": replace(settings, steps=4)})
+    arguments["settings"] = replace(settings, log_every=1)
     found = run.run_row(row, data, tmp_path / "row", **arguments)
     assert found.metrics.keys() == {"bbox", "segm"} and found.seconds_per_picture > 0
+
+
+def test_a_row_learns_no_keypoints_that_it_does_not_name(tmp_path):
+    data = draw_dataset(tmp_path / "data", train=2, val=1, size=64)
+    for file in data.glob("**/*.json"):
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category |= {"keypoints": ["centre"], "skeleton": []}
+        for annotation in content["annotations"]:
+            x, y, width, height = annotation["bbox"]
+            annotation |= {"keypoints": [x + width / 2, y + height / 2, 2], "num_keypoints": 1}
+        file.write_text(json.dumps(content))
+    settings = replace(SMALL, steps=1, batch_size=2, short_sides=(64,), workers=0)
+    [row] = chosen("2e", ["FCN"], "resnet18").rows
+    found = run.run_row(row, data, tmp_path / "row", settings=settings, init=None, options=TINY)
+    assert found.metrics.keys() == {"bbox", "segm"}
 
 
 def test_full_is_each_rows_own_schedule():

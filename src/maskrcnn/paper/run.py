@@ -22,6 +22,7 @@ from maskrcnn.files import replacing, write_json
 from maskrcnn.paper.page import page
 from maskrcnn.paper.tables import METRICS, Row, Table, cells
 from maskrcnn.predict import predictor_of, write_predictions
+from maskrcnn.recipes import FORMS
 from maskrcnn.training.loop import train
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.start import open_split
@@ -44,6 +45,8 @@ SMALL = Settings(
     log_every=50,
     workers=1,
 )
+# What may change from one call to the next: no figure comes from it.
+_NO_FIGURE = {"workers", "log_every", "save_every", "eval_every"}
 
 
 def settings_of(table: Table, row: Row, scale: Literal["full", "small"]) -> Settings:
@@ -156,13 +159,12 @@ def run_row(
 
     Raises ValueError where the folder's row was trained in another way.
     """
-    arguments = {**options, **row.arguments}
-    _claim(
-        folder,
-        {"recipe": row.recipe, "data": str(Path(data).resolve()), "init": init}
-        | arguments
-        | asdict(settings),
-    )
+    # Nothing is learnt that the row does not name, not even keypoints that the data happen to have.
+    branches = {} if row.recipe.endswith(tuple(FORMS)) else {"keypoints": 0}
+    arguments = {**branches, **options, **row.arguments}
+    named = {"recipe": row.recipe, "data": str(Path(data).resolve()), "init": init}
+    schedule = {name: value for name, value in asdict(settings).items() if name not in _NO_FIGURE}
+    _claim(folder, named | arguments | schedule)
     if not (folder / "judged.json").exists():
         is_begun = (folder / "last.pt").exists()
         body = row.recipe.partition("_")[0]
