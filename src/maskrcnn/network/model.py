@@ -18,7 +18,7 @@ from maskrcnn.network.rpn import RPN, Proposals
 from maskrcnn.ops.keypoints import keypoints_to_heatmap_index
 from maskrcnn.ops.rows import compact, rows, spread
 from maskrcnn.ops.sampling import IGNORED, ignore_crowds, match, positive_capacity, sample
-from maskrcnn.ops.taps import Pyramid, lay_out
+from maskrcnn.ops.taps import Pyramid, finest, lay_out
 from maskrcnn.types import Batch, Detections, Targets
 
 
@@ -114,11 +114,12 @@ class MaskRCNN(nn.Module):
         Raises ValueError where the targets lack what a branch learns from.
         """
         features = self.backbone(self.normalise(batch))
+        pyramid = lay_out(features, self.rpn.anchors.strides)
         candidates = self.rpn(features)
-        losses = self.rpn.losses(candidates, targets)
+        losses = self.rpn.losses(pyramid, candidates, targets)
         proposals = self.rpn.propose(candidates, batch.sizes_hw, self.rpn.keep_training)
         regions, positives = self._draw(proposals, targets)
-        pyramid = self._lay_out(features)
+        pyramid = finest(pyramid, len(self.box_regions.strides))
         region_features = self.box_regions(pyramid, regions.boxes, regions.pictures)
         losses |= self._box_losses(region_features, regions, targets)
         regions = regions.at(positives)
@@ -141,7 +142,8 @@ class MaskRCNN(nn.Module):
         """Return the detections of a batch: boxes first, then masks and keypoints inside the boxes found."""
         features = self.backbone(self.normalise(batch))
         proposals = self.rpn.propose(self.rpn(features), batch.sizes_hw, self.rpn.keep_detecting)
-        pyramid = self._lay_out(features)
+        strides = self.box_regions.strides
+        pyramid = lay_out(features[: len(strides)], strides)
         index, box_features = _read(self.box_regions, pyramid, proposals.boxes, proposals.valid)
         logits, deltas = (
             spread(answer, index, proposals.valid.shape) for answer in self.box_branch(box_features)
@@ -158,10 +160,6 @@ class MaskRCNN(nn.Module):
             heatmaps = self.keypoint_branch(keypoint_features)
             found = found._replace(keypoint_heatmaps=spread(heatmaps, index, found.valid.shape))
         return found
-
-    def _lay_out(self, features: Sequence[Tensor]) -> Pyramid:
-        strides = self.box_regions.strides
-        return lay_out(features[: len(strides)], strides)
 
     def _draw(self, proposals: Proposals, targets: Targets) -> tuple[Learnt, Int[Tensor, " n"]]:
         """Return the regions to learn from, and which of them are positive."""

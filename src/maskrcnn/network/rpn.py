@@ -14,6 +14,7 @@ from maskrcnn.ops.losses import binary_cross_entropy, masked_sum, smooth_l1
 from maskrcnn.ops.nms import suppress
 from maskrcnn.ops.rows import rows
 from maskrcnn.ops.sampling import ignore_crowds, match, sample
+from maskrcnn.ops.taps import Pyramid, places, surroundings
 from maskrcnn.types import Targets
 
 _WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -43,15 +44,15 @@ class Keep(NamedTuple):
     total: int
 
 
-Divisor = Callable[[Bool[Tensor, "B A"], int], Tensor | int]
+Divisor = Callable[[Bool[Tensor, "B S"], int], Tensor | int]
 
 
-def by_sampled(sampled: Bool[Tensor, "B A"], budget: int) -> Int[Tensor, ""]:
+def by_sampled(sampled: Bool[Tensor, "B S"], budget: int) -> Int[Tensor, ""]:
     """Divide the losses by the number of anchors that were drawn."""
     return sampled.sum().clamp(min=1)
 
 
-def by_budget(sampled: Bool[Tensor, "B A"], budget: int) -> int:
+def by_budget(sampled: Bool[Tensor, "B S"], budget: int) -> int:
     """Divide the losses by the number of anchors that could have been drawn, as Detectron2 does."""
     return budget * sampled.shape[0]
 
@@ -76,6 +77,22 @@ class RPNHead(nn.Module):
         deltas = self.deltas(level).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4))
         return logits, deltas
 
+    @property
+    def reach(self) -> int:
+        """How many cells around its own an answer depends on."""
+        return len(self.convs)
+
+    def answers(
+        self, cells: Float[Tensor, "N C k k"], inside: Bool[Tensor, "N 1 k k"]
+    ) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A 4"]]:
+        """Return what `forward` says of N cells, out of the cells up to `reach` around each."""
+        for conv in self.convs:
+            assert isinstance(conv, nn.Conv2d)
+            cells = F.relu(F.conv2d(cells, conv.weight, conv.bias))
+            inside = inside[:, :, 1:-1, 1:-1]
+            cells = cells * inside  # the next convolution is padded by zeros
+        return self.objectness(cells).flatten(1), self.deltas(cells).flatten(1).unflatten(1, (-1, 4))
+
 
 class RPN(nn.Module):
     """Scores anchors, learns which of them hold objects, and proposes the best as regions.
@@ -87,7 +104,7 @@ class RPN(nn.Module):
 
     def __init__(
         self,
-        head: nn.Module,
+        head: RPNHead,
         anchors: Anchors,
         *,
         keep_training: Keep = Keep(2000, 1000),
@@ -112,8 +129,8 @@ class RPN(nn.Module):
         self.divisor = divisor
 
     def forward(self, features: Sequence[Float[Tensor, "B C _h _w"]]) -> Candidates:
-        """Return all anchors of all levels, scored and refined."""
-        answers = [self.head(level) for level in features]
+        """Return all anchors of all levels, scored and refined. No gradient goes this way: see `losses`."""
+        answers = [[answer.detach() for answer in self.head(level.detach())] for level in features]
         logits, deltas = (torch.cat(parts, 1).float() for parts in zip(*answers, strict=True))
         sizes = [(level.shape[2], level.shape[3]) for level in features]
         (height, width), stride = sizes[0], self.anchors.strides[0]
@@ -126,9 +143,9 @@ class RPN(nn.Module):
 
     def propose(self, candidates: Candidates, sizes_hw: Int[Tensor, "B 2"], keep: Keep) -> Proposals:
         """Return the best regions: refined, clipped to their pictures, no near duplicates on a level."""
-        index, level = self._best_of_levels(candidates.logits.detach(), candidates.levels, keep.per_level)
-        logits = rows(candidates.logits.detach(), index)
-        deltas = rows(candidates.deltas.detach(), index)
+        index, level = self._best_of_levels(candidates.logits, candidates.levels, keep.per_level)
+        logits = rows(candidates.logits, index)
+        deltas = rows(candidates.deltas, index)
         boxes = box_ops.decode(deltas, candidates.anchors[index], _WEIGHTS)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = box_ops.is_larger(boxes, self.min_size) & logits.isfinite()
@@ -148,8 +165,14 @@ class RPN(nn.Module):
             first += size
         return torch.cat(chosen, 1), torch.cat(level_of)
 
-    def losses(self, candidates: Candidates, targets: Targets) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss_rpn_objectness` and `loss_rpn_box` of drawn anchors (Faster R-CNN, equation 1)."""
+    def losses(
+        self, pyramid: Pyramid, candidates: Candidates, targets: Targets
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return `loss_rpn_objectness` and `loss_rpn_box` of drawn anchors (Faster R-CNN, equation 1).
+
+        All other anchors have no part in them. So the head is asked once more, at the cells of the drawn
+        anchors alone, and no gradient is led through whole maps.
+        """
         objects = targets.valid & ~targets.crowd
         anchors = candidates.anchors.expand(len(objects), -1, -1)
         matches = match(
@@ -158,14 +181,31 @@ class RPN(nn.Module):
         matched = ignore_crowds(matches.object, anchors, targets.boxes, targets.valid & targets.crowd)
         keys = torch.rand(matched.shape, device=matched.device)
         drawn = sample(matched, keys, budget=self.budget, positive_fraction=0.5)
-        chosen = drawn.valid.new_zeros(matched.shape).scatter(1, drawn.candidate, drawn.valid)
-        divisor = self.divisor(chosen, self.budget)
-        objectness = binary_cross_entropy(candidates.logits, (matched >= 0).float())
-        # Deltas of the drawn anchors alone: there are a thousand times as many anchors.
+        divisor = self.divisor(drawn.valid, self.budget)
+        logits, deltas = self._answers(pyramid, candidates.levels, drawn.candidate)
+        objectness = binary_cross_entropy(logits, drawn.positive.float())
         truth = rows(targets.boxes, rows(matched, drawn.candidate).clamp(min=0))
         wanted = box_ops.encode(truth, rows(anchors, drawn.candidate), _WEIGHTS)
-        error = smooth_l1(rows(candidates.deltas, drawn.candidate) - wanted, self.beta).sum(-1)
+        error = smooth_l1(deltas - wanted, self.beta).sum(-1)
         return {
-            "loss_rpn_objectness": masked_sum(objectness, chosen) / divisor,
+            "loss_rpn_objectness": masked_sum(objectness, drawn.valid) / divisor,
             "loss_rpn_box": masked_sum(error, drawn.positive) / divisor,
         }
+
+    def _answers(
+        self, pyramid: Pyramid, levels: tuple[int, ...], candidate: Int[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S 4"]]:
+        """Return the logits and deltas of some of the candidates, to learn from."""
+        picture = torch.arange(len(candidate), device=candidate.device)[:, None].expand_as(candidate)
+        level = torch.zeros_like(candidate)
+        within, first = candidate, 0
+        for number, size in enumerate(levels[:-1], start=1):
+            first = first + size
+            level = torch.where(candidate >= first, number, level)
+            within = torch.where(candidate >= first, candidate - first, within)
+        cell, anchor = within.flatten() // self.anchors.per_cell, within.flatten() % self.anchors.per_cell
+        at = places(pyramid, picture.flatten(), level.flatten())
+        cells = surroundings(pyramid, at, cell // at.width, cell % at.width, self.head.reach)
+        logits, deltas = (answer.float() for answer in self.head.answers(*cells))
+        each = torch.arange(len(anchor), device=anchor.device)
+        return logits[each, anchor].view(candidate.shape), deltas[each, anchor].view(*candidate.shape, 4)

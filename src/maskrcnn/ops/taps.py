@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -20,6 +20,12 @@ class Pyramid(NamedTuple):
     sizes_hw: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
     maps: tuple[Tensor, ...]  # the same, as they came
+
+
+def finest(pyramid: Pyramid, levels: int) -> Pyramid:
+    """Return the pyramid of the first `levels` levels; the table is the same."""
+    table, batch_size, sizes_hw, strides, maps = pyramid
+    return Pyramid(table, batch_size, sizes_hw[:levels], strides[:levels], maps[:levels])
 
 
 def lay_out(features: Sequence[Float[Tensor, "B C _h _w"]], strides: Sequence[int]) -> Pyramid:
@@ -57,6 +63,23 @@ def _of_level(levels: Tensor, values: Sequence[int]) -> Tensor:
     for level, value in enumerate(values[1:], start=1):
         chosen = torch.where(levels == level, value, chosen)
     return chosen
+
+
+def surroundings(
+    pyramid: Pyramid, at: Places, row: Int[Tensor, " N"], column: Int[Tensor, " N"], reach: int
+) -> tuple[Float[Tensor, "N C k k"], Bool[Tensor, "N 1 k k"]]:
+    """Return the cells up to `reach` around each of N cells, k = 2 · reach + 1, zeros outside its map.
+
+    The second answer says which of them lie inside.
+    """
+    step = torch.arange(-reach, reach + 1, device=row.device)
+    rows, columns = row[:, None] + step, column[:, None] + step
+    is_row = (rows >= 0) & (rows < at.height[:, None])
+    is_column = (columns >= 0) & (columns < at.width[:, None])
+    inside = is_row[:, :, None] & is_column[:, None]
+    index = at.base[:, None, None] + rows[:, :, None] * at.width[:, None, None] + columns[:, None]
+    found = pyramid.table[torch.where(inside, index, 0)] * inside.unsqueeze(-1)
+    return found.permute(0, 3, 1, 2), inside.unsqueeze(1)
 
 
 class AxisTaps(NamedTuple):
