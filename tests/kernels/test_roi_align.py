@@ -7,7 +7,7 @@ import torch
 
 from maskrcnn import kernels
 from maskrcnn.ops import roi
-from maskrcnn.ops.taps import lay_out
+from maskrcnn.ops.taps import finest, lay_out
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -40,7 +40,8 @@ def both(monkeypatch, operator, maps, device, bins=3, dtype=torch.float32, place
         monkeypatch.setattr(kernels, "are_for", lambda tensor, by_kernel=by_kernel: by_kernel)
         leaves = [level.to(device, dtype).requires_grad_() for level in maps]
         inputs = leaves if by_kernel else [level.float() for level in leaves]
-        features = operator(lay_out(inputs, (8, 16)[: len(maps)]), *(places or regions(device)), bins)
+        pyramid = finest(lay_out(inputs, (8, 16, 32)), 2)
+        features = operator(pyramid, *(places or regions(device)), bins)
         weight = torch.linspace(-1, 1, features.numel(), device=device).view(features.shape).to(dtype)
         features.backward(weight.to(features.dtype))
         answers.append((features.detach(), [leaf.grad for leaf in leaves]))
@@ -49,7 +50,8 @@ def both(monkeypatch, operator, maps, device, bins=3, dtype=torch.float32, place
 
 @pytest.fixture
 def maps():
-    return [torch.randn(2, 5, 12, 16), torch.randn(2, 5, 6, 8)]
+    """Three levels, the last of which is not for regions."""
+    return [torch.randn(2, 5, height, width) for height, width in ((12, 16), (6, 8), (3, 4))]
 
 
 @pytest.mark.parametrize(("ratio", "aligned"), [(2, True), (1, False)])
@@ -96,7 +98,7 @@ def test_what_the_kernel_does_not_do_is_done_plainly(monkeypatch, device, maps):
 
     monkeypatch.setattr(kernels, "are_for", lambda tensor: True)
     monkeypatch.setattr(kernel, "roi_align", None)  # it would fail if it were called
-    places, pyramid = regions(device), lay_out([level.to(device) for level in maps], (8, 16))
+    places, pyramid = regions(device), lay_out([level.to(device) for level in maps[:2]], (8, 16))
     roi.roi_align(pyramid, *places, 2, sampling_ratio=0)
     roi.roi_align(pyramid, *places, 2, reduction=roi.maximum)
     roi.roi_align(pyramid._replace(table=pyramid.table.double()), *places, 2)

@@ -113,10 +113,10 @@ def roi_align(
 ) -> Tensor:
     """Return the bins of N regions, (N · bins², C), as `maskrcnn.ops.roi.roi_align` does with its `mean`.
 
-    `table` (rows, C) is a pyramid's, `maps` its batch size, then height, width and stride of each level, at
-    most `MAX_LEVELS`; `boxes` (N, 4) are in pixels of the network's input. Differentiable once, in the table.
-    The backward adds up with atomics, in an order that changes from run to run: it is not deterministic to
-    the bit.
+    `table` (rows, C) is a pyramid's, `maps` its batch size, then height, width and stride of each level that
+    is read, at most `MAX_LEVELS`; `boxes` (N, 4) are in pixels of the network's input. Differentiable once,
+    in the table. The backward adds up with atomics, in an order that changes from run to run: it is not
+    deterministic to the bit.
     """
     bags = table.new_empty(len(boxes) * bins**2, table.shape[1])
     _launch(table.contiguous(), (boxes, pictures, levels), bags, maps, bins, ratio, aligned, backward=False)
@@ -126,6 +126,7 @@ def roi_align(
 @torch.library.custom_op("maskrcnn::roi_align_backward", mutates_args=())
 def _backward(
     gradient: Tensor,
+    rows: int,
     boxes: Tensor,
     pictures: Tensor,
     levels: Tensor,
@@ -134,7 +135,7 @@ def _backward(
     ratio: int,
     aligned: bool,
 ) -> Tensor:
-    table = gradient.new_zeros(_rows(maps), gradient.shape[1], dtype=torch.float32)
+    table = gradient.new_zeros(rows, gradient.shape[1], dtype=torch.float32)
     regions, bags = (boxes, pictures, levels), gradient.contiguous()
     _launch(table, regions, bags, maps, bins, ratio, aligned, backward=True)
     return table.to(gradient.dtype)
@@ -187,18 +188,19 @@ def _(table: Tensor, boxes: Tensor, pictures: Tensor, levels: Tensor, maps: Sequ
 
 
 @_backward.register_fake
-def _(gradient: Tensor, boxes: Tensor, pictures: Tensor, levels: Tensor, maps: Sequence[int], bins: int,
-      ratio: int, aligned: bool) -> Tensor:  # fmt: skip
-    return gradient.new_empty(_rows(maps), gradient.shape[1])
+def _(gradient: Tensor, rows: int, boxes: Tensor, pictures: Tensor, levels: Tensor, maps: Sequence[int],
+      bins: int, ratio: int, aligned: bool) -> Tensor:  # fmt: skip
+    return gradient.new_empty(rows, gradient.shape[1])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, boxes, pictures, levels, *ctx.rest = inputs
+    table, boxes, pictures, levels, *ctx.rest = inputs
+    ctx.rows = table.shape[0]
     ctx.save_for_backward(boxes, pictures, levels)
 
 
 def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return _backward(gradient, *ctx.saved_tensors, *ctx.rest), *[None] * 7
+    return _backward(gradient, ctx.rows, *ctx.saved_tensors, *ctx.rest), *[None] * 7
 
 
 roi_align.register_autograd(_differentiate, setup_context=_save)
