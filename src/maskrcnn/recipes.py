@@ -365,14 +365,14 @@ def _box_branch(head: nn.Module, num_classes: int, options: Options) -> BoxBranc
     )
 
 
-def _mask_head(channels: int, num_classes: int, options: Options) -> nn.Module:
+def _mask_head(channels: int, num_classes: int, options: Options) -> FCNHead | MLPHead:
     outputs = CODINGS[options.mask_coding].channels(num_classes)
     if options.mask_head == "mlp":
         return MLPHead(channels, outputs, hidden=(options.hidden,) * options.mask_layers)
     return FCNHead(channels, outputs, channels=options.channels, norm=_head_norm(options))
 
 
-def _mask_branch(head: nn.Module, options: Options) -> MaskBranch:
+def _mask_branch(head: FCNHead | MLPHead, options: Options) -> MaskBranch:
     is_soft = options.mask_truth == "soft_legacy"
     truth = soft_legacy_targets if is_soft else partial(binary_targets, sampling_ratio=options.mask_samples)
     return MaskBranch(head, CODINGS[options.mask_coding], truth)

@@ -44,7 +44,7 @@ def test_known_classes_answer_as_before_on_any_region(networks):
     theirs, their_deltas = networks.source.box_branch(features)
     ours, our_deltas = networks.ours.box_branch(features)
     masks = torch.randn(5, 16, 14, 14)
-    their_masks, our_masks = networks.source.mask_branch(masks), networks.ours.mask_branch(masks)
+    their_masks, our_masks = networks.source.mask_branch.head(masks), networks.ours.mask_branch.head(masks)
     for our_class, their_class in ((0, 2), (2, 0)):
         assert torch.equal(ours[:, our_class], theirs[:, their_class])
         assert torch.equal(our_deltas[:, our_class], their_deltas[:, their_class])

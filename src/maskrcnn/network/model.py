@@ -152,7 +152,7 @@ class MaskRCNN(nn.Module):
         if self.mask_branch is not None:
             mask_regions = self.box_regions if self.mask_regions is None else self.mask_regions
             index, mask_features = _read(mask_regions, pyramid, found.boxes, found.valid)
-            probs = self.mask_branch.probs(self.mask_branch(mask_features), found.labels.flatten()[index])
+            probs = self.mask_branch.probs(mask_features, found.labels.flatten()[index])
             found = found._replace(mask_probs=spread(probs, index, found.valid.shape))
         if self.keypoint_branch is not None:
             assert self.keypoint_regions is not None
@@ -208,12 +208,12 @@ class MaskRCNN(nn.Module):
             raise ValueError(
                 "the network has a mask branch, but the targets have no masks: train its box-only form"
             )
-        logits = branch(features)
+        labels, valid = self._positive(regions)
+        logits = branch(features, labels)
         truth = branch.truth(
             targets.masks, regions.pictures, regions.objects, regions.boxes, logits.shape[-1]
         )
         has_mask = (targets.masks.sizes_hw[regions.pictures, regions.objects] > 0).all(-1)
-        labels, valid = self._positive(regions)
         return branch.loss(logits, labels, truth, valid & has_mask)
 
     def _keypoint_loss(
