@@ -27,7 +27,6 @@ from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.learner import fetched, make_learner, take_step
 from maskrcnn.training.settings import Settings
 
-_RATE = 1e-5  # too small to lead anywhere: every step does the same work
 _SHARES = 1 / 32, 1 / 4  # least and largest axis of an ellipse, of the picture's short side
 Step = Callable[[], dict[str, float]]
 
@@ -42,6 +41,7 @@ class Work(NamedTuple):
     size_hw: tuple[int, int]
     objects: int  # a picture
     threads: int
+    rate: float = 1e-5  # too small to lead anywhere: every step does the same work
 
 
 def bench_training(work: Work, *, against: str | None = None, repeats: int = 5) -> dict[str, Any]:
@@ -68,11 +68,11 @@ def our_step(work: Work) -> Step:
     """Return a step of `maskrcnn train`."""
     trained = ours(work.recipe)
     trained.arguments["mask_truth"] = "binary"
-    settings = Settings(precision=work.precision, lr=_RATE)  # type: ignore[arg-type]
+    settings = Settings(precision=work.precision, lr=work.rate)  # type: ignore[arg-type]
     start = Checkpoint(trained, settings, {}, {}, 0, 0.0, {}, -1.0)
     learner = make_learner(start, torch.device(work.device))
     batches = repeat(collate(_scenes(work), stride=learner.model.stride))
-    return lambda: fetched(take_step(learner, batches, settings, _RATE))
+    return lambda: fetched(take_step(learner, batches, settings, work.rate))
 
 
 def their_step(work: Work) -> Step:
@@ -81,7 +81,7 @@ def their_step(work: Work) -> Step:
     model = theirs(ours(work.recipe), work.size_hw).train().to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(learning, _RATE, momentum=0.9, weight_decay=1e-4)
+    optimiser = torch.optim.SGD(learning, work.rate, momentum=0.9, weight_decay=1e-4)
     images, targets = _for_torchvision(_scenes(work))
 
     def step() -> dict[str, float]:

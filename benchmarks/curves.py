@@ -1,0 +1,46 @@
+"""Loss curves of ResNet-50-FPN from the same weights on the same pictures: ours in float32 and bf16, torchvision's.
+
+python benchmarks/curves.py [--steps 60] [--size 256] [--rate 0.0002] [--device cuda]
+"""
+
+from statistics import mean
+
+import contest
+import torch
+
+from maskrcnn.bench.training import Step, Work, our_step, their_step
+
+_PARTS = 6  # means of so many parts of the training are printed
+
+
+def main() -> None:
+    parser = contest.arguments("losses of a training, step by step", repeats=1)
+    parser.add_argument("--steps", type=int, default=60, help="(default: 60)")
+    parser.add_argument("--size", type=int, default=256, help="side of the two pictures (default: 256)")
+    parser.add_argument("--rate", type=float, default=0.0002, help="learning rate (default: 0.0002)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    given = parser.parse_args()
+    curves: dict[str, list[float]] = {}
+    for name, make, precision in (
+        ("ours", our_step, "float32"),
+        ("ours in bf16", our_step, "bf16"),
+        ("torchvision", their_step, "float32"),
+    ):
+        side = (given.size, given.size)
+        work = Work("resnet50_fpn", given.device, precision, 2, side, 10, given.threads, given.rate)
+        torch.manual_seed(0)
+        curves[name] = curve(make(work), given.steps)
+        part = -(-given.steps // _PARTS)
+        means = (mean(curves[name][first : first + part]) for first in range(0, given.steps, part))
+        print(f"{name:12}", *(f"{loss:8.3f}" for loss in means), flush=True)
+    contest.write(given.json, {"losses": curves})
+
+
+def curve(step: Step, steps: int) -> list[float]:
+    """Return the whole loss of each step."""
+    losses = (step() for _ in range(steps))
+    return [sum(loss for name, loss in parts.items() if name.startswith("loss_")) for parts in losses]
+
+
+if __name__ == "__main__":
+    main()
