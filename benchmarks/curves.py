@@ -1,4 +1,4 @@
-"""Loss curves of ResNet-50-FPN from the same weights on the same pictures: ours in float32 and bf16, torchvision's.
+"""Loss curves of ResNet-50-FPN from the same weights on the same pictures: ours, ours in bf16, torchvision's.
 
 python benchmarks/curves.py [--steps 60] [--size 256] [--rate 0.0002] [--device cuda]
 """

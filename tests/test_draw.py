@@ -100,6 +100,16 @@ def test_labels_never_cover_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
             assert a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]
 
 
+def test_a_label_larger_than_its_object_stands_beside_all_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = _watch_labels(monkeypatch)
+    row = [[x, 200, x + 20, 220] for x in range(0, 600, 25)]  # the label of one would cover three
+    boxes = [[100, 20, 400, 180], *row, *([x, y + 25, x2, y2 + 25] for x, y, x2, y2 in row)]
+    draw(GREY, _result(boxes, (400, 600), mask_probs=None))
+    assert len(labels) >= 3  # the large one's, and of those on the rows' outer sides
+    for left, top, right, bottom in labels[1:]:
+        assert not any(left < x2 and x < right and top < y2 and y < bottom for x, y, x2, y2 in boxes)
+
+
 def test_long_names_are_cut_and_keep_their_score(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = _watch_labels(monkeypatch)
     narrow = np.zeros((600, 200, 3), np.uint8)

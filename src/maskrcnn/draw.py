@@ -32,7 +32,8 @@ def draw(
 
     Lines and letters grow with the picture. A picture whose longer side is under `least_side` is first
     enlarged by a whole factor, because no letters are readable on it; 1 leaves every picture as it is. Where
-    objects crowd so that a label would cover another one, the smaller object goes without.
+    objects crowd so that a label would cover another one, the smaller object goes without; and so does an
+    object that is smaller than its label, unless that can stand beside all objects.
 
     `colours` has one for each object; without it, each gets one by its number. `skeleton` holds pairs of
     keypoint numbers, from 0, to be joined; keypoints under `least_keypoint_score`
@@ -148,6 +149,7 @@ def _draw_labels(
     size = max(12, round(max(image.size) / 50))
     font = ImageFont.load_default(size)
     margin = max(2, size // 6)
+    boxes = [_inside(box, image) for box in result.boxes]
     taken: list[Rectangle] = []
     for i in order:
         score = "" if math.isnan(result.scores[i]) else f" {result.scores[i]:.2f}"
@@ -155,7 +157,8 @@ def _draw_labels(
         if not text:
             continue
         label = (math.ceil(font.getlength(text)) + 2 * margin, size + 2 * margin)
-        place = _free_place(_inside(result.boxes[i], image), label, image.size, taken)
+        is_small = math.prod(label) > _area(boxes[i])
+        place = _free_place(boxes[i], label, image.size, taken + boxes if is_small else taken)
         if place is None:
             continue
         taken.append(place)
@@ -177,7 +180,7 @@ def _fit(name: str, score: str, font: Font, width: int) -> str:
 def _free_place(
     box: Rectangle, label: tuple[int, int], size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle | None:
-    """Where a label covers no other: above its box, else within it, below it, or down its left side."""
+    """Where a label covers nothing taken: above its box, else within it, below it, or down its left side."""
     (x1, y1, x2, y2), (wide, high) = box, label
     right = x2 - wide
     tries = [(x1, y1 - high), (x1, y1), (x1, y2), (right, y1 - high), (x1, y2 - high), (right, y2 - high)]
@@ -188,6 +191,10 @@ def _free_place(
         if not any(_meet(place, other) for other in taken):
             return place
     return None
+
+
+def _area(box: Rectangle) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _meet(a: Rectangle, b: Rectangle) -> bool:
