@@ -44,6 +44,7 @@ bench=("${maskrcnn[@]}" bench --device cuda --precision bf16 --size 800x1344 --a
 for batch in 1 8; do
     step 60 "${bench[@]}" --batch "$batch" --repeats 20 --json "$output/inference_$batch.json"
 done
+step 60 "${bench[@]}" --batch 1 --capture --repeats 20 --json "$output/inference_1_captured.json"
 step 120 "${bench[@]}" --train --batch 8 --repeats 10 --json "$output/training.json"
 
 if [[ -z $data ]]; then

@@ -54,14 +54,24 @@ def test_the_words_of_the_commands_stay(capsys):
     flags = {"--recipe", "--output", "--init", "--synonyms", "--resume", "--device", "--set"}
     assert options("train", capsys) == (flags, {"DATA", "RECIPE", "WEIGHTS"})
     assert options("evaluate", capsys) == (
-        {"--split", "--max", "--also", "--report", "--output", "--precision", "--compile"},
+        {"--split", "--max", "--also", "--report", "--output", "--precision", "--compile", "--capture"},
         {"WEIGHTS", "DATA"},
     )
     flags = {"--format", "--size", "--batch", "--half", "--int", "--picture", "--output"}
     assert options("export", capsys) == (flags, {"WEIGHTS", "DATA", "FILE"})
-    flags = {"--output", "--score", "--precision", "--compile"}
+    flags = {"--output", "--score", "--precision", "--compile", "--capture"}
     assert options("predict", capsys) == (flags, {"WEIGHTS", "PICTURE", "SCORE"})
-    flags = {"--recipe", "--size", "--batch", "--against", "--train", "--objects", "--precision", "--compile"}
+    flags = {
+        "--recipe",
+        "--size",
+        "--batch",
+        "--against",
+        "--train",
+        "--objects",
+        "--precision",
+        "--compile",
+        "--capture",
+    }
     flags |= {"--device", "--repeats", "--json"}
     assert options("bench", capsys) == (flags, {"RECIPE", "FILE"})
 

@@ -16,6 +16,7 @@ from maskrcnn.network.model import MaskRCNN
 from maskrcnn.predict import (
     PictureError,
     Predictor,
+    Speed,
     Summary,
     resolve_device,
     to_file,
@@ -183,6 +184,14 @@ def test_devices(monkeypatch):
     assert resolve_device("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="no device 'cuda'"):
         resolve_device("cuda")
+
+
+def test_what_is_captured_replays_on_a_cuda_device_alone(monkeypatch):
+    with pytest.raises(ValueError, match=r"only a network on a CUDA device .* on cpu"):
+        predictor(speed=Speed(captured=True))
+    model = FindsTheRectangle()
+    monkeypatch.setattr("maskrcnn.predict.captured", lambda given: given.forward)
+    assert Speed(captured=True).of(model, torch.device("cuda")) == model.forward
 
 
 def test_writes_overlays_and_coco_results(tmp_path, capsys):

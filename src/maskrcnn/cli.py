@@ -157,8 +157,12 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the network's layers; bf16 is faster on GPUs and on processors that calculate in it",
     )
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--compile", action="store_true", help="compile the network: a slow start, then faster"
+    )
+    either.add_argument(
+        "--capture", action="store_true", help="record a CUDA graph for each size: for pictures of few sizes"
     )
 
 
@@ -331,7 +335,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.max_detections is not None and arguments.max_detections < 1:
         raise ValueError(f"--max-detections must be at least 1, not {arguments.max_detections}")
     trained = read_trained(arguments.weights)
-    speed = Speed(arguments.precision, arguments.compile)
+    speed = Speed(arguments.precision, arguments.compile, arguments.capture)
     predictor = predictor_of(trained, trained.build(), speed=speed)
     dataset = open_split(arguments.data, arguments.split, trained)
     truth = truth_of(dataset)
@@ -376,7 +380,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.score <= 1:
         raise ValueError(f"--score must be from 0 to 1, not {arguments.score:g}")
     paths = find_pictures(arguments.pictures)
-    predictor = load(arguments.weights, precision=arguments.precision, compile=arguments.compile)
+    predictor = load(
+        arguments.weights,
+        precision=arguments.precision,
+        compile=arguments.compile,
+        capture=arguments.capture,
+    )
     summary = write_predictions(predictor, paths, arguments.output, arguments.score)
     print(f"pictures {arguments.output}")
     return 1 if summary.failures else 0
@@ -393,7 +402,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     for name in ("batch", "repeats", "objects"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    speed = Speed(arguments.precision, arguments.compile)
+    speed = Speed(arguments.precision, arguments.compile, arguments.capture)
     device = resolve_device(arguments.device)
     if arguments.train:
         work = Work(

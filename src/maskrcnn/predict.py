@@ -17,6 +17,7 @@ from rich.progress import track
 from rich.table import Column, Table
 from torch import Tensor
 
+from maskrcnn.capture import captured
 from maskrcnn.data.loader import PictureBatch, picture_batches
 from maskrcnn.data.pictures import Source, read_picture
 from maskrcnn.data.transforms import Affine, fit, resize
@@ -38,22 +39,33 @@ _LISTED = 40  # pictures that the closing table names one by one
 
 
 class Speed(NamedTuple):
-    """How a network is made fast: with which precision its layers calculate, and whether it is compiled.
+    """How a network is made fast: with which precision its layers calculate, whether compiled or captured.
 
     bf16 is for GPUs and for processors that calculate in it. A compiled network takes a minute to make for
-    the first picture, and is then faster on a GPU.
+    the first picture, and is then faster on a GPU. A captured one is a CUDA graph, recorded for each size of
+    the padded batch: for many pictures of few sizes.
     """
 
     precision: Literal["float32", "bf16"] = "float32"
     compiled: bool = False
+    captured: bool = False
 
     def of(self, model: MaskRCNN | ExportedNetwork, device: torch.device) -> Callable[[Batch], Detections]:
-        """Return the `detect` of `model`, which is changed to be fast in this way; as it is, if exported."""
+        """Return the `detect` of `model`, which is changed to be fast in this way; as it is, if exported.
+
+        Raises ValueError where it is to be captured on another device than CUDA's.
+        """
         if isinstance(model, ExportedNetwork):
             return model.detect
+        if self.captured and device.type != "cuda":
+            raise ValueError(f"only a network on a CUDA device can be captured, and this one is on {device}")
         if device.type == "cpu" and self == PLAIN:
             quicken(model)
-        detect = torch.compile(model.detect) if self.compiled else model.detect
+        detect: Callable[[Batch], Detections] = model.detect
+        if self.compiled:
+            detect = torch.compile(model.detect)
+        if self.captured:
+            detect = captured(model)
         if self.precision == "float32":
             return detect
         return torch.autocast(device.type, torch.bfloat16)(detect)
@@ -185,15 +197,17 @@ def load(
     options: Mapping[str, Any] | None = None,
     precision: Literal["float32", "bf16"] = "float32",
     compile: bool = False,
+    capture: bool = False,
 ) -> Predictor:
     """Return a trained network, ready to look at pictures.
 
     `source` is a checkpoint of this library, a file of torchvision's or Detectron2's, or the name of what
     they published, such as "torchvision/maskrcnn_resnet50_fpn_v2"; `class_names` and `options` of the recipe
-    say what such a file cannot. A file of ``maskrcnn export`` does as well. `precision` and `compile` make a
-    network faster on some machines, see `Speed`. Errors as those of `read_trained` and `read_exported`.
+    say what such a file cannot. A file of ``maskrcnn export`` does as well. `precision`, `compile` and
+    `capture` make a network faster on some machines, see `Speed`. Errors as those of `read_trained`,
+    `read_exported` and `Speed.of`.
     """
-    speed = Speed(precision, compile)
+    speed = Speed(precision, compile, capture)
     if is_exported(source):
         if class_names or options or speed != PLAIN:
             raise ValueError(
