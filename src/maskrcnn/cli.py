@@ -402,6 +402,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     for name in ("batch", "repeats", "objects"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} must be at least 1, not {getattr(arguments, name)}")
+    if arguments.train and (arguments.compile or arguments.capture):
+        raise ValueError("--compile and --capture are for detection: leave them away with --train")
     speed = Speed(arguments.precision, arguments.compile, arguments.capture)
     device = resolve_device(arguments.device)
     if arguments.train:

@@ -69,7 +69,12 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--batch", "0"], "--batch must be at least 1"), (["--recipe", "resnet19"], "there is no recipe")],
+    [
+        (["--batch", "0"], "--batch must be at least 1"),
+        (["--recipe", "resnet19"], "there is no recipe"),
+        (["--train", "--capture"], "--compile and --capture are for detection"),
+        (["--device", "cpu", "--capture"], "only a network on a CUDA device can be captured"),
+    ],
 )
 def test_mistakes_get_a_sentence(words, said, capsys):
     assert main(["bench", *words]) == 2
