@@ -36,6 +36,6 @@ class FPN(nn.Module):
         """Return the pyramid, finest first."""
         merged = [lateral(x) for lateral, x in zip(self.lateral, self.body(images), strict=True)]
         for i in reversed(range(len(merged) - 1)):
-            merged[i] = merged[i] + F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
+            merged[i] += F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
         pyramid = [output(x) for output, x in zip(self.output, merged, strict=True)]
         return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
