@@ -1,10 +1,25 @@
-"""Convolutions in faster forms, against PyTorch's own in float64."""
+"""Convolutions and sums in faster forms, against PyTorch's own, most of them in float64."""
+
+import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from maskrcnn.network.cpu import DoublingConv2d, WinogradConv2d, quicken, transforms
+from maskrcnn.network.boxes import LinearHead
+from maskrcnn.network.cpu import (
+    DoublingConv2d,
+    OnePassSum,
+    QuarterMerge,
+    RegionLinear,
+    WinogradConv2d,
+    quicken,
+    transforms,
+)
+from maskrcnn.network.fpn import Merge
+from maskrcnn.network.masks import MLPHead
+from maskrcnn.network.resnet import ResidualSum
 
 
 def test_the_transforms_convolve_one_tile() -> None:
@@ -78,6 +93,8 @@ def test_only_what_gains_is_replaced() -> None:
         nn.Conv2d(128, 128, 1),
         nn.ConvTranspose2d(128, 17, 4, 2, 1),
         nn.Sequential(nn.ConvTranspose2d(128, 128, 2, 2)),
+        ResidualSum(),
+        Merge(),
     )
     x = torch.randn(1, 128, 9, 9)
     wanted, names = model[0](x), model.state_dict().keys()
@@ -86,6 +103,7 @@ def test_only_what_gains_is_replaced() -> None:
     assert quickened.state_dict().keys() == names
     assert isinstance(quickened[0], WinogradConv2d) and isinstance(quickened[8][0], DoublingConv2d)
     assert type(quickened[7]) is nn.ConvTranspose2d
+    assert isinstance(quickened[9], OnePassSum) and isinstance(quickened[10], QuarterMerge)
     torch.testing.assert_close(quickened[0](x), wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -125,3 +143,51 @@ def test_a_fused_step_is_followed() -> None:
     winograd(x).sum().backward()
     torch.optim.SGD(conv.parameters(), 1.0, fused=True).step()  # does not count as a change of the weights
     torch.testing.assert_close(winograd(x), conv(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(
+    "head", [LinearHead(6, 3, convolutions=1, hidden=(5, 4)), MLPHead(6, 2, bins=3, side=4, hidden=(5,))]
+)
+def test_heads_read_regions_as_they_lie(head: nn.Module, memory_format: torch.memory_format) -> None:
+    regions = torch.randn(7, 6, 3, 3).to(memory_format=memory_format)
+    learns = quicken(copy.deepcopy(head))
+    assert not any(isinstance(layer, RegionLinear) for layer in learns.modules())
+    rests = quicken(quicken(copy.deepcopy(head).requires_grad_(False)))
+    assert [type(layer) for layer in rests.modules()].count(RegionLinear) == 1
+    torch.testing.assert_close(rests(regions), head(regions))
+
+
+def test_regions_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(F, "linear", lambda x, *rest: read.append(x) or x)
+    regions = torch.randn(7, 6, 3, 3).contiguous(memory_format=torch.channels_last)
+    RegionLinear(nn.Linear(6 * 3 * 3, 5), 3)(regions)
+    assert read[0].data_ptr() == regions.data_ptr() and read[0].shape == (7, 54)
+
+
+def test_a_residual_sum_in_one_pass() -> None:
+    assert_same_sum(ResidualSum(), OnePassSum(), (2, 5, 6, 7), (2, 5, 6, 7))
+
+
+@pytest.mark.parametrize("coarser", [(1, 1), (4, 6), (3, 1)])
+@pytest.mark.parametrize("less", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_a_merge_by_quarters(coarser: tuple[int, int], less: tuple[int, int]) -> None:
+    finer = (2 * coarser[0] - less[0], 2 * coarser[1] - less[1])
+    assert_same_sum(Merge(), QuarterMerge(), (2, 5, *finer), (2, 5, *coarser))
+
+
+def assert_same_sum(plain: nn.Module, quick: nn.Module, *shapes: tuple[int, ...]) -> None:
+    """Both are to answer the same in the memory of the first map, and to lead the same gradients back."""
+    torch.manual_seed(0)
+    maps = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    answers, gradients = [], []
+    for layer in (plain, quick):
+        first, second = (1 * each.contiguous(memory_format=torch.channels_last) for each in maps)
+        answer = layer(first, second)
+        assert answer.data_ptr() == first.data_ptr()
+        torch.manual_seed(1)
+        answers.append(answer.detach())
+        gradients.append(torch.autograd.grad(answer, maps, torch.randn(answer.shape)))
+    torch.testing.assert_close(*answers, atol=0, rtol=0)
+    torch.testing.assert_close(*gradients)

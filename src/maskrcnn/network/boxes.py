@@ -42,6 +42,7 @@ class LinearHead(nn.Sequential):
             "hidden": stacked(nn.Linear(*ends) for ends in pairwise(widths)),
         }
         super().__init__(OrderedDict(parts))
+        self.bins = bins
         self.out_features = widths[-1]
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):

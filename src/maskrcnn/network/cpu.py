@@ -3,7 +3,8 @@
 A 3×3 convolution takes a quarter of the multiplications by Winograd's way (Lavin and Gray, "Fast Algorithms
 for Convolutional Neural Networks", CVPR 2016, F(4×4, 3×3)): a tile of 6 × 6 cells and the kernel are both led
 to a space where the convolution is 36 products instead of 144, and the 4 × 4 answers are led back. Each of
-the three steps is a matrix product. A 2×2 deconvolution is one matrix product, too.
+the three steps is a matrix product. A 2×2 deconvolution is one matrix product, too. Sums of maps are taken in
+as few passes over the memory as can be.
 """
 
 from __future__ import annotations
@@ -13,8 +14,14 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from maskrcnn.network.boxes import LinearHead
+from maskrcnn.network.fpn import Merge
+from maskrcnn.network.masks import MLPHead
+from maskrcnn.network.resnet import ResidualSum
 
 _OUT, _TAPS = 4, 3
 _TILE = _OUT + _TAPS - 1
@@ -30,9 +37,9 @@ _LEAST_CHANNELS = 128  # below, the ways there and back take longer than what is
 
 
 def quicken(model: nn.Module) -> nn.Module:
-    """Change `model`, for float32 on a CPU, in place: its convolutions take the faster forms; return it.
+    """Change `model`, for float32 on a CPU, in place: convolutions and sums take the faster forms; return it.
 
-    Weights stay where they are and keep their names.
+    Weights keep their names, and those that learn stay where they are.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -40,6 +47,12 @@ def quicken(model: nn.Module) -> nn.Module:
                 setattr(parent, name, WinogradConv2d(child))
             elif isinstance(child, nn.ConvTranspose2d) and _doubles(child):
                 setattr(parent, name, DoublingConv2d(child))
+            elif isinstance(child, ResidualSum):
+                setattr(parent, name, OnePassSum())
+            elif isinstance(child, Merge):
+                setattr(parent, name, QuarterMerge())
+        if isinstance(parent, LinearHead | MLPHead):
+            _read_in_place(parent)
     return model
 
 
@@ -52,6 +65,102 @@ def _fits_winograd(conv: nn.Conv2d) -> bool:
 def _doubles(conv: nn.ConvTranspose2d) -> bool:
     is_plain = conv.dilation == (1, 1) and conv.groups == 1 and conv.output_padding == (0, 0)
     return is_plain and conv.kernel_size == conv.stride == (2, 2) and conv.padding == (0, 0)
+
+
+class OnePassSum(ResidualSum):
+    """Sum and ReLU in one pass over the maps."""
+
+    def forward(
+        self, branch: Float[Tensor, "B C H W"], shortcut: Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the ReLU of the sum, in the memory of `branch`."""
+        if torch.compiler.is_compiling():
+            return super().forward(branch, shortcut)
+        return _OnePass.apply(branch, shortcut)
+
+
+class _OnePass(torch.autograd.Function):
+    """PyTorch's own fusion of sum and ReLU, which knows no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, branch: Tensor, shortcut: Tensor) -> Tensor:
+        torch._add_relu_(branch, shortcut)
+        ctx.mark_dirty(branch)
+        ctx.save_for_backward(branch)
+        return branch
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (of_sum,), (answer,) = gradients, ctx.saved_tensors
+        of_each = torch.ops.aten.threshold_backward(of_sum, answer, 0)
+        return of_each, of_each
+
+
+class QuarterMerge(Merge):
+    """The sum without a map of the finer size in between: the coarser map is added to every second cell."""
+
+    def forward(
+        self, finer: Float[Tensor, "B C H W"], coarser: Float[Tensor, "B C h w"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the sum, in the memory of `finer`, whose sides are twice those of `coarser` or one less."""
+        if torch.compiler.is_compiling():
+            return super().forward(finer, coarser)
+        return _Quarters.apply(finer, coarser)
+
+
+class _Quarters(torch.autograd.Function):
+    """The sum in place, and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, finer: Tensor, coarser: Tensor) -> Tensor:
+        for quarter, cover in _quarters(finer, coarser):
+            quarter += cover
+        ctx.mark_dirty(finer)
+        ctx.shape = coarser.shape
+        return finer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (of_sum,) = gradients
+        of_coarser = torch.empty(ctx.shape, dtype=of_sum.dtype, memory_format=torch.channels_last).zero_()
+        for quarter, cover in _quarters(of_sum, of_coarser):
+            cover += quarter
+        return of_sum, of_coarser
+
+
+def _quarters(
+    finer: Float[Tensor, "B C H W"], coarser: Float[Tensor, "B C h w"]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every second cell of every second row, four times, and the cells of `coarser` that cover them."""
+    for row in range(2):
+        for column in range(2):
+            quarter = finer[:, :, row::2, column::2]
+            yield quarter, coarser[:, :, : quarter.shape[2], : quarter.shape[3]]
+
+
+def _read_in_place(head: LinearHead | MLPHead) -> None:
+    """Let the first layer of `head` read regions as they lie: to flatten them is to copy them."""
+    hidden = head.get_submodule("hidden")
+    assert isinstance(hidden, nn.Sequential)
+    first = hidden[0]
+    if isinstance(first, nn.Linear) and not first.weight.requires_grad:
+        head.flatten, hidden[0] = nn.Identity(), RegionLinear(first, head.bins)
+
+
+class RegionLinear(nn.Module):
+    """What `linear` answers to flattened regions of `bins` × `bins` cells, without flattening them.
+
+    Its weight is a copy, cell by cell as channels-last regions are, and does not learn.
+    """
+
+    def __init__(self, linear: nn.Linear, bins: int) -> None:
+        super().__init__()
+        weight = linear.weight.detach().unflatten(1, (-1, bins**2)).transpose(1, 2).contiguous()
+        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), linear.bias
+
+    def forward(self, regions: Float[Tensor, "N C h w"]) -> Float[Tensor, "N O"]:
+        """Return the layer's answer for each region."""
+        return F.linear(regions.permute(0, 2, 3, 1).flatten(1), self.weight.flatten(1), self.bias)
 
 
 class DoublingConv2d(nn.ConvTranspose2d):
@@ -184,22 +293,21 @@ def _convolved(
     of_tile, _, of_answer = (_twice(matrix).to(x) for matrix in transforms())
     pictures, _, height, width = x.shape
     down, across = -(-height // _OUT), -(-width // _OUT)
-    padded = torch.empty(
-        (pictures, kernel.shape[2], down * _OUT, across * _OUT),
-        dtype=x.dtype,
-        memory_format=torch.channels_last,
-    )
-    cells = _cells(padded).view(pictures, down, _OUT, across, _OUT, kernel.shape[2])
+    shape = (pictures, kernel.shape[2], height, width)
+    answer = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
     for some, rows in _strips(pictures, down, across):
         led = of_tile @ _tiles(_strip(x[some], rows, across), _TILE)
         products = torch.bmm(led.transpose(0, 1), kernel)
         answers = torch.matmul(of_answer, products.transpose(0, 1))
-        place = cells[some, rows]
-        maps = answers.view(*place.shape[:2], across, _OUT, _OUT, place.shape[-1]).transpose(2, 3)
-        torch.add(maps, bias, out=place)
-    if padded.shape[2:] == x.shape[2:]:
-        return padded
-    return padded[:, :, :height, :width].contiguous(memory_format=torch.channels_last)
+        place = _cells(answer)[some, rows.start * _OUT : rows.stop * _OUT]
+        tiles = len(place), -(-place.shape[1] // _OUT), across
+        maps = answers.view(*tiles, _OUT, _OUT, -1).transpose(2, 3)
+        if place.shape[1:3] == (maps.shape[1] * _OUT, across * _OUT):
+            torch.add(maps, bias, out=place.view(maps.shape))
+        else:
+            whole = torch.add(maps, bias, out=torch.empty(maps.shape, dtype=x.dtype))
+            place.copy_(whole.flatten(3, 4).flatten(1, 2)[:, : place.shape[1], :width])
+    return answer
 
 
 def _weight_gradient(

@@ -9,6 +9,17 @@ from torch import Tensor, nn
 from maskrcnn.network.norms import Norm, conv_norm
 
 
+class Merge(nn.Module):
+    """A step down the pyramid: a map's cells are added to those of the next finer map that they cover."""
+
+    def forward(
+        self, finer: Float[Tensor, "B C H W"], coarser: Float[Tensor, "B C h w"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the sum, in the memory of `finer`, whose sides are twice those of `coarser` or one less."""
+        finer += F.interpolate(coarser, size=finer.shape[-2:], mode="nearest")
+        return finer
+
+
 class FPN(nn.Module):
     """A body's maps, merged from the coarsest down, and one more at twice the coarsest stride.
 
@@ -23,6 +34,7 @@ class FPN(nn.Module):
         widths: tuple[int, ...] = body.out_channels  # type: ignore[assignment]
         self.body = body
         self.lateral = nn.ModuleList(conv_norm(width, out_channels, 1, norm=norm) for width in widths)
+        self.merge = Merge()
         self.output = nn.ModuleList(conv_norm(out_channels, out_channels, 3, norm=norm) for _ in widths)
         self.strides = (*strides, 2 * strides[-1])
         self.out_channels = (out_channels,) * len(self.strides)
@@ -36,6 +48,6 @@ class FPN(nn.Module):
         """Return the pyramid, finest first."""
         merged = [lateral(x) for lateral, x in zip(self.lateral, self.body(images), strict=True)]
         for i in reversed(range(len(merged) - 1)):
-            merged[i] += F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
+            merged[i] = self.merge(merged[i], merged[i + 1])
         pyramid = [output(x) for output, x in zip(self.output, merged, strict=True)]
         return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]

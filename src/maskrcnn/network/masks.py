@@ -119,6 +119,7 @@ class MLPHead(nn.Sequential):
             "unflatten": nn.Unflatten(1, (out_channels, side, side)),
         }
         super().__init__(OrderedDict(parts))
+        self.bins = bins
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_uniform_(layer.weight, a=1)

@@ -114,8 +114,9 @@ class MaskRCNN(nn.Module):
         Raises ValueError where the targets lack what a branch learns from.
         """
         features = self.backbone(self.normalise(batch))
-        pyramid = lay_out(features, self.rpn.anchors.strides)
+        pyramid = lay_out(features, self.rpn.anchors.strides)._replace(maps=())
         candidates = self.rpn(features)
+        del features  # their table is all that is read from here on
         losses = self.rpn.losses(pyramid, candidates, targets)
         proposals = self.rpn.propose(candidates, batch.sizes_hw, self.rpn.keep_training)
         regions, positives = self._draw(proposals, targets)

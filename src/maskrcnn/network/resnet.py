@@ -36,6 +36,17 @@ class Form(TypedDict, total=False):
     dilate_c5: bool
 
 
+class ResidualSum(nn.Module):
+    """Where branch and shortcut of a block meet."""
+
+    def forward(
+        self, branch: Float[Tensor, "B C H W"], shortcut: Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the ReLU of the sum, in the memory of `branch`."""
+        branch += shortcut
+        return F.relu(branch, inplace=True)
+
+
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions beside a shortcut."""
 
@@ -48,14 +59,13 @@ class BasicBlock(nn.Module):
         self.conv2 = _conv3x3(out_channels, out_channels, dilation=dilation)
         self.norm2 = norm(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        self.sum = ResidualSum()
         _calm(self.norm2)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
         """Return the block's map, smaller by its stride."""
         branch = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        branch = self.norm2(self.conv2(branch))
-        branch += self.shortcut(x)
-        return F.relu(branch, inplace=True)
+        return self.sum(self.norm2(self.conv2(branch)), self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
@@ -88,15 +98,14 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.norm3 = norm(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        self.sum = ResidualSum()
         _calm(self.norm3)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
         """Return the block's map, smaller by its stride."""
         branch = F.relu(self.norm1(self.conv1(x)), inplace=True)
         branch = F.relu(self.norm2(self.conv2(branch)), inplace=True)
-        branch = self.norm3(self.conv3(branch))
-        branch += self.shortcut(x)
-        return F.relu(branch, inplace=True)
+        return self.sum(self.norm3(self.conv3(branch)), self.shortcut(x))
 
 
 class ResNet(nn.Module):
