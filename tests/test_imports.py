@@ -15,7 +15,7 @@ import maskrcnn
 SOURCE = Path(maskrcnn.__file__).parent
 # From the bottom up. A module may import from its own row or from rows above it here, without circles.
 LAYERS = (
-    ("types", "files", "messages", "kernels"),
+    ("types", "files", "memory", "messages", "kernels"),
     ("ops",),
     ("network",),
     ("network.model",),

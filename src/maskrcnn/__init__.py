@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskrcnn import recipes as recipes
     from maskrcnn.evaluation.coco import evaluate as evaluate
+    from maskrcnn.memory import keep_memory as keep_memory
     from maskrcnn.predict import Predictor as Predictor
     from maskrcnn.predict import load as load
     from maskrcnn.result import Result as Result
@@ -24,13 +25,24 @@ if TYPE_CHECKING:
     from maskrcnn.training.settings import Settings as Settings
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "Result", "Settings", "__version__", "evaluate", "load", "recipes", "train"]
+__all__ = [
+    "Predictor",
+    "Result",
+    "Settings",
+    "__version__",
+    "evaluate",
+    "keep_memory",
+    "load",
+    "recipes",
+    "train",
+]
 
 _HOMES = {
     "Predictor": ("predict", "Predictor"),
     "Result": ("result", "Result"),
     "Settings": ("training.settings", "Settings"),
     "evaluate": ("evaluation.coco", "evaluate"),
+    "keep_memory": ("memory", "keep_memory"),
     "load": ("predict", "load"),
     "train": ("training.loop", "train"),
 }

@@ -328,12 +328,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
     from maskrcnn.evaluation.report import write_report
+    from maskrcnn.memory import keep_memory
     from maskrcnn.predict import Speed, predictor_of
     from maskrcnn.training.start import open_split
     from maskrcnn.weights.trained import read_trained
 
     if arguments.max_detections is not None and arguments.max_detections < 1:
         raise ValueError(f"--max-detections must be at least 1, not {arguments.max_detections}")
+    keep_memory()
     trained = read_trained(arguments.weights)
     speed = Speed(arguments.precision, arguments.compile, arguments.capture)
     predictor = predictor_of(trained, trained.build(), speed=speed)
@@ -375,8 +377,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from maskrcnn.data.pictures import find_pictures
+    from maskrcnn.memory import keep_memory
     from maskrcnn.predict import load, write_predictions
 
+    keep_memory()
     if not 0 <= arguments.score <= 1:
         raise ValueError(f"--score must be from 0 to 1, not {arguments.score:g}")
     paths = find_pictures(arguments.pictures)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from maskrcnn import recipes
+from maskrcnn.network.cpu import quicken
 from maskrcnn.training.learner import Learner, fetched, gradients, make_optimiser, take_step
 from maskrcnn.training.settings import Settings
 from scenes import scene
@@ -43,6 +44,23 @@ def test_a_step_adds_up_batches_and_tells_the_parts_of_the_loss():
     for name in losses[0]:
         assert values[name] == pytest.approx(sum(parts[name].item() for parts in losses) / 2, rel=1e-5)
     assert values["loss"] == pytest.approx(sum(values[name] for name in losses[0]), rel=1e-5)
+
+
+def test_gradients_lie_as_their_weights_do():
+    """PyTorch's fused optimisers on a CPU pair the two by their place in memory, whatever the strides say."""
+    settings = Settings()
+    model = quicken(a_learner(settings).model.to(memory_format=torch.channels_last))
+    learner = Learner(
+        model,
+        make_optimiser(model, settings),
+        torch.amp.GradScaler("cpu", enabled=False),
+        torch.device("cpu"),
+    )
+    gradients(learner, iter([scene([2, 1])]), settings)
+    learnt = {name: p for name, p in model.named_parameters() if p.grad is not None}
+    assert any(not p.is_contiguous() for p in learnt.values())
+    for name, p in learnt.items():
+        assert p.grad.squeeze().stride() == p.squeeze().stride(), name
 
 
 # Without the shapes' checks, which no compiler can follow. It raises at a graph break.
