@@ -7,8 +7,6 @@ python benchmarks/layers.py [--json FILE]
 
 import multiprocessing
 import statistics
-import time
-from collections import Counter
 from typing import Any
 
 import contest
@@ -16,6 +14,8 @@ import torch
 from torch import nn
 
 from maskrcnn.bench.networks import ours, picture
+from maskrcnn.bench.stages import clocked
+from maskrcnn.bench.turns import milliseconds
 from maskrcnn.data.batch import pad
 from maskrcnn.memory import keep_memory
 from maskrcnn.network.cpu import OnePassSum, QuarterMerge, RegionLinear
@@ -51,27 +51,19 @@ def measured(keep: bool, threads: int, repeats: int) -> dict[str, float]:
     trained = ours(RECIPE)
     predictor = predictor_of(trained, trained.build(), "cpu")
     batch = pad([picture(SIZE_HW)], predictor.model.stride)
-    spent: Counter[str] = Counter()
-    for layer in predictor.model.modules():
-        for kind, types in KINDS.items():
-            if isinstance(layer, types):
-                layer.forward = clocked(layer.forward, kind, spent)
+    parts = [
+        (kind, layer, "forward")
+        for layer in predictor.model.modules()
+        for kind, types in KINDS.items()
+        if isinstance(layer, types)
+    ]
     runs = []
     for _ in range(repeats + 3):
-        spent.clear()
-        clocked(predictor.detect, "all", spent)(batch)
-        runs.append(dict(spent))
-    return {name: 1000 * statistics.median(run[name] for run in runs[3:]) for name in runs[0]}
-
-
-def clocked(run: Any, name: str, spent: Counter[str]) -> Any:
-    def wrapped(*arguments: Any) -> Any:
-        start = time.perf_counter()
-        answer = run(*arguments)
-        spent[name] += time.perf_counter() - start
-        return answer
-
-    return wrapped
+        spent: dict[str, float] = {}
+        with clocked(parts, spent):
+            spent["all"] = milliseconds(lambda: predictor.detect(batch))
+        runs.append(spent)
+    return {name: statistics.median(run[name] for run in runs[3:]) for name in runs[0]}
 
 
 if __name__ == "__main__":

@@ -190,6 +190,8 @@ def test_what_is_captured_replays_on_a_cuda_device_alone(monkeypatch):
     with pytest.raises(ValueError, match=r"only a network on a CUDA device .* on cpu"):
         predictor(speed=Speed(captured=True))
     model = FindsTheRectangle()
+    with pytest.raises(ValueError, match="either compiled or captured"):
+        Speed(compiled=True, captured=True).of(model, torch.device("cuda"))
     monkeypatch.setattr("maskrcnn.predict.captured", lambda given: given.forward)
     assert Speed(captured=True).of(model, torch.device("cuda")) == model.forward
 

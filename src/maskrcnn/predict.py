@@ -53,12 +53,14 @@ class Speed(NamedTuple):
     def of(self, model: MaskRCNN | ExportedNetwork, device: torch.device) -> Callable[[Batch], Detections]:
         """Return the `detect` of `model`, which is changed to be fast in this way; as it is, if exported.
 
-        Raises ValueError where it is to be captured on another device than CUDA's.
+        Raises ValueError where it is to be captured on another device than CUDA's, or compiled as well.
         """
         if isinstance(model, ExportedNetwork):
             return model.detect
         if self.captured and device.type != "cuda":
             raise ValueError(f"only a network on a CUDA device can be captured, and this one is on {device}")
+        if self.captured and self.compiled:
+            raise ValueError("a network is either compiled or captured: choose one of the two")
         if device.type == "cpu" and self == PLAIN:
             quicken(model)
         detect: Callable[[Batch], Detections] = model.detect

@@ -177,6 +177,11 @@ def test_a_merge_by_quarters(coarser: tuple[int, int], less: tuple[int, int]) ->
     assert_same_sum(Merge(), QuarterMerge(), (2, 5, *finer), (2, 5, *coarser))
 
 
+@pytest.mark.parametrize("finer", [(8, 8), (7, 8), (2, 2), (5, 9)])
+def test_maps_that_are_not_half_as_large_are_merged_too(finer: tuple[int, int]) -> None:
+    assert_same_sum(Merge(), QuarterMerge(), (2, 5, *finer), (2, 5, 2, 2))
+
+
 def assert_same_sum(plain: nn.Module, quick: nn.Module, *shapes: tuple[int, ...]) -> None:
     """Both are to answer the same in the memory of the first map, and to lead the same gradients back."""
     torch.manual_seed(0)

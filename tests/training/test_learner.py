@@ -49,15 +49,10 @@ def test_a_step_adds_up_batches_and_tells_the_parts_of_the_loss():
 def test_gradients_lie_as_their_weights_do():
     """PyTorch's fused optimisers on a CPU pair the two by their place in memory, whatever the strides say."""
     settings = Settings()
-    model = quicken(a_learner(settings).model.to(memory_format=torch.channels_last))
-    learner = Learner(
-        model,
-        make_optimiser(model, settings),
-        torch.amp.GradScaler("cpu", enabled=False),
-        torch.device("cpu"),
-    )
+    learner = a_learner(settings)
+    quicken(learner.model.to(memory_format=torch.channels_last))
     gradients(learner, iter([scene([2, 1])]), settings)
-    learnt = {name: p for name, p in model.named_parameters() if p.grad is not None}
+    learnt = {name: p for name, p in learner.model.named_parameters() if p.grad is not None}
     assert any(not p.is_contiguous() for p in learnt.values())
     for name, p in learnt.items():
         assert p.grad.squeeze().stride() == p.squeeze().stride(), name

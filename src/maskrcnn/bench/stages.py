@@ -26,7 +26,7 @@ def stages(model: MaskRCNN, batch: Batch, *, repeats: int = 3) -> dict[str, floa
 
 def _stages(model: MaskRCNN, batch: Batch) -> dict[str, float]:
     spent: dict[str, float] = {}
-    with _clocked(_parts(model), spent):
+    with clocked(_parts(model), spent):
         whole = milliseconds(lambda: model.detect(batch))
     if "pyramid" in spent:  # which calls the body
         spent["pyramid"] -= spent["body"]
@@ -54,8 +54,11 @@ def _parts(model: MaskRCNN) -> list[tuple[str, nn.Module, str]]:
 
 
 @contextmanager
-def _clocked(parts: list[tuple[str, nn.Module, str]], spent: dict[str, float]) -> Iterator[None]:
-    """Let the methods of `parts` add to `spent` what they take, and be themselves again afterwards."""
+def clocked(parts: list[tuple[str, nn.Module, str]], spent: dict[str, float]) -> Iterator[None]:
+    """Let the methods of `parts` (name, module, method) add to `spent` the milliseconds that they take.
+
+    Afterwards they are themselves again.
+    """
     for name, module, method in parts:
         setattr(module, method, _clock(getattr(module, method), name, spent))
     try:
@@ -66,10 +69,10 @@ def _clocked(parts: list[tuple[str, nn.Module, str]], spent: dict[str, float]) -
 
 
 def _clock(run: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
-    def clocked(*arguments: Any) -> Any:
+    def timed(*arguments: Any) -> Any:
         answer: list[Any] = []
         taken = milliseconds(lambda: answer.append(run(*arguments)))
         spent[name] = spent.get(name, 0.0) + taken
         return answer[0]
 
-    return clocked
+    return timed

@@ -97,13 +97,17 @@ class _OnePass(torch.autograd.Function):
 
 
 class QuarterMerge(Merge):
-    """The sum without a map of the finer size in between: the coarser map is added to every second cell."""
+    """The sum without a map of the finer size in between: the coarser map is added to every second cell.
+
+    A map that is not half as large, rounded up, is merged as everywhere.
+    """
 
     def forward(
         self, finer: Float[Tensor, "B C H W"], coarser: Float[Tensor, "B C h w"]
     ) -> Float[Tensor, "B C H W"]:
-        """Return the sum, in the memory of `finer`, whose sides are twice those of `coarser` or one less."""
-        if torch.compiler.is_compiling():
+        """Return the sum, in the memory of `finer`."""
+        halves = tuple(-(-side // 2) for side in finer.shape[2:])
+        if torch.compiler.is_compiling() or halves != coarser.shape[2:]:
             return super().forward(finer, coarser)
         return _Quarters.apply(finer, coarser)
 

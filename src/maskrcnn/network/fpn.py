@@ -15,7 +15,7 @@ class Merge(nn.Module):
     def forward(
         self, finer: Float[Tensor, "B C H W"], coarser: Float[Tensor, "B C h w"]
     ) -> Float[Tensor, "B C H W"]:
-        """Return the sum, in the memory of `finer`, whose sides are twice those of `coarser` or one less."""
+        """Return the sum, in the memory of `finer`."""
         finer += F.interpolate(coarser, size=finer.shape[-2:], mode="nearest")
         return finer
 
