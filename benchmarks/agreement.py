@@ -26,14 +26,15 @@ from torchvision.models.detection.transform import resize_boxes
 
 from maskrcnn.bench.networks import ours as drawn
 from maskrcnn.bench.networks import theirs as twin
-from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.folder import find_split
+from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import coco_metrics
-from maskrcnn.network.fold import fold_norms
+from maskrcnn.fast.fold_norms import fold_norms
+from maskrcnn.masks.paste import paste_dense, paste_in_whole_pixels
+from maskrcnn.masks.rle import crop_to_rle
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.ops.masks import crop_to_rle, paste_dense, paste_in_whole_pixels
 from maskrcnn.types import Batch, Detections
-from maskrcnn.weights.trained import of_library
+from maskrcnn.weights.model_checkpoint import model_from_library
 
 
 def main() -> None:
@@ -107,7 +108,7 @@ def load_theirs(arguments: argparse.Namespace) -> TorchvisionMaskRCNN:
 
 def as_ours(theirs: TorchvisionMaskRCNN, arguments: argparse.Namespace) -> MaskRCNN:
     """Return our network with their weights, recognised; anchors and caps are in no file."""
-    trained = of_library(theirs.state_dict())
+    trained = model_from_library(theirs.state_dict())
     sides = tuple(float(side) for side in arguments.anchors.split(","))
     others = {"norm_eps": 1e-5, "anchor_sizes": sides, "max_detections": theirs.roi_heads.detections_per_img}
     return fold_norms(replace(trained, arguments={**trained.arguments, **others}).build())

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from maskrcnn.bench import turns
-from maskrcnn.bench.turns import Times, take_turns
+from maskrcnn.bench import timing as turns
+from maskrcnn.bench.timing import Timing, take_turns
 
-__all__ = ["Times", "arguments", "row", "take_turns", "write"]
+__all__ = ["Timing", "arguments", "row", "take_turns", "write"]
 
 
 def arguments(description: str, *, repeats: int) -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def arguments(description: str, *, repeats: int) -> argparse.ArgumentParser:
     return parser
 
 
-def row(title: str, ours: Times, theirs: Times) -> dict[str, float]:
+def row(title: str, ours: Timing, theirs: Timing) -> dict[str, float]:
     """Print one comparison and return it as figures; a ratio above 1 says that ours is faster."""
     ratio, best_ratio = theirs.median / ours.median, theirs.best / ours.best
     print(f"{title:<36} ours {ours.median:8.2f} ms  torchvision {theirs.median:8.2f} ms", end="  ")

@@ -8,7 +8,7 @@ from statistics import mean
 import contest
 import torch
 
-from maskrcnn.bench.training import Step, Work, our_step, their_step
+from maskrcnn.bench.training import Step, StepSpec, our_step, their_step
 
 _PARTS = 6  # means of so many parts of the training are printed
 
@@ -27,7 +27,7 @@ def main() -> None:
         ("torchvision", their_step, "float32"),
     ):
         side = (given.size, given.size)
-        work = Work("resnet50_fpn", given.device, precision, 2, side, 10, given.threads, given.rate)
+        work = StepSpec("resnet50_fpn", given.device, precision, 2, side, 10, given.threads, given.rate)
         torch.manual_seed(0)
         curves[name] = curve(make(work), given.steps)
         part = -(-given.steps // _PARTS)

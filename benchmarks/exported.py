@@ -17,7 +17,8 @@ import torch
 
 from maskrcnn.bench.inference import agreement
 from maskrcnn.bench.networks import ours, picture, theirs
-from maskrcnn.predict import Predictor, load, predictor_of
+from maskrcnn.predict.load import load, predictor_of
+from maskrcnn.predict.predictor import Predictor
 
 SIZE_HW = 800, 1216
 

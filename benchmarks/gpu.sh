@@ -50,7 +50,7 @@ step 120 "${bench[@]}" --train --batch 8 --repeats 10 --json "$output/training.j
 if [[ -z $data ]]; then
     data=$work/drawn
     step 60 python3 -c \
-        "from maskrcnn.data.drawn import draw_dataset; draw_dataset('$data', train=64, val=8, size=640)"
+        "from maskrcnn.data.synthetic import draw_dataset; draw_dataset('$data', train=64, val=8, size=640)"
 fi
 step 30 python3 benchmarks/loader.py "$data" --pictures 32 --repeats 3 --workers 12 --set batch_size=8 \
     --json "$output/loader.json"

@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 
 from maskrcnn import kernels, recipes
-from maskrcnn.capture import captured
-from maskrcnn.network.fold import fold_norms
-from maskrcnn.ops.masks import paste_dense
+from maskrcnn.fast.cuda_graph import cuda_graphed
+from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.ops.nms import suppress
-from maskrcnn.ops.packed import pack
-from maskrcnn.ops.roi import assign_levels, roi_align
-from maskrcnn.ops.taps import lay_out
+from maskrcnn.ops.pyramid import flatten_levels
+from maskrcnn.ops.roi_align import assign_levels, roi_align
 from maskrcnn.types import Batch
 
 try:
@@ -41,7 +39,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("these are kernels for CUDA devices, and torch sees none here")
     torch.backends.cudnn.benchmark = True
-    parts = (roi_cases, nms_cases, mask_cases, detection_cases)
+    parts = (roi_cases, nms_cases, detection_cases)
     rows = {
         title: measure(title, contestants, arguments.repeats)
         for part in parts
@@ -125,7 +123,7 @@ def roi_contestants(
     levels = assign_levels(boxes, first=2, last=5)
 
     def read() -> Tensor:
-        return roi_align(lay_out(ours, STRIDES), boxes, pictures, levels, bins)
+        return roi_align(flatten_levels(ours, STRIDES), boxes, pictures, levels, bins)
 
     entrants: dict[str, tuple[Callable[[], Tensor], list[Tensor]]] = {
         "kernel": (read, ours),
@@ -173,25 +171,6 @@ def proposals(count: int, seed: int, device: str) -> Tensor:
     return (boxes + 0.07 * sides * torch.randn(count, 4, generator=draw)).to(device)
 
 
-def mask_cases(device: str) -> Iterator[tuple[str, Contestants]]:
-    for count, size_hw, largest in ((100, (480, 640), 300.0), (100, (3000, 4000), 1200.0)):
-        boxes = random_boxes(count, size_hw, "cpu", largest)
-        probs, there = torch.rand(count, 28, 28, device=device), boxes.to(device)
-        contestants: Contestants = {
-            "packed": partial(fetched, pack, probs, boxes, size_hw),
-            "plain": partial(fetched, paste_dense, probs, there, size_hw),
-        }
-        if torchvision is not None:
-            paste = torchvision.models.detection.roi_heads.paste_masks_in_image
-            contestants["torchvision"] = partial(fetched, paste, probs[:, None], there, size_hw)
-        yield f"{count} masks on {size_hw[0]}x{size_hw[1]}, fetched", contestants
-
-
-def fetched(paste: Callable[..., Any], *args: Any) -> Any:
-    pasted = paste(*args)
-    return (pasted >= 0.5 if isinstance(pasted, Tensor) else pasted).cpu()
-
-
 def detection_cases(device: str) -> Iterator[tuple[str, Contestants]]:
     model = fold_norms(recipes.resnet50_fpn(80)).to(device).to(memory_format=torch.channels_last)
     for batch_size in (1, 8):
@@ -199,7 +178,7 @@ def detection_cases(device: str) -> Iterator[tuple[str, Contestants]]:
         images = images.contiguous(memory_format=torch.channels_last)
         batch = Batch(images, torch.tensor([SIZE_HW] * batch_size, device=device))
         detect = torch.inference_mode()(torch.autocast(device, torch.bfloat16)(model.detect))
-        replay = torch.autocast(device, torch.bfloat16)(captured(model))
+        replay = torch.autocast(device, torch.bfloat16)(cuda_graphed(model))
         yield (
             f"detect {batch_size} x {SIZE_HW[0]}x{SIZE_HW[1]}, bf16",
             {

@@ -15,15 +15,15 @@ from torch import nn
 
 from maskrcnn.bench.networks import ours, picture
 from maskrcnn.bench.stages import clocked
-from maskrcnn.bench.turns import milliseconds
+from maskrcnn.bench.timing import milliseconds
 from maskrcnn.data.batch import pad
-from maskrcnn.memory import keep_memory
-from maskrcnn.network.cpu import OnePassSum, QuarterMerge, RegionLinear
-from maskrcnn.predict import predictor_of
+from maskrcnn.fast.cpu import ChannelsLastLinear, OnePassSum, QuarterMerge
+from maskrcnn.fast.memory import keep_memory
+from maskrcnn.predict.load import predictor_of
 
 RECIPE, SIZE_HW = "resnet50_fpn", (800, 1216)
 KINDS = {
-    "convolutions, linear layers": (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, RegionLinear),
+    "convolutions, linear layers": (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, ChannelsLastLinear),
     "sums of maps": (OnePassSum, QuarterMerge),
 }
 

@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from maskrcnn.data.batch import collate
-from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.loader import training_batches
 from maskrcnn.data.pictures import read_picture, read_to_resize
+from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.data.transforms import Resize, Transform, resized, to_network
 from maskrcnn.recipes import Options
 from maskrcnn.training.settings import parse_sets
-from maskrcnn.training.start import augmentation, sizes
+from maskrcnn.training.setup import augmentation, sizes
 
 STRIDE = 32
 Seconds = dict[str, float]

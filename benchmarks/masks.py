@@ -10,8 +10,8 @@ import contest
 import numpy as np
 import torch
 
-from maskrcnn.bench.turns import peak_memory
-from maskrcnn.result import Result
+from maskrcnn.bench.timing import peak_memory
+from maskrcnn.results.result import Result
 
 SIZE_HW, OURS, THEIRS, SIDE = (3000, 4000), 300, 10, 28
 

@@ -1,4 +1,4 @@
-"""RoIAlign: `maskrcnn.ops.roi.roi_align` against torchvision's kernel, forward and with backward.
+"""RoIAlign: `maskrcnn.ops.roi_align.roi_align` against torchvision's kernel, forward and with backward.
 
 Both read the same map and boxes with 2 × 2 samples a bin. Each gets the map in the memory layout that it has
 in its own network: ours channels-last, torchvision's channels-first.
@@ -14,8 +14,8 @@ import torch
 import torchvision.ops
 from torch import Tensor
 
-from maskrcnn.ops.roi import roi_align
-from maskrcnn.ops.taps import lay_out
+from maskrcnn.ops.pyramid import flatten_levels
+from maskrcnn.ops.roi_align import roi_align
 
 CHANNELS, SIZE_HW, STRIDE = 256, (200, 304), 4
 CASES = {"1000 RoIs, 7x7": (1000, 7), "100 RoIs, 14x14": (100, 14)}
@@ -47,7 +47,7 @@ def compare(title: str, boxes: Tensor, bins: int, repeats: int) -> dict[str, Any
     zeros = torch.zeros(len(boxes), dtype=torch.int64)
 
     def ours(features: Tensor) -> Tensor:
-        return roi_align(lay_out([features], [STRIDE]), boxes, zeros, zeros, bins)
+        return roi_align(flatten_levels([features], [STRIDE]), boxes, zeros, zeros, bins)
 
     def theirs(features: Tensor) -> Tensor:
         return torchvision.ops.roi_align(features, [boxes], bins, 1 / STRIDE, sampling_ratio=2, aligned=True)

@@ -5,7 +5,7 @@ python benchmarks/training_memory.py [--objects 10,1000] [--size 1024] [--batch 
 
 import contest
 
-from maskrcnn.bench.training import Work, memory_of, our_step
+from maskrcnn.bench.training import StepSpec, memory_of, our_step
 
 
 def main() -> None:
@@ -19,7 +19,9 @@ def main() -> None:
     memory: dict[int, int] = {}
     for objects in map(int, given.objects.split(",")):
         side = (given.size, given.size)
-        work = Work("resnet50_fpn", given.device, given.precision, given.batch, side, objects, given.threads)
+        work = StepSpec(
+            "resnet50_fpn", given.device, given.precision, given.batch, side, objects, given.threads
+        )
         memory[objects] = memory_of(our_step, work) or 0
         first = next(iter(memory.values()))
         print(

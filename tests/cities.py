@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskrcnn.ops.masks import crop_to_rle
+from maskrcnn.masks.rle import crop_to_rle
 
 
 def add_picture(data: Path, split: str, name: str, values: np.ndarray) -> tuple[Path, Path]:

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import torch
 
-from maskrcnn.weights.trained import Trained
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 SMALL = {"channels": 16, "hidden": 16, "proposals": 60, "max_detections": 12, "frozen": ()}
 
 
-def small(recipe: str = "resnet18_fpn", **options) -> Trained:
+def small(recipe: str = "resnet18_fpn", **options) -> ModelCheckpoint:
     """Return a network of random weights for pictures of 160 px."""
     torch.manual_seed(0)
-    trained = Trained(
+    trained = ModelCheckpoint(
         recipe=recipe,
         arguments={**SMALL, **options},
         class_names=("cat", "dog", "hen"),
@@ -23,8 +23,8 @@ def small(recipe: str = "resnet18_fpn", **options) -> Trained:
         long_side=320,
         weights={},
     )
-    weights = trained.drawn().state_dict()
-    louder = {"classify.weight": 300, "regress.weight": 30, "objectness.weight": 30, "rpn.head.deltas": 10}
+    weights = trained.build_untrained().state_dict()
+    louder = {"cls_score.weight": 300, "bbox_pred.weight": 30, "objectness.weight": 30, "rpn.head.deltas": 10}
     louder |= {"mask_branch.head.logits.weight": 300}
     for name, tensor in weights.items():
         tensor *= next((factor for part, factor in louder.items() if part in name), 1)
@@ -32,7 +32,7 @@ def small(recipe: str = "resnet18_fpn", **options) -> Trained:
     return trained
 
 
-def saved(trained: Trained, folder: Path) -> Path:
+def saved(trained: ModelCheckpoint, folder: Path) -> Path:
     """Write a network as a checkpoint has it."""
     torch.save({"trained": trained.plain()}, folder / "network.pt")
     return folder / "network.pt"

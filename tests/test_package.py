@@ -48,9 +48,3 @@ def test_links_lead_somewhere(document: str) -> None:
     file = ROOT / document
     links = re.findall(r"\]\(([^)#:]+)\)", file.read_text(encoding="utf-8"))
     assert [link for link in links if not (file.parent / link).exists()] == []
-
-
-def test_reading_order_names_every_file_once() -> None:
-    named = re.findall(r"\(\.\./(src/[^)]+)\)", (ROOT / "docs/reading.md").read_text(encoding="utf-8"))
-    files = {str(file.relative_to(ROOT).as_posix()) for file in (ROOT / "src").rglob("*.py")}
-    assert sorted(named) == sorted(file for file in files if not file.endswith("__init__.py"))

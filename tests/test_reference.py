@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from maskrcnn.masks.paste import paste_dense, paste_in_whole_pixels
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.ops.keypoints import heatmaps_to_keypoints
-from maskrcnn.ops.masks import paste_dense, paste_in_whole_pixels
 from maskrcnn.types import Batch, Detections, MaskTable, Targets
 from maskrcnn.weights.layouts import layout_of
-from maskrcnn.weights.trained import of_library
+from maskrcnn.weights.model_checkpoint import model_from_library
 
 REFERENCE = Path(os.environ.get("MASKRCNN_REFERENCE", Path(__file__).parent / "reference"))
 ANSWERS = sorted(path.stem for path in REFERENCE.glob("*.npz") if path.stem != "training_targets")
@@ -68,13 +68,13 @@ def answered(name: str) -> SimpleNamespace:
     about = json.loads((REFERENCE / f"{name}.json").read_text())
     trained_by = name.partition("_")[0]
     dataset = "cityscapes" if "cityscapes" in name else "coco"
-    trained = of_library(drawn_weights(about["layout"], about["scales"]), dataset)
+    trained = model_from_library(drawn_weights(about["layout"], about["scales"]), dataset)
     model = trained.build().eval()
     picture = Image.open(REFERENCE / about["image"]).convert("RGB")
     batch = as_batch([network_input(trained_by, picture, about["network_input_size"])], model.stride)
     with torch.inference_mode():
         features = model.backbone(model.normalise(batch))
-        proposals = model.rpn.propose(model.rpn(features), batch.sizes_hw, model.rpn.keep_detecting)
+        proposals = model.rpn.propose(model.rpn(features), batch.sizes_hw, model.rpn.test_topn)
         found = model.detect(batch)
     height, width = about["network_input_size"]
     scale = torch.tensor([picture.width / width, picture.height / height])
@@ -181,7 +181,7 @@ def training(name: str) -> tuple[dict[str, Any], MaskRCNN]:
     """Build the network of a reference training: nothing drawn at random, norms as in evaluation."""
     about = json.loads((REFERENCE / f"{name}.json").read_text())
     model = json.loads((REFERENCE / f"{name.removeprefix('training_')}.json").read_text())
-    trained = of_library(drawn_weights(model["layout"], about["scales"]))
+    trained = model_from_library(drawn_weights(model["layout"], about["scales"]))
     everything = {"budget": 10_000_000, "rpn_budget": 10_000_000, "frozen": ()}
     if "torchvision" in name:  # its norms learn, and so have their usual epsilon
         everything |= {"norm": "batch"}

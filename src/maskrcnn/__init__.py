@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskrcnn import recipes as recipes
     from maskrcnn.evaluation.coco import evaluate as evaluate
-    from maskrcnn.memory import keep_memory as keep_memory
-    from maskrcnn.predict import Predictor as Predictor
-    from maskrcnn.predict import load as load
-    from maskrcnn.result import Result as Result
+    from maskrcnn.fast.memory import keep_memory as keep_memory
+    from maskrcnn.predict.load import load as load
+    from maskrcnn.predict.predictor import Predictor as Predictor
+    from maskrcnn.results.result import Result as Result
     from maskrcnn.training.loop import train as train
     from maskrcnn.training.settings import Settings as Settings
 
@@ -38,12 +38,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Predictor": ("predict", "Predictor"),
-    "Result": ("result", "Result"),
+    "Predictor": ("predict.predictor", "Predictor"),
+    "Result": ("results.result", "Result"),
     "Settings": ("training.settings", "Settings"),
     "evaluate": ("evaluation.coco", "evaluate"),
-    "keep_memory": ("memory", "keep_memory"),
-    "load": ("predict", "load"),
+    "keep_memory": ("fast.memory", "keep_memory"),
+    "load": ("predict.load", "load"),
     "train": ("training.loop", "train"),
 }
 

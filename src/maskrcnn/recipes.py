@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from maskrcnn.masks.targets import binary_targets, soft_legacy_targets
 from maskrcnn.network import resnet
 from maskrcnn.network.anchors import Anchors
 from maskrcnn.network.boxes import BoxBranch, LinearHead, MeanHead
@@ -24,9 +25,8 @@ from maskrcnn.network.mobilenet import MobileNetV2
 from maskrcnn.network.model import MaskRCNN, Normalise, Sampling
 from maskrcnn.network.norms import FrozenBatchNorm2d, Norm, batch_norm, group_norm, sync_batch_norm
 from maskrcnn.network.regions import Regions
-from maskrcnn.network.rpn import RPN, Keep, RPNHead, by_budget, by_sampled
-from maskrcnn.ops.masks import binary_targets, soft_legacy_targets
-from maskrcnn.ops.roi import RegionOperator, maximum, roi_align, roi_pool, roi_warp
+from maskrcnn.network.rpn import RPN, RPNHead, TopN, by_budget, by_sampled
+from maskrcnn.ops.roi_align import RegionOperator, maximum, roi_align, roi_pool, roi_warp
 
 NORMS: dict[str, Norm] = {  # that learn
     "batch": batch_norm,
@@ -339,8 +339,8 @@ def _rpn(
     return RPN(
         RPNHead(channels, anchors.per_cell, convolutions=options.rpn_convolutions),
         anchors,
-        keep_training=Keep(per_level[0] * count, options.training_proposals or total[0] * count),
-        keep_detecting=Keep(per_level[1] * count, total[1] * count),
+        train_topn=TopN(per_level[0] * count, options.training_proposals or total[0] * count),
+        test_topn=TopN(per_level[1] * count, total[1] * count),
         min_size=options.proposal_size,
         budget=options.rpn_budget,
         beta=options.rpn_beta,

@@ -8,7 +8,7 @@ import torch
 from maskrcnn.bench.inference import bench, printed
 from maskrcnn.bench.networks import ours, picture, theirs
 from maskrcnn.bench.stages import stages
-from maskrcnn.bench.turns import Times, operations, peak_memory, take_turns
+from maskrcnn.bench.timing import Timing, operations, peak_memory, take_turns
 from maskrcnn.cli import main
 from maskrcnn.types import Batch
 
@@ -63,7 +63,7 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "resnet18_fpn" in told and "RPN head" in told and str(file) in told
     figures = json.loads(file.read_text())
-    assert figures["size_hw"] == [64, 96] and Times(**figures["milliseconds"]["whole"]["ours"]).median > 0
+    assert figures["size_hw"] == [64, 96] and Timing(**figures["milliseconds"]["whole"]["ours"]).median > 0
     assert figures["operations"] > 1e9 and 0 < figures["share_of_peak"] < 2
 
 

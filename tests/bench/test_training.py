@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from maskrcnn.bench.training import Work, our_step, their_step
+from maskrcnn.bench.training import StepSpec, our_step, their_step
 from maskrcnn.cli import main
 
-WORK = Work("resnet18_fpn", "cpu", "float32", 1, (96, 128), 5, 1)
+WORK = StepSpec("resnet18_fpn", "cpu", "float32", 1, (96, 128), 5, 1)
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from maskrcnn.data import transforms
-from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.loader import batches_per_epoch, picture_batches, plan_epoch, training_batches
+from maskrcnn.data.readers.coco import CocoDataset
 
 RESIZE = transforms.resize((24, 32, 40), 64)
 AS_STORED = transforms.resize(None, 10**6)

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from maskrcnn.data import transforms
-from maskrcnn.data.coco import CocoDataset, Objects
+from maskrcnn.data.dataset import Objects
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.pictures import Picture, read_to_resize
+from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.data.transforms import Sample, to_network
-from maskrcnn.ops.masks import crop_to_rle
+from maskrcnn.masks.rle import crop_to_rle
 
 SHARED = Path(os.environ.get("MASKRCNN_SHARED", Path(__file__).parents[2] / "../shared"))
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from cities import add_picture, detection, street
-from maskrcnn.data.cityscapes import CLASSES, IGNORED, coco_form
+from maskrcnn.data.readers.cityscapes import CLASSES, IGNORED, coco_form
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics
-from maskrcnn.ops.masks import decode, rle_counts
+from maskrcnn.masks.rle import decode, rle_counts
 
 CAR = 26
 

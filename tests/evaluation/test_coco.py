@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from maskrcnn.data.coco import CocoDataset
+from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import coco_metrics, detections_to_coco, evaluate, table, write_metrics
-from maskrcnn.predict import PictureError, Predictor
-from maskrcnn.result import Result
+from maskrcnn.predict.predictor import PictureError, Predictor
+from maskrcnn.results.result import Result
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools under numpy 2
 

@@ -25,12 +25,12 @@ def truth_of(*annotations: dict, images: int = 1) -> dict:
     return {"images": sizes, "annotations": list(annotations), "categories": CATEGORIES}
 
 
-def scenes(truth: dict, *detections: dict, cap: int = 100) -> list[errors.Scene]:
-    return errors.scenes(truth, detections, by_masks=False, max_detections=cap)
+def scenes(truth: dict, *detections: dict, cap: int = 100) -> list[errors.ImageMatches]:
+    return errors.match_images(truth, detections, by_masks=False, max_detections=cap)
 
 
 def judged(truth: dict, *detections: dict) -> tuple[list[str | None], list[bool]]:
-    mistakes = errors.mistakes(scenes(truth, *detections)[0])
+    mistakes = errors.classify_errors(scenes(truth, *detections)[0])
     return mistakes.kinds, mistakes.missed.tolist()
 
 
@@ -89,7 +89,7 @@ def test_matching_goes_from_the_surest_to_the_best_that_is_free():
 
 def test_counts_of_kinds():
     truth = truth_of(obj(0, 100), obj(200, 100))
-    mistakes = errors.mistakes(scenes(truth, det(0, 100, 0.9), det(0, 95, 0.8), det(120, 20, 0.3))[0])
+    mistakes = errors.classify_errors(scenes(truth, det(0, 100, 0.9), det(0, 95, 0.8), det(120, 20, 0.3))[0])
     assert mistakes.by_kind() == {"duplicate": 1, "background": 1, "missed": 1}
 
 
@@ -97,7 +97,7 @@ def test_threshold_takes_part_of_a_scene():
     [scene] = scenes(truth_of(obj(0, 100)), det(0, 100, 0.9), det(0, 90, 0.5), det(0, 80, 0.2))
     assert scene.above(0.5).scores.tolist() == [0.9, 0.5]
     assert scene.above(0.5).ious.shape == (2, 1)
-    assert errors.mistakes(scene.above(0.95)).by_kind() == {"missed": 1}
+    assert errors.classify_errors(scene.above(0.95)).by_kind() == {"missed": 1}
 
 
 def test_best_threshold_by_hand():
@@ -172,7 +172,7 @@ def test_masks_overlap_as_masks():
     truth = truth_of(obj(0, 10) | {"segmentation": square}, obj(50, 10), obj(0, 5) | {"segmentation": half})
     run_lengths = errors.run_lengths(truth["annotations"][0], (20, 400))
     detection = det(0, 10, 0.9) | {"segmentation": run_lengths}
-    [scene] = errors.scenes(truth, [detection], by_masks=True)
+    [scene] = errors.match_images(truth, [detection], by_masks=True)
     assert scene.ious.tolist() == [[1.0, 0.0, 0.5]]
     assert scene.crowd.tolist() == [False, True, False]  # what has no mask is neither found nor missed
 

@@ -13,7 +13,7 @@ from PIL import Image
 from maskrcnn.evaluation.coco import coco_metrics
 from maskrcnn.evaluation.errors import run_lengths
 from maskrcnn.evaluation.report import worst, write_report
-from maskrcnn.evaluation.sides import to_result
+from maskrcnn.evaluation.side_by_side import to_result
 
 WIDTH, HEIGHT = 120, 80
 _VOID = {"meta", "img"}

@@ -8,8 +8,8 @@ from torch import nn
 from torch.export import Dim
 
 from maskrcnn.ops.nms import keep_in_order
-from maskrcnn.ops.roi import assign_levels, maximum, roi_align, roi_pool, roi_warp
-from maskrcnn.ops.taps import lay_out
+from maskrcnn.ops.pyramid import flatten_levels
+from maskrcnn.ops.roi_align import assign_levels, maximum, roi_align, roi_pool, roi_warp
 
 pytest.importorskip("onnxscript", reason="onnxscript writes ONNX files")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime runs them")
@@ -76,7 +76,7 @@ class Reading(nn.Module):
 
     def forward(self, fine, coarse, boxes, pictures):
         levels = assign_levels(boxes, first=2, last=3, canonical_side=60.0, canonical_level=3)
-        return self.operator(lay_out([fine, coarse], (4, 8)), boxes, pictures, levels, 3)
+        return self.operator(flatten_levels([fine, coarse], (4, 8)), boxes, pictures, levels, 3)
 
 
 def maps_and_boxes(count, seed):

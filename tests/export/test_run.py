@@ -14,8 +14,9 @@ from maskrcnn import cli
 from maskrcnn.export import run
 from maskrcnn.export.graph import INPUTS
 from maskrcnn.export.program import read_package
-from maskrcnn.exported import ExportedNetwork, read_exported
-from maskrcnn.weights.trained import read_trained
+from maskrcnn.runtimes.network import ExportedNetwork
+from maskrcnn.runtimes.read import read_exported
+from maskrcnn.weights.model_checkpoint import read_model
 
 PICTURE = run.drawn(3).permute(1, 2, 0).contiguous().numpy()[:200, :310]
 
@@ -120,7 +121,7 @@ def test_openvino(weights, tmp_path):
     pytest.importorskip("onnxscript", reason="by way of ONNX")
     written = run.export(weights, "openvino", output=tmp_path / "network.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["network.bin", "network.xml"]
-    found, expected = read_exported(written.path), read_trained(weights)
+    found, expected = read_exported(written.path), read_model(weights)
     assert found.description.class_names == expected.class_names
 
 
@@ -178,7 +179,7 @@ def test_what_is_asked_for_wrongly(tmp_path, capsys):
 
 
 def test_metadata_tells_what_the_network_was(weights):
-    trained = read_trained(weights)
+    trained = read_model(weights)
     model = trained.build()
     about = run.describe(trained, model, (64, 96), 1)
     assert about.pixel_mean == pytest.approx((123.675, 116.28, 103.53))

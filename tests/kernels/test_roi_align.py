@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from maskrcnn import kernels
-from maskrcnn.ops import roi
-from maskrcnn.ops.taps import finest, lay_out
+from maskrcnn.ops import roi_align as roi
+from maskrcnn.ops.pyramid import first_levels, flatten_levels
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -40,7 +40,7 @@ def both(monkeypatch, operator, maps, device, bins=3, dtype=torch.float32, place
         monkeypatch.setattr(kernels, "are_for", lambda tensor, by_kernel=by_kernel: by_kernel)
         leaves = [level.to(device, dtype).requires_grad_() for level in maps]
         inputs = leaves if by_kernel else [level.float() for level in leaves]
-        pyramid = finest(lay_out(inputs, (8, 16, 32)), 2)
+        pyramid = first_levels(flatten_levels(inputs, (8, 16, 32)), 2)
         features = operator(pyramid, *(places or regions(device)), bins)
         weight = torch.linspace(-1, 1, features.numel(), device=device).view(features.shape).to(dtype)
         features.backward(weight.to(features.dtype))
@@ -81,7 +81,9 @@ def test_four_levels_and_more_channels_than_a_block(monkeypatch, device):
     answers = []
     for by_kernel in (True, False):
         monkeypatch.setattr(kernels, "are_for", lambda tensor, by_kernel=by_kernel: by_kernel)
-        answers.append(roi.roi_align(lay_out([m.to(device) for m in maps], (8, 16, 32, 64)), *places, 2))
+        answers.append(
+            roi.roi_align(flatten_levels([m.to(device) for m in maps], (8, 16, 32, 64)), *places, 2)
+        )
     torch.testing.assert_close(*answers, atol=2e-5, rtol=0)
 
 
@@ -98,7 +100,7 @@ def test_what_the_kernel_does_not_do_is_done_plainly(monkeypatch, device, maps):
 
     monkeypatch.setattr(kernels, "are_for", lambda tensor: True)
     monkeypatch.setattr(kernel, "roi_align", None)  # it would fail if it were called
-    places, pyramid = regions(device), lay_out([level.to(device) for level in maps[:2]], (8, 16))
+    places, pyramid = regions(device), flatten_levels([level.to(device) for level in maps[:2]], (8, 16))
     roi.roi_align(pyramid, *places, 2, sampling_ratio=0)
     roi.roi_align(pyramid, *places, 2, reduction=roi.maximum)
     roi.roi_align(pyramid._replace(table=pyramid.table.double()), *places, 2)
@@ -121,8 +123,8 @@ def test_compiles_into_one_graph(device):
     code = f"""
 import torch
 from maskrcnn import kernels
-from maskrcnn.ops.roi import roi_align
-from maskrcnn.ops.taps import lay_out
+from maskrcnn.ops.roi_align import roi_align
+from maskrcnn.ops.pyramid import lay_out
 
 kernels.are_for = lambda tensor: True
 level = torch.randn(1, 3, 4, 4, device="{device}", requires_grad=True)

@@ -171,7 +171,7 @@ def test_it_learns_a_picture_by_heart():
 
 def with_fixed_shapes(monkeypatch):
     """As in a compiled graph and on a GPU, where empty slots are worked on, too."""
-    monkeypatch.setattr("maskrcnn.ops.rows.is_static", lambda values: True)
+    monkeypatch.setattr("maskrcnn.ops.slots.is_static", lambda values: True)
     monkeypatch.setattr("maskrcnn.network.boxes.is_static", lambda values: True)
 
 

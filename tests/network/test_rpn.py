@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from maskrcnn.network.anchors import Anchors
 from maskrcnn.network.rpn import RPN, RPNHead
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops.sampling import IGNORED, match
-from maskrcnn.ops.taps import lay_out, places, surroundings
+from maskrcnn.ops.matching import IGNORED, match
+from maskrcnn.ops.pyramid import flatten_levels, gather_windows, map_slices
 from maskrcnn.types import Targets
 
 STRIDES = (8, 16)
@@ -38,7 +38,7 @@ def test_losses_and_gradients_are_those_of_whole_maps(convolutions):
     rpn, features, targets = some_rpn(convolutions), some_features(), some_targets()
     learnt = [*features, *rpn.parameters()]
     candidates = rpn(features)
-    losses = rpn.losses(lay_out(features, STRIDES), candidates, targets)
+    losses = rpn.losses(flatten_levels(features, STRIDES), candidates, targets)
     gradients = torch.autograd.grad(sum(losses.values()), learnt)
 
     logits, deltas = (torch.cat(parts, 1) for parts in zip(*map(rpn.head, features), strict=True))
@@ -59,10 +59,10 @@ def test_losses_and_gradients_are_those_of_whole_maps(convolutions):
 
 def test_surroundings_are_padded_by_zeros_and_never_reach_into_another_map():
     maps = [torch.arange(1.0, 13).view(2, 1, 2, 3), torch.arange(13.0, 15).view(2, 1, 1, 1)]
-    pyramid = lay_out(maps, STRIDES)
+    pyramid = flatten_levels(maps, STRIDES)
     picture, level = torch.tensor([1, 0, 1]), torch.tensor([0, 0, 1])
     row, column = torch.tensor([1, 0, 0]), torch.tensor([0, 2, 0])
-    cells, inside = surroundings(pyramid, places(pyramid, picture, level), row, column, 1)
+    cells, inside = gather_windows(pyramid, map_slices(pyramid, picture, level), row, column, 1)
     assert cells[:, 0].tolist() == [
         [[0, 7, 8], [0, 10, 11], [0, 0, 0]],
         [[0, 0, 0], [2, 3, 0], [5, 6, 0]],

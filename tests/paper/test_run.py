@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from maskrcnn.data.drawn import draw_dataset
+from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.paper import run
 from maskrcnn.paper.run import SMALL, run_table, settings_of
 from maskrcnn.paper.tables import chosen
@@ -17,7 +17,7 @@ TINY = {"channels": 16, "hidden": 16, "budget": 8, "proposals": 20, "max_detecti
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return draw_dataset(tmp_path_factory.mktemp("drawn"), train=4, val=3, size=64)
+    return synthetic_dataset(tmp_path_factory.mktemp("drawn"), train=4, val=3, size=64)
 
 
 def test_a_table_from_end_to_end(data, tmp_path, monkeypatch, capsys):
@@ -47,7 +47,7 @@ def test_a_stopped_row_goes_on(data, tmp_path, monkeypatch):
     [row] = chosen("2d", ["RoIAlign"], "resnet18").rows
     arguments = {"settings": settings, "init": None, "options": TINY}
     with monkeypatch.context() as patch:
-        patch.setattr(run, "read_trained", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(run, "read_model", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.run_row(row, data, tmp_path / "row", **arguments)
     with pytest.raises(ValueError, match=r"row was begun with steps=3, and now steps=4 is asked for"):
@@ -58,7 +58,7 @@ def test_a_stopped_row_goes_on(data, tmp_path, monkeypatch):
 
 
 def test_a_row_learns_no_keypoints_that_it_does_not_name(tmp_path):
-    data = draw_dataset(tmp_path / "data", train=2, val=1, size=64)
+    data = synthetic_dataset(tmp_path / "data", train=2, val=1, size=64)
     for file in data.glob("**/*.json"):
         content = json.loads(file.read_text())
         for category in content["categories"]:

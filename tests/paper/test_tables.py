@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from maskrcnn import recipes
-from maskrcnn.ops.taps import lay_out
+from maskrcnn.ops.pyramid import flatten_levels
 from maskrcnn.paper.tables import TABLES, Row, chosen, listed, with_body
 from scenes import scene
 
@@ -144,7 +144,7 @@ def read(regions) -> tuple[float, ...]:
     stride, zero = regions.strides[0], torch.zeros(1, dtype=torch.int64)
     squares = (torch.arange(6.0) ** 2).expand(1, 1, 6, 6)
     boxes = torch.tensor([REGION]) * stride
-    answer = regions.operator(lay_out([squares], (stride,)), boxes, zero, zero, 2)
+    answer = regions.operator(flatten_levels([squares], (stride,)), boxes, zero, zero, 2)
     return tuple(answer[0, 0, 0].tolist())
 
 

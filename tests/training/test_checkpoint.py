@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from maskrcnn import recipes
-from maskrcnn.predict import load as load_predictor
+from maskrcnn.predict.load import load as load_predictor
 from maskrcnn.training.checkpoint import Checkpoint, load, save
 from maskrcnn.training.settings import Settings
-from maskrcnn.weights.trained import Trained
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 TINY = {"channels": 16, "hidden": 16, "frozen": ()}
 
@@ -18,7 +18,7 @@ def checkpoint() -> Checkpoint:
     torch.manual_seed(0)
     model = recipes.find("resnet18_fpn")(2, **TINY)
     return Checkpoint(
-        Trained(
+        ModelCheckpoint(
             recipe="resnet18_fpn",
             arguments=TINY,
             class_names=("cat", "dog"),

@@ -9,9 +9,10 @@ import signal
 import pytest
 import torch
 
-from maskrcnn.data.drawn import draw_dataset
+from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.training import journal, loop
+from maskrcnn.training import log as log
+from maskrcnn.training import loop
 from maskrcnn.training.checkpoint import load
 from maskrcnn.training.loop import train
 from maskrcnn.training.settings import Settings
@@ -21,7 +22,7 @@ TINY_RECIPE = {"channels": 16, "hidden": 16, "norm": "group", "frozen": (), "bud
 
 @pytest.fixture(autouse=True)
 def _no_tensorboard(monkeypatch):
-    monkeypatch.setattr(journal, "_board", lambda _output: None)
+    monkeypatch.setattr(log, "_board", lambda _output: None)
 
 
 def run(data, output, settings, **more):
@@ -39,7 +40,7 @@ def losses(output):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    return draw_dataset(tmp_path_factory.mktemp("drawn"), train=6, val=2, size=64)
+    return synthetic_dataset(tmp_path_factory.mktemp("drawn"), train=6, val=2, size=64)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_a_training_leaves_all_that_it_should(whole):
     assert best.trained.arguments == {"norm": "group", "head_norm": "group", **TINY_RECIPE}
 
 
-def test_the_rate_in_the_journal_is_the_schedules(whole):
+def test_the_rate_in_the_log_is_the_schedules(whole):
     rates = [r["lr"] for r in records(whole)[:4]]
     assert rates == pytest.approx(
         [0.0025 * 0.001, 0.0025 * 0.5005, 0.0025, 0.00025]
@@ -95,14 +96,14 @@ def test_the_same_seed_gives_the_same_losses_to_the_bit(drawn, whole, tmp_path):
 def test_a_resumed_training_equals_one_that_never_stopped(drawn, whole, tmp_path, monkeypatch):
     """Ctrl-C comes in the third step, which is finished first."""
     before = signal.getsignal(signal.SIGINT)  # a shell in the background has it ignored
-    take_step = loop.take_step
+    train_step = loop.train_step
 
     def interrupt_in_third(learner, batches, settings, rate):
         if len(records(tmp_path)) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return take_step(learner, batches, settings, rate)
+        return train_step(learner, batches, settings, rate)
 
-    monkeypatch.setattr(loop, "take_step", interrupt_in_third)
+    monkeypatch.setattr(loop, "train_step", interrupt_in_third)
     with pytest.raises(KeyboardInterrupt):
         run(drawn, tmp_path, _tiny())
     assert load(tmp_path / "last.pt").step == 3
@@ -117,9 +118,9 @@ def test_a_resumed_training_equals_one_that_never_stopped(drawn, whole, tmp_path
 
 
 def test_ctrl_c_says_how_to_go_on(drawn, tmp_path, monkeypatch, capsys):
-    fetched = loop.fetched
+    fetched = loop.to_floats
     monkeypatch.setattr(
-        loop, "fetched", lambda values: os.kill(os.getpid(), signal.SIGINT) or fetched(values)
+        loop, "to_floats", lambda values: os.kill(os.getpid(), signal.SIGINT) or fetched(values)
     )
     with pytest.raises(KeyboardInterrupt):
         run(drawn, tmp_path / "a b", _tiny())
@@ -141,7 +142,7 @@ def test_saving_and_evaluating_happen_when_they_are_due(drawn, tmp_path, monkeyp
     saved = []
     monkeypatch.setattr(loop, "save", lambda path, checkpoint: saved.append((path.name, checkpoint.step)))
     aps = iter([10.0, 5.0, 7.0])
-    monkeypatch.setattr(loop, "judged", lambda *_: {"bbox": {"AP": 90.0}, "segm": {"AP": next(aps)}})
+    monkeypatch.setattr(loop, "evaluate_run", lambda *_: {"bbox": {"AP": 90.0}, "segm": {"AP": next(aps)}})
     run(drawn, tmp_path, _tiny(save_every=3, eval_every=2, steps=5))
     at_two = [("last.pt", 2), ("last.pt", 2), ("best.pt", 2)]
     assert saved == [*at_two, ("last.pt", 3), ("last.pt", 4), ("last.pt", 4), ("last.pt", 5), ("last.pt", 5)]
@@ -184,7 +185,7 @@ def test_without_validation_pictures_the_last_is_the_best(drawn, tmp_path):
 
 
 def test_evaluation_every_0_steps_is_never(drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "judged", lambda *_: pytest.fail("evaluated"))
+    monkeypatch.setattr(loop, "evaluate_run", lambda *_: pytest.fail("evaluated"))
     assert run(drawn, tmp_path, _tiny(steps=1, eval_every=0)).name == "last.pt"
 
 
@@ -204,7 +205,7 @@ def test_resume_goes_on_with_the_same_network_only(drawn, whole, tmp_path):
 
 
 def test_other_classes_are_refused(drawn, whole, tmp_path):
-    data = draw_dataset(tmp_path / "data", train=2, val=1, size=64)
+    data = synthetic_dataset(tmp_path / "data", train=2, val=1, size=64)
     file = data / "annotations" / "instances_val.json"
     file.write_text(file.read_text().replace('"ring"', '"doughnut"'))
     with pytest.raises(ValueError, match="doughnut"):
@@ -238,7 +239,7 @@ def test_tensorboard_gets_scalars_and_pictures(drawn, tmp_path, monkeypatch):
         def close(self):
             told.append("closed")
 
-    monkeypatch.setattr(journal, "_board", lambda _output: Board())
+    monkeypatch.setattr(log, "_board", lambda _output: Board())
     run(drawn, tmp_path, _tiny(steps=2, log_every=2))
     assert {
         ("train/loss", 2),

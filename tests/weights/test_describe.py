@@ -7,7 +7,7 @@ import torch
 
 from maskrcnn import recipes
 from maskrcnn.weights.describe import compare, convert, describe, published_list
-from maskrcnn.weights.trained import Trained, read_trained
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint, read_model
 
 TINY = {"channels": 8, "hidden": 8, "frozen": ()}
 
@@ -16,7 +16,7 @@ TINY = {"channels": 8, "hidden": 8, "frozen": ()}
 def file(tmp_path):
     torch.manual_seed(0)
     weights = recipes.resnet18_fpn(2, **TINY).state_dict()
-    ours = Trained("resnet18_fpn", TINY, ("cat", "dog"), (17, 18), (), (), None, 96, weights)
+    ours = ModelCheckpoint("resnet18_fpn", TINY, ("cat", "dog"), (17, 18), (), (), None, 96, weights)
     torch.save({"trained": ours.plain()}, tmp_path / "ours.pt")
     return tmp_path / "ours.pt"
 
@@ -29,7 +29,7 @@ def test_there_and_back_it_is_the_same_network(file, layout, name):
     said = convert(file, there, layout)
     assert "cat, dog" in said and "channels=8" in said
     assert not compare(file, there)
-    ours, back = read_trained(file), read_trained(there)
+    ours, back = read_model(file), read_model(there)
     assert replace(ours, weights={}) == replace(back, weights={})
     back.build()
 
@@ -37,15 +37,15 @@ def test_there_and_back_it_is_the_same_network(file, layout, name):
 def test_differences_are_named(file):
     content = torch.load(file, weights_only=True)
     weights = content["trained"]["weights"]
-    weights["box_branch.classify.bias"][1] += 0.5
-    weights["more"] = weights.pop("box_branch.regress.bias")
+    weights["box_branch.cls_score.bias"][1] += 0.5
+    weights["more"] = weights.pop("box_branch.bbox_pred.bias")
     content["trained"]["arguments"]["beta"] = 0.0
     torch.save(content, other := file.with_name("other.pt"))
     assert compare(file, other) == [
         "argument beta: None against 0.0",
-        f"only in {file}: box_branch.regress.bias",
+        f"only in {file}: box_branch.bbox_pred.bias",
         f"only in {other}: more",
-        "box_branch.classify.bias: up to 0.5 apart",
+        "box_branch.cls_score.bias: up to 0.5 apart",
     ]
 
 

@@ -71,8 +71,8 @@ def test_what_is_written_is_read_back_to_the_bit(layout, arguments):
 
 def test_torchvision_has_background_first_and_we_last():
     ours = {
-        "box_branch.classify.weight": torch.tensor([[1.0], [2.0], [0.0]]),
-        "box_branch.regress.bias": torch.arange(1.0, 9.0),
+        "box_branch.cls_score.weight": torch.tensor([[1.0], [2.0], [0.0]]),
+        "box_branch.bbox_pred.bias": torch.arange(1.0, 9.0),
         "mask_branch.head.logits.bias": torch.tensor([5.0, 6.0]),
         "backbone.lateral.0.conv.bias": torch.tensor([7.0, 8.0, 9.0]),
     }

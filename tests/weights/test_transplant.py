@@ -55,8 +55,8 @@ def test_known_classes_answer_as_before_on_any_region(networks):
 def test_unknown_classes_keep_what_was_drawn_for_them(networks):
     state = networks.ours.state_dict()
     for layer, rows in (
-        ("box_branch.classify", 1),
-        ("box_branch.regress", 4),
+        ("box_branch.cls_score", 1),
+        ("box_branch.bbox_pred", 4),
         ("mask_branch.head.logits", 1),
     ):
         now, drawn = state[f"{layer}.weight"], networks.before[f"{layer}.weight"]
@@ -87,5 +87,5 @@ def test_a_single_class_is_transplanted_too():
     source = recipes.resnet18_fpn(1, **TINY).state_dict()
     ours = recipes.resnet18_fpn(2, **TINY).state_dict()
     moved = transplanted(source, ("cell",), ours, origins(("dust", "cell"), ("cell",)))
-    assert torch.equal(moved["box_branch.classify.weight"][1:], source["box_branch.classify.weight"])
+    assert torch.equal(moved["box_branch.cls_score.weight"][1:], source["box_branch.cls_score.weight"])
     assert torch.equal(moved["mask_branch.head.logits.weight"][1:], source["mask_branch.head.logits.weight"])

@@ -13,9 +13,12 @@ from torch import Tensor
 
 from maskrcnn.bench.networks import ours, picture, theirs
 from maskrcnn.bench.stages import stages
-from maskrcnn.bench.turns import Times, machine, operations, peak_memory, product_peak, take_turns
+from maskrcnn.bench.timing import Timing, machine, operations, peak_memory, product_peak, take_turns
+from maskrcnn.device import resolve_device
+from maskrcnn.fast.acceleration import PLAIN, Acceleration
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.predict import PLAIN, Predictor, Speed, predictor_of, resolve_device
+from maskrcnn.predict.load import predictor_of
+from maskrcnn.predict.predictor import Predictor
 from maskrcnn.types import Batch
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -28,7 +31,7 @@ def bench(
     *,
     batch_size: int = 1,
     against: str | None = None,
-    speed: Speed = PLAIN,
+    speed: Acceleration = PLAIN,
     device: str | torch.device = "auto",
     repeats: int = 10,
 ) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def bench(
     }
 
 
-def _rounding(device: torch.device, speed: Speed) -> AbstractContextManager[Any]:
+def _rounding(device: torch.device, speed: Acceleration) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16, enabled=speed.precision == "bf16")
 
 
@@ -139,7 +142,7 @@ def _comparison(figures: dict[str, Any]) -> Table:
     )
     titles = {"network": "pixels to boxes and masks of 28x28", "whole": "pictures to masks of their size"}
     for what, title in titles.items():
-        times = {side: Times(**own) for side, own in figures["milliseconds"][what].items()}
+        times = {side: Timing(**own) for side, own in figures["milliseconds"][what].items()}
         made.add_row(title, *_compared([own.median for own in times.values()], "{:.1f}"))
     if all(figures["peak_bytes"].values()):
         made.add_row(

@@ -15,9 +15,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from maskrcnn.recipes import FORMS
+from maskrcnn.weights.infer import LIBRARY_DEFAULTS
 from maskrcnn.weights.layouts import TORCHVISION
-from maskrcnn.weights.recognise import HABITS
-from maskrcnn.weights.trained import Trained
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 CLASSES = 90
 _EPS = 1e-5  # of torchvision's frozen norms, unless it loads published weights
@@ -26,17 +26,17 @@ _FACTORS = {
     r"backbone\..*res\d\.\d+\.norm3\.weight": 0.2,
     r"lateral.*weight": 0.3,
     r"rpn\.head\.deltas\.weight": 0.1,
-    r"classify\.weight": 0.6,
-    r"regress\.weight": 0.7,
+    r"cls_score\.weight": 0.6,
+    r"bbox_pred\.weight": 0.7,
     r"mask_branch\.head\.logits\.weight": 2.0,
 }
 
 
-def ours(recipe: str) -> Trained:
+def ours(recipe: str) -> ModelCheckpoint:
     """Return a network of ours as torchvision would have it, with drawn weights. Raises as `find` does."""
-    trained = Trained(
+    trained = ModelCheckpoint(
         recipe=recipe,
-        arguments={**HABITS["torchvision"], "norm_eps": _EPS},
+        arguments={**LIBRARY_DEFAULTS["torchvision"], "norm_eps": _EPS},
         class_names=tuple(f"class {number}" for number in range(_classes(recipe))),
         category_ids=tuple(range(1, _classes(recipe) + 1)),
         keypoint_names=(),
@@ -46,7 +46,7 @@ def ours(recipe: str) -> Trained:
         weights={},
     )
     draw = torch.Generator().manual_seed(0)
-    for name, value in trained.drawn().state_dict().items():
+    for name, value in trained.build_untrained().state_dict().items():
         is_kept = name.startswith("normalise.") or "running_" in name or name.endswith("tracked")
         trained.weights[name] = value if is_kept else _drawn(name, value.shape, draw)
     return trained
@@ -70,7 +70,7 @@ _BODIES = {
 }
 
 
-def theirs(trained: Trained, size_hw: tuple[int, int]) -> nn.Module:
+def theirs(trained: ModelCheckpoint, size_hw: tuple[int, int]) -> nn.Module:
     """Return torchvision's network with the same weights, for pictures of `size_hw` that it does not resize.
 
     Raises ValueError where torchvision is not installed or has no such network.

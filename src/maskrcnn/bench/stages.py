@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from maskrcnn.bench.turns import milliseconds
+from maskrcnn.bench.timing import milliseconds
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.types import Batch
 

@@ -20,18 +20,18 @@ from rich.table import Table
 from torch import Tensor
 
 from maskrcnn.bench.networks import CLASSES, ours, theirs
-from maskrcnn.bench.turns import machine, peak_memory, take_turns
+from maskrcnn.bench.timing import machine, peak_memory, take_turns
 from maskrcnn.data.batch import collate
 from maskrcnn.data.transforms import MaskCrop, Truth
 from maskrcnn.training.checkpoint import Checkpoint
-from maskrcnn.training.learner import fetched, make_learner, take_step
 from maskrcnn.training.settings import Settings
+from maskrcnn.training.step import make_train_state, to_floats, train_step
 
 _SHARES = 1 / 32, 1 / 4  # least and largest axis of an ellipse, of the picture's short side
 Step = Callable[[], dict[str, float]]
 
 
-class Work(NamedTuple):
+class StepSpec(NamedTuple):
     """What a step works on; made anew by each process."""
 
     recipe: str
@@ -44,7 +44,7 @@ class Work(NamedTuple):
     rate: float = 1e-5  # too small to lead anywhere: every step does the same work
 
 
-def bench_training(work: Work, *, against: str | None = None, repeats: int = 5) -> dict[str, Any]:
+def bench_training(work: StepSpec, *, against: str | None = None, repeats: int = 5) -> dict[str, Any]:
     """Return the figures of a training step: milliseconds, bytes at the peak, losses of the first step.
 
     Memory is that of a process of its own over two steps, network, gradients, optimiser and data. Raises
@@ -64,18 +64,18 @@ def bench_training(work: Work, *, against: str | None = None, repeats: int = 5) 
     }
 
 
-def our_step(work: Work) -> Step:
+def our_step(work: StepSpec) -> Step:
     """Return a step of `maskrcnn train`."""
     trained = ours(work.recipe)
     trained.arguments["mask_truth"] = "binary"
     settings = Settings(precision=work.precision, lr=work.rate)  # type: ignore[arg-type]
     start = Checkpoint(trained, settings, {}, {}, 0, 0.0, {}, -1.0)
-    learner = make_learner(start, torch.device(work.device))
+    learner = make_train_state(start, torch.device(work.device))
     batches = repeat(collate(_scenes(work), stride=learner.model.stride))
-    return lambda: fetched(take_step(learner, batches, settings, work.rate))
+    return lambda: to_floats(train_step(learner, batches, settings, work.rate))
 
 
-def their_step(work: Work) -> Step:
+def their_step(work: StepSpec) -> Step:
     """Return a step of torchvision's network."""
     device = torch.device(work.device)
     model = theirs(ours(work.recipe), work.size_hw).train().to(device)
@@ -96,13 +96,13 @@ def their_step(work: Work) -> Step:
     return step
 
 
-def memory_of(make: Callable[[Work], Step], work: Work) -> int | None:
+def memory_of(make: Callable[[StepSpec], Step], work: StepSpec) -> int | None:
     """Return the bytes of two steps at their peak, measured in a process that does nothing else."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measured, (make, work))
 
 
-def _measured(make: Callable[[Work], Step], work: Work) -> int | None:
+def _measured(make: Callable[[StepSpec], Step], work: StepSpec) -> int | None:
     torch.set_num_threads(work.threads)
 
     def two_steps() -> None:
@@ -113,12 +113,12 @@ def _measured(make: Callable[[Work], Step], work: Work) -> int | None:
     return peak_memory(two_steps, torch.device(work.device))
 
 
-def _scenes(work: Work) -> list[tuple[UInt8[Tensor, "3 H W"], Truth]]:
+def _scenes(work: StepSpec) -> list[tuple[UInt8[Tensor, "3 H W"], Truth]]:
     draw = np.random.default_rng(0)
     return [_scene(work, draw) for _ in range(work.batch_size)]
 
 
-def _scene(work: Work, draw: np.random.Generator) -> tuple[UInt8[Tensor, "3 H W"], Truth]:
+def _scene(work: StepSpec, draw: np.random.Generator) -> tuple[UInt8[Tensor, "3 H W"], Truth]:
     """Draw noise with bright ellipses, which may overlap."""
     height, width = work.size_hw
     image = draw.integers(0, 120, (height, width, 3), np.uint8)
@@ -159,7 +159,7 @@ def _for_torchvision(
 
 def printed_training(figures: dict[str, Any]) -> Table:
     """Return the figures as a table, to print with rich."""
-    work, times, memory = Work(**figures["work"]), figures["milliseconds"], figures["peak_bytes"]
+    work, times, memory = StepSpec(**figures["work"]), figures["milliseconds"], figures["peak_bytes"]
     height, width = work.size_hw
     made = Table(
         *("", "step, ms", "pictures a second", "peak memory, MB", "loss"),

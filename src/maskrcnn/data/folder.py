@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from maskrcnn.data import cityscapes
+from maskrcnn.data.readers import cityscapes
 
 Split = Literal["train", "val"]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn.data.batch import collate, pad
-from maskrcnn.data.coco import CocoDataset, Objects
+from maskrcnn.data.dataset import Objects
 from maskrcnn.data.pictures import SizeHW, Source, read_to_resize
+from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.data.transforms import Affine, Resize, Sample, Transform, resized, to_network
 from maskrcnn.types import Batch, Targets
 

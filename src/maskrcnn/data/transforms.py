@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from maskrcnn.data.coco import Entry, Objects, Polygons
+from maskrcnn.data.dataset import Entry, Objects, Polygons
 from maskrcnn.data.pictures import Picture, SizeHW
-from maskrcnn.ops.masks import rle_to_crop
+from maskrcnn.masks.rle import rle_to_crop
 
 IDENTITY = (1.0, 0.0, 1.0, 0.0)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from maskrcnn.ops.masks import compress, rle_counts
+from maskrcnn.masks.rle import compress, rle_counts
 
 Entry = dict[str, Any]
 
@@ -38,7 +38,7 @@ def is_cityscapes(truth: dict[str, Any]) -> bool:
 
 
 def cityscapes_metrics(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Judge masks in COCO's result format by a truth that `maskrcnn.data.cityscapes.coco_form` made.
+    """Judge masks in COCO's result format by a truth that `maskrcnn.data.readers.cityscapes.coco_form` made.
 
     Returns ``{"AP", "AP50", "per_class": {name: {"AP", "AP50"}}}`` in percent: AP is the mean over the IoU
     thresholds .50:.05:.95. None stands for a class that has no object to be found, which counts in no mean.

@@ -20,11 +20,11 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from maskrcnn.data.coco import CocoDataset
+from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.files import write_json
 from maskrcnn.messages import nearest
-from maskrcnn.predict import PictureError, Predictor
-from maskrcnn.result import Result
+from maskrcnn.predict.predictor import PictureError, Predictor
+from maskrcnn.results.result import Result
 
 Metrics = dict[str, dict[str, Any]]
 

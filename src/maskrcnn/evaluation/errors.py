@@ -33,7 +33,7 @@ KINDS = {
 }
 
 
-class Scene(NamedTuple):
+class ImageMatches(NamedTuple):
     """One picture: what was found, surest first, what is there, and how much they overlap.
 
     Labels count the classes in order of their ids. With a crowd, the overlap is the share of the detection
@@ -49,7 +49,7 @@ class Scene(NamedTuple):
     found: Int[np.ndarray, " D"]
     there: Int[np.ndarray, " G"]
 
-    def above(self, threshold: float) -> Scene:
+    def above(self, threshold: float) -> ImageMatches:
         """Keep the detections of at least this score."""
         count = int((self.scores >= threshold).sum())
         return self._replace(
@@ -69,7 +69,7 @@ class Quality(NamedTuple):
     f1: float
 
 
-class Mistakes(NamedTuple):
+class Errors(NamedTuple):
     """Of one picture: the kind of each detection, None where it is not wrong; which objects are missed."""
 
     kinds: list[str | None]
@@ -82,9 +82,9 @@ class Mistakes(NamedTuple):
         return +counts
 
 
-def scenes(
+def match_images(
     truth: Entry, detections: Sequence[Entry], *, by_masks: bool, max_detections: int = 100
-) -> list[Scene]:
+) -> list[ImageMatches]:
     """Pair detections and annotations of every picture, with their overlaps as boxes or as masks.
 
     As in COCO's evaluation, only the `max_detections` surest of a class count in a picture, detections of
@@ -101,7 +101,7 @@ def scenes(
         kept, objects = [detections[i] for i in rows], [truth["annotations"][i] for i in columns]
         crowd = [bool(o.get("iscrowd")) or (by_masks and not _has_mask(o)) for o in objects]
         made.append(
-            Scene(
+            ImageMatches(
                 image_id=image["id"],
                 scores=np.array([d["score"] for d in kept], float),
                 labels=np.array([labels[d["category_id"]] for d in kept], int),
@@ -186,7 +186,7 @@ def run_lengths(entry: Entry, size_hw: tuple[int, int]) -> Entry:
     )
 
 
-def match(scene: Scene, least_iou: float = LEAST_IOU) -> Int[np.ndarray, " D"]:
+def match(scene: ImageMatches, least_iou: float = LEAST_IOU) -> Int[np.ndarray, " D"]:
     """For each detection, the object that it is matched with, or NOTHING, or IGNORED."""
     ious = np.where(scene.labels[:, None] == scene.true_labels, scene.ious, 0)
     [matched] = matching.match(ious, scene.crowd, scene.crowd, np.array([least_iou]))
@@ -194,7 +194,7 @@ def match(scene: Scene, least_iou: float = LEAST_IOU) -> Int[np.ndarray, " D"]:
 
 
 def _pooled(
-    found: Sequence[Scene], matches: Sequence[np.ndarray]
+    found: Sequence[ImageMatches], matches: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores, labels, and whether right, of all pictures' detections that are not ignored, surest first."""
     if not found:
@@ -207,7 +207,7 @@ def _pooled(
     return scores[order], labels[order], (matched[counted] >= 0)[order]
 
 
-def object_counts(found: Sequence[Scene], num_classes: int) -> Int[np.ndarray, " K"]:
+def object_counts(found: Sequence[ImageMatches], num_classes: int) -> Int[np.ndarray, " K"]:
     """How many objects of each class there are to be found."""
     counts = np.zeros(num_classes, int)
     for scene in found:
@@ -216,7 +216,7 @@ def object_counts(found: Sequence[Scene], num_classes: int) -> Int[np.ndarray, "
 
 
 def precision_recall(
-    found: Sequence[Scene], matches: Sequence[np.ndarray], num_classes: int
+    found: Sequence[ImageMatches], matches: Sequence[np.ndarray], num_classes: int
 ) -> Float[np.ndarray, "K 101"]:
     """Precision of each class at `RECALLS`, made monotone as COCO does; NaN for a class without objects.
 
@@ -234,7 +234,7 @@ def precision_recall(
     return curves
 
 
-def quality(found: Sequence[Scene], matches: Sequence[np.ndarray], threshold: float) -> Quality:
+def quality(found: Sequence[ImageMatches], matches: Sequence[np.ndarray], threshold: float) -> Quality:
     """Precision, recall and F1 of the detections of at least `threshold`; 0 where there is nothing."""
     scores, _, right = _pooled(found, matches)
     kept = int((scores >= threshold).sum())
@@ -242,7 +242,7 @@ def quality(found: Sequence[Scene], matches: Sequence[np.ndarray], threshold: fl
     return Quality(threshold, hits / max(kept, 1), hits / max(objects, 1), 2 * hits / max(kept + objects, 1))
 
 
-def best_threshold(found: Sequence[Scene], matches: Sequence[np.ndarray]) -> float | None:
+def best_threshold(found: Sequence[ImageMatches], matches: Sequence[np.ndarray]) -> float | None:
     """Return the score from which on F1 is highest, the highest of several; None if nothing is right."""
     scores, _, right = _pooled(found, matches)
     if not right.any():
@@ -254,7 +254,7 @@ def best_threshold(found: Sequence[Scene], matches: Sequence[np.ndarray]) -> flo
 
 
 def score_histogram(
-    found: Sequence[Scene], matches: Sequence[np.ndarray], bins: int = 20
+    found: Sequence[ImageMatches], matches: Sequence[np.ndarray], bins: int = 20
 ) -> tuple[Int[np.ndarray, " bins"], Int[np.ndarray, " bins"]]:
     """How many right and how many wrong detections have a score in each of `bins` parts of 0 … 1."""
     scores, _, right = _pooled(found, matches)
@@ -262,7 +262,7 @@ def score_histogram(
     return np.histogram(scores[right], edges)[0], np.histogram(scores[~right], edges)[0]
 
 
-def confusion(found: Sequence[Scene], num_classes: int) -> Int[np.ndarray, "K1 K1"]:
+def confusion(found: Sequence[ImageMatches], num_classes: int) -> Int[np.ndarray, "K1 K1"]:
     """Count which class was said (rows) of which class of object (columns).
 
     The last column counts detections of nothing, the last row objects that were missed. Objects go first to
@@ -284,7 +284,7 @@ def confusion(found: Sequence[Scene], num_classes: int) -> Int[np.ndarray, "K1 K
     return counts
 
 
-def mistakes(scene: Scene) -> Mistakes:
+def classify_errors(scene: ImageMatches) -> Errors:
     """Say of each wrong detection in which way it is wrong, and which objects are missed: see `KINDS`.
 
     The kinds of TIDE (Bolya et al., ECCV 2020, section 2.2), counted, not weighed by the AP that each costs.
@@ -310,7 +310,7 @@ def mistakes(scene: Scene) -> Mistakes:
             other[wrong & (kinds == "class")].argmax(1),
         ]
     missed = ~scene.crowd & ~np.isin(np.arange(len(scene.crowd)), np.concatenate(explained))
-    return Mistakes([str(kind) if w else None for kind, w in zip(kinds, wrong, strict=True)], missed)
+    return Errors([str(kind) if w else None for kind, w in zip(kinds, wrong, strict=True)], missed)
 
 
 def capped_pictures(detections: Sequence[Entry], max_detections: int, capacity: int | None = None) -> int:

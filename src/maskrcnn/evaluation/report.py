@@ -12,8 +12,8 @@ import numpy as np
 
 from maskrcnn.evaluation import charts, errors
 from maskrcnn.evaluation.coco import Metrics
-from maskrcnn.evaluation.errors import Entry, Mistakes, Quality, Scene
-from maskrcnn.evaluation.sides import NEITHER, UNFOUND, WRONG, pair_colour, sides
+from maskrcnn.evaluation.errors import Entry, Errors, ImageMatches, Quality
+from maskrcnn.evaluation.side_by_side import NEITHER, UNFOUND, WRONG, pair_colour, side_by_side
 from maskrcnn.files import replacing
 
 _TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
@@ -66,11 +66,11 @@ class _Judged(NamedTuple):
     """What all sections of the page are made from."""
 
     names: list[str]
-    scenes: list[Scene]
+    scenes: list[ImageMatches]
     matches: list[np.ndarray]  # at the overlap from which on a detection is right
     threshold: float
     quality: Quality
-    mistakes: list[Mistakes]
+    mistakes: list[Errors]
     found_any: bool  # whether the threshold is the best one: something right was found
 
 
@@ -118,7 +118,7 @@ def write_report(
 
 
 def _judge(truth: Entry, detections: Sequence[Entry], by_masks: bool, cap: int) -> _Judged:
-    scenes = errors.scenes(truth, detections, by_masks=by_masks, max_detections=cap)
+    scenes = errors.match_images(truth, detections, by_masks=by_masks, max_detections=cap)
     matches = [errors.match(scene) for scene in scenes]
     best = errors.best_threshold(scenes, matches)
     threshold = _USUAL_THRESHOLD if best is None else best
@@ -128,7 +128,7 @@ def _judge(truth: Entry, detections: Sequence[Entry], by_masks: bool, cap: int) 
         matches=matches,
         threshold=threshold,
         quality=errors.quality(scenes, matches, threshold),
-        mistakes=[errors.mistakes(scene.above(threshold)) for scene in scenes],
+        mistakes=[errors.classify_errors(scene.above(threshold)) for scene in scenes],
         found_any=best is not None,
     )
 
@@ -370,7 +370,7 @@ def _pictures_section(
     figures = []
     for i in worst(judged.mistakes)[:_PICTURES]:
         scene, path = judged.scenes[i].above(judged.threshold), picture_of(judged.scenes[i].image_id)
-        drawn = sides(path, scene, judged.mistakes[i], truth, detections, by_masks=by_masks)
+        drawn = side_by_side(path, scene, judged.mistakes[i], truth, detections, by_masks=by_masks)
         figures.append(_figure(path.name, scene, judged.mistakes[i], drawn))
     listed = "".join(figures) or "<p>No picture has an error.</p>"
     return (
@@ -394,13 +394,13 @@ def _colours() -> str:
     )
 
 
-def worst(mistakes: Sequence[Mistakes]) -> list[int]:
+def worst(mistakes: Sequence[Errors]) -> list[int]:
     """Return the places of the pictures that have errors, those with the most first."""
     totals = [m.by_kind().total() for m in mistakes]
     return sorted((i for i, total in enumerate(totals) if total), key=lambda i: -totals[i])
 
 
-def _figure(name: str, scene: Scene, wrong: Mistakes, drawn: tuple[str, str]) -> str:
+def _figure(name: str, scene: ImageMatches, wrong: Errors, drawn: tuple[str, str]) -> str:
     counts = wrong.by_kind()
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in errors.KINDS if counts[kind])
     objects, right = int((~scene.crowd).sum()), int((errors.match(scene) >= 0).sum())

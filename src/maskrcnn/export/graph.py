@@ -11,8 +11,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from maskrcnn.exported import Description
 from maskrcnn.network.model import MaskRCNN
+from maskrcnn.runtimes.description import Description
 from maskrcnn.types import Batch
 
 INPUTS = ["images", "sizes_hw"]
@@ -101,10 +101,10 @@ def least_side(model: MaskRCNN) -> int:
     From there on every level has at least two cells on each axis, and there are always enough anchors for all
     slots of the proposals, so that their number is fixed.
     """
-    anchors, keep = model.rpn.anchors, model.rpn.keep_detecting
+    anchors, topn = model.rpn.anchors, model.rpn.test_topn
     for side in count(model.stride, model.stride):
         cells = [-(-side // stride) for stride in anchors.strides]
-        offered = sum(min(keep.per_level, cell**2 * anchors.per_cell) for cell in cells)
-        if min(cells) > 1 and offered >= keep.total:
+        offered = sum(min(topn.pre_nms, cell**2 * anchors.per_cell) for cell in cells)
+        if min(cells) > 1 and offered >= topn.post_nms:
             return side
     raise AssertionError

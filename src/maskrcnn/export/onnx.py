@@ -1,8 +1,8 @@
 """The graph as an ONNX file of standard operators: regions by RoiAlign, suppression by NonMaxSuppression.
 
 Only two things of the network have no counterpart that PyTorch's exporter knows: reading regions, which is a
-lookup with weights in a table (`maskrcnn.ops.roi`), and `keep_in_order`. Regions are read by operators that
-are passed in, so a copy of the network gets others, which are led to ONNX's.
+lookup with weights in a table (`maskrcnn.ops.roi_align`), and `keep_in_order`. Regions are read by operators
+that are passed in, so a copy of the network gets others, which are led to ONNX's.
 """
 
 import copy
@@ -20,11 +20,12 @@ from torch.export import ExportedProgram
 from torch.onnx import ONNXProgram
 
 from maskrcnn.export.graph import INPUTS, outputs, traced
-from maskrcnn.exported import KEY, Description, imported
+from maskrcnn.extras import import_extra
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.network.regions import Regions
-from maskrcnn.ops.roi import RegionOperator, maximum, roi_align, roi_pool, roi_warp, to_cells
-from maskrcnn.ops.taps import Pyramid, lay_out, places
+from maskrcnn.ops.pyramid import Pyramid, flatten_levels, map_slices
+from maskrcnn.ops.roi_align import RegionOperator, maximum, roi_align, roi_pool, roi_warp, to_cells
+from maskrcnn.runtimes.description import KEY, Description
 
 _FLOAT, _BOOL = 1, 9  # ONNX's numbers of these types
 _OPSET = 18  # the first in which indices that ScatterElements writes may be added up
@@ -80,7 +81,7 @@ def _aligned(
 def _warped(
     pyramid: Pyramid, boxes: Tensor, pictures: Tensor, levels: Tensor, bins: int, *, sampling_ratio: int = 2
 ) -> Tensor:
-    boxes = to_cells(boxes, places(pyramid, pictures, levels).stride)
+    boxes = to_cells(boxes, map_slices(pyramid, pictures, levels).stride)
     return _aligned(pyramid, boxes, pictures, levels, bins, sampling_ratio=sampling_ratio)
 
 
@@ -117,7 +118,7 @@ def read_aligned(
     aligned: bool,
 ) -> Tensor:
     """Return `roi_align` of the maps: a name for it in the graph."""
-    pyramid = lay_out(maps, strides)
+    pyramid = flatten_levels(maps, strides)
     return roi_align(
         pyramid, boxes, pictures, levels, bins, sampling_ratio=sampling_ratio, aligned=aligned
     ).contiguous()
@@ -135,7 +136,7 @@ def read_pooled(
     maps: list[Tensor], boxes: Tensor, pictures: Tensor, levels: Tensor, strides: list[int], bins: int
 ) -> Tensor:
     """Return `roi_pool` of the maps: a name for it in the graph."""
-    return roi_pool(lay_out(maps, strides), boxes, pictures, levels, bins).contiguous()
+    return roi_pool(flatten_levels(maps, strides), boxes, pictures, levels, bins).contiguous()
 
 
 @read_pooled.register_fake
@@ -145,7 +146,7 @@ def _(maps: list[Tensor], boxes: Tensor, pictures: Any, levels: Any, strides: An
 
 def _op() -> Any:
     """Return ONNX's operators, as functions that write them."""
-    return imported("onnxscript", "onnx").opset18
+    return import_extra("onnxscript", "onnx").opset18
 
 
 def _one(value: int) -> Any:
@@ -246,9 +247,9 @@ def _stable_sort(values: Any, stable: bool = True, dim: int = -1, descending: bo
     count = op.Gather(op.Shape(values), _one(dim))
     if values.dtype.is_floating_point():
         return op.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
-    places = op.Sub(op.CumSum(op.Expand(_one(1), op.Shape(values)), _number(dim)), _number(1))
+    map_slices = op.Sub(op.CumSum(op.Expand(_one(1), op.Shape(values)), _number(dim)), _number(1))
     scaled = op.Mul(values, count)
-    distinct = op.Sub(scaled, places) if descending else op.Add(scaled, places)
+    distinct = op.Sub(scaled, map_slices) if descending else op.Add(scaled, map_slices)
     _, order = op.TopK(distinct, count, axis=dim, largest=int(descending), sorted=1)
     return op.GatherElements(values, order, axis=dim), order
 
@@ -266,7 +267,7 @@ def write_onnx(model: MaskRCNN, description: Description, path: Path) -> None:
 
     Raises ValueError where what it takes is not installed, and as `traced` and `standard` do.
     """
-    imported("onnxscript", "onnx")
+    import_extra("onnxscript", "onnx")
     program = traced(with_standard_regions(model), description)
     written = translated(program, INPUTS, outputs(model))
     written.model.metadata_props[KEY] = description.to_json()

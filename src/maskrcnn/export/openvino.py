@@ -8,15 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.loader import picture_batches
 from maskrcnn.data.pictures import find_pictures
+from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import Metrics, evaluate
 from maskrcnn.export.onnx import write_onnx
-from maskrcnn.exported import KEY, Description, ExportedNetwork, imported, read_openvino
+from maskrcnn.extras import import_extra
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.predict import Predictor, predictor_of_exported
+from maskrcnn.predict.load import predictor_of_exported
+from maskrcnn.predict.predictor import Predictor
+from maskrcnn.runtimes.description import KEY, Description
+from maskrcnn.runtimes.network import ExportedNetwork
+from maskrcnn.runtimes.openvino import read_openvino
 from maskrcnn.types import Batch
 
 _SHOWN = 300  # pictures at most
@@ -27,7 +31,7 @@ def write_openvino(model: MaskRCNN, description: Description, path: Path) -> Non
 
     Raises ValueError where OpenVINO is not installed, and as `write_onnx` does.
     """
-    openvino = imported("openvino", "openvino")
+    openvino = import_extra("openvino", "openvino")
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
         write_onnx(model, description, onnx)
@@ -43,7 +47,7 @@ def in_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metri
     of its other one, or of the folder. Raises ValueError where NNCF, which quantises, is not installed, and
     as reading pictures and data does.
     """
-    openvino, nncf = imported("openvino", "openvino"), imported("nncf", "openvino")
+    openvino, nncf = import_extra("openvino", "openvino"), import_extra("nncf", "openvino")
     splits = list(_splits(data))
     pictures = splits[0].paths if splits else find_pictures([data])
     float_predictor = predictor_of_exported(network)

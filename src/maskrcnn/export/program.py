@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from maskrcnn.export.graph import traced
-from maskrcnn.exported import KEY, Arrays, Description, ExportedNetwork, described
 from maskrcnn.network.model import MaskRCNN
+from maskrcnn.runtimes.description import KEY, Description, read_description
+from maskrcnn.runtimes.network import Arrays, ExportedNetwork
 
 
 def write_program(model: MaskRCNN, description: Description, path: Path) -> None:
@@ -36,7 +37,7 @@ def read_program(path: Path) -> ExportedNetwork:
             found = module(torch.from_numpy(images), torch.from_numpy(sizes_hw))
         return {name: tensor.numpy() for name, tensor in found.items()}
 
-    return ExportedNetwork(described(extra[KEY], path), run)
+    return ExportedNetwork(read_description(extra[KEY], path), run)
 
 
 def write_package(model: MaskRCNN, description: Description, path: Path) -> None:
@@ -74,4 +75,4 @@ def read_package(path: Path) -> ExportedNetwork:
         found = package(torch.from_numpy(images), torch.from_numpy(sizes_hw))
         return {name: tensor.numpy() for name, tensor in found.items()}
 
-    return ExportedNetwork(described(package.get_metadata().get(KEY), path), run)
+    return ExportedNetwork(read_description(package.get_metadata().get(KEY), path), run)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrcnn.data.drawn import draw_picture
 from maskrcnn.data.pictures import read_picture
+from maskrcnn.data.synthetic import synthetic_picture
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.export.check import HALF, SINGLE, Figures, cases, compared
 from maskrcnn.export.graph import half as in_half
@@ -22,11 +22,14 @@ from maskrcnn.export.graph import least_side
 from maskrcnn.export.onnx import write_onnx
 from maskrcnn.export.openvino import in_int8, write_openvino
 from maskrcnn.export.program import read_package, read_program, write_package, write_program
-from maskrcnn.exported import Description, ExportedNetwork, read_onnx, read_openvino
-from maskrcnn.network.fold import fold_norms
+from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.recipes import Options
-from maskrcnn.weights.trained import Trained, read_trained
+from maskrcnn.runtimes.description import Description
+from maskrcnn.runtimes.network import ExportedNetwork
+from maskrcnn.runtimes.onnx import read_onnx
+from maskrcnn.runtimes.openvino import read_openvino
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint, read_model
 
 
 class Format(NamedTuple):
@@ -64,12 +67,12 @@ def export(
     picture: Path | None = None,
     output: Path | None = None,
 ) -> Exported:
-    """Write the network of `source` (see `read_trained`) for another runtime.
+    """Write the network of `source` (see `read_model`) for another runtime.
 
     `size_hw` and `batch` are those of the input, None for any. With `half` the layers compute in half
     precision. What was written looks at `picture`, else at one that is drawn, at a blank one, at an odd size
     and at three pictures, as far as its input allows. Raises ValueError, and leaves no file, where it does
-    not find what the network finds; for an input that cannot be; and as `read_trained` does.
+    not find what the network finds; for an input that cannot be; and as `read_model` does.
 
     `int8` names pictures, a folder or a data set, to quantise an OpenVINO file on, after its float form was
     checked; where it is a data set with annotations, both are judged by them.
@@ -78,7 +81,7 @@ def export(
         raise ValueError(f"only the format openvino is quantised, not {format}")
     if format not in FORMATS:
         raise ValueError(f"there is no format '{format}': there are {', '.join(FORMATS)}")
-    trained = read_trained(source)
+    trained = read_model(source)
     model = fold_norms(trained.build())
     assert isinstance(model, MaskRCNN)
     description = describe(trained, model, size_hw, batch)
@@ -101,7 +104,7 @@ def export(
 
 
 def describe(
-    trained: Trained, model: MaskRCNN, size_hw: tuple[int, int] | None, batch: int | None
+    trained: ModelCheckpoint, model: MaskRCNN, size_hw: tuple[int, int] | None, batch: int | None
 ) -> Description:
     """Return what a file is to say of itself. Raises ValueError for an input that the network cannot have."""
     if size_hw is not None and any(side < 1 or side % model.stride for side in size_hw):
@@ -135,7 +138,7 @@ def describe(
 
 def drawn(channels: int) -> Tensor:
     """Return a picture of shapes."""
-    picture, _ = draw_picture(480, np.random.default_rng(0))
+    picture, _ = synthetic_picture(480, np.random.default_rng(0))
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return image[torch.arange(channels) % 3]
 

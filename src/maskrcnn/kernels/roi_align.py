@@ -36,7 +36,7 @@ def _axis(low, high, stride, ALIGNED: tl.constexpr):
 
 @triton.jit
 def _taps(position, size):
-    """Two neighbouring cells and their weights, as `maskrcnn.ops.taps.linear_taps` has them."""
+    """Two neighbouring cells and their weights, as `maskrcnn.ops.pyramid.linear_taps` has them."""
     limit = size.to(tl.float32)
     inside = (position >= -1) & (position <= limit)
     position = tl.minimum(tl.maximum(position, 0.0), limit - 1)
@@ -111,7 +111,7 @@ def roi_align(
     ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Return the bins of N regions, (N · bins², C), as `maskrcnn.ops.roi.roi_align` does with its `mean`.
+    """Return the bins of N regions, (N · bins², C): `maskrcnn.ops.roi_align.roi_align` with its `mean`.
 
     `table` (rows, C) is a pyramid's, `maps` its batch size, then height, width and stride of each level that
     is read, at most `MAX_LEVELS`; `boxes` (N, 4) are in pixels of the network's input. Differentiable once,

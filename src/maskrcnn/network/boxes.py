@@ -14,7 +14,7 @@ from maskrcnn.network.rpn import Proposals
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.losses import masked_mean, smooth_l1
 from maskrcnn.ops.nms import suppress
-from maskrcnn.ops.rows import is_static, rows
+from maskrcnn.ops.slots import gather_rows, is_static
 from maskrcnn.types import Detections
 
 _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -87,14 +87,14 @@ class BoxBranch(nn.Module):
         width: int = head.out_features  # type: ignore[assignment]
         self.head = head
         self.num_classes = num_classes
-        self.classify = nn.Linear(width, num_classes + 1)
-        self.regress = nn.Linear(width, 4 if class_agnostic else num_classes * 4)
+        self.cls_score = nn.Linear(width, num_classes + 1)
+        self.bbox_pred = nn.Linear(width, 4 if class_agnostic else num_classes * 4)
         self.beta = beta
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
         self.min_size = min_size
-        for layer, std in ((self.classify, 0.01), (self.regress, 0.001)):
+        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
@@ -103,7 +103,7 @@ class BoxBranch(nn.Module):
     ) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N boxes 4"]]:
         """Return class logits (background last) and deltas: one box a class, or one for all classes."""
         vectors = self.head(features)
-        return self.classify(vectors).float(), self.regress(vectors).float().unflatten(1, (-1, 4))
+        return self.cls_score(vectors).float(), self.bbox_pred(vectors).float().unflatten(1, (-1, 4))
 
     def losses(
         self,
@@ -141,15 +141,19 @@ class BoxBranch(nn.Module):
         index, scores = self._above_threshold(probs.flatten(1))
         region, labels = index // self.num_classes, index % self.num_classes
         box_index = region * deltas.shape[2] + (labels if deltas.shape[2] > 1 else 0)
-        boxes = box_ops.decode(rows(deltas.flatten(1, 2), box_index), rows(proposals.boxes, region), _WEIGHTS)
+        boxes = box_ops.decode(
+            gather_rows(deltas.flatten(1, 2), box_index), gather_rows(proposals.boxes, region), _WEIGHTS
+        )
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = (scores > self.score_threshold) & box_ops.is_larger(boxes, self.min_size)
         keep = suppress(boxes, scores, labels, valid, self.nms_threshold)
         best = scores.masked_fill(~keep, -1.0).argsort(dim=1, descending=True, stable=True)
         best = best[:, : self.max_detections]
-        valid = rows(keep, best)
-        scores = rows(scores, best) * valid
-        return Detections(rows(boxes, best) * valid[..., None], scores, rows(labels, best) * valid, valid)
+        valid = gather_rows(keep, best)
+        scores = gather_rows(scores, best) * valid
+        return Detections(
+            gather_rows(boxes, best) * valid[..., None], scores, gather_rows(labels, best) * valid, valid
+        )
 
     def _above_threshold(
         self, probs: Float[Tensor, "B n"]
@@ -165,4 +169,4 @@ class BoxBranch(nn.Module):
             regions = capacity // self.num_classes
             capacity = min(capacity, regions * int(1 / self.score_threshold))
         index = probs.topk(capacity, sorted=False).indices.sort().values
-        return index, rows(probs, index)
+        return index, gather_rows(probs, index)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from maskrcnn.network.norms import Norm, conv_norm
 
 
-class Merge(nn.Module):
+class TopDownAdd(nn.Module):
     """A step down the pyramid: a map's cells are added to those of the next finer map that they cover."""
 
     def forward(
@@ -34,7 +34,7 @@ class FPN(nn.Module):
         widths: tuple[int, ...] = body.out_channels  # type: ignore[assignment]
         self.body = body
         self.lateral = nn.ModuleList(conv_norm(width, out_channels, 1, norm=norm) for width in widths)
-        self.merge = Merge()
+        self.merge = TopDownAdd()
         self.output = nn.ModuleList(conv_norm(out_channels, out_channels, 3, norm=norm) for _ in widths)
         self.strides = (*strides, 2 * strides[-1])
         self.out_channels = (out_channels,) * len(self.strides)

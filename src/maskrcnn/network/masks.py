@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from maskrcnn.masks.targets import binary_targets
 from maskrcnn.network.norms import Norm, conv_norm, stacked
 from maskrcnn.ops.losses import binary_cross_entropy, masked_mean
-from maskrcnn.ops.masks import binary_targets
 from maskrcnn.types import MaskTable
 
 

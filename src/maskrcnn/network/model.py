@@ -16,9 +16,9 @@ from maskrcnn.network.masks import MaskBranch
 from maskrcnn.network.regions import Regions
 from maskrcnn.network.rpn import RPN, Proposals
 from maskrcnn.ops.keypoints import keypoints_to_heatmap_index
-from maskrcnn.ops.rows import compact, rows, spread
-from maskrcnn.ops.sampling import IGNORED, ignore_crowds, match, positive_capacity, sample
-from maskrcnn.ops.taps import Pyramid, finest, lay_out
+from maskrcnn.ops.matching import IGNORED, ignore_crowds, match, positive_capacity, sample
+from maskrcnn.ops.pyramid import Pyramid, first_levels, flatten_levels
+from maskrcnn.ops.slots import gather_rows, scatter_to_slots, valid_indices
 from maskrcnn.types import Batch, Detections, Targets
 
 
@@ -55,7 +55,7 @@ class Sampling(NamedTuple):
     positive_fraction: float = 0.25
 
 
-class Learnt(NamedTuple):
+class SampledRegions(NamedTuple):
     """N regions to learn from, flat over the batch, with the class and the object that each answers for."""
 
     boxes: Float[Tensor, "N 4"]
@@ -64,9 +64,9 @@ class Learnt(NamedTuple):
     objects: Int[Tensor, " N"]  # within the picture; meaningless for background
     valid: Bool[Tensor, " N"]
 
-    def at(self, index: Int[Tensor, " n"]) -> "Learnt":
+    def at(self, index: Int[Tensor, " n"]) -> "SampledRegions":
         """Return the regions that `index` names."""
-        return Learnt(*(field[index] for field in self))
+        return SampledRegions(*(field[index] for field in self))
 
 
 class MaskRCNN(nn.Module):
@@ -114,13 +114,13 @@ class MaskRCNN(nn.Module):
         Raises ValueError where the targets lack what a branch learns from.
         """
         features = self.backbone(self.normalise(batch))
-        pyramid = lay_out(features, self.rpn.anchors.strides)._replace(maps=())
+        pyramid = flatten_levels(features, self.rpn.anchors.strides)._replace(maps=())
         candidates = self.rpn(features)
         del features  # their table is all that is read from here on
         losses = self.rpn.losses(pyramid, candidates, targets)
-        proposals = self.rpn.propose(candidates, batch.sizes_hw, self.rpn.keep_training)
+        proposals = self.rpn.propose(candidates, batch.sizes_hw, self.rpn.train_topn)
         regions, positives = self._draw(proposals, targets)
-        pyramid = finest(pyramid, len(self.box_regions.strides))
+        pyramid = first_levels(pyramid, len(self.box_regions.strides))
         region_features = self.box_regions(pyramid, regions.boxes, regions.pictures)
         losses |= self._box_losses(region_features, regions, targets)
         regions = regions.at(positives)
@@ -142,27 +142,27 @@ class MaskRCNN(nn.Module):
     def detect(self, batch: Batch) -> Detections:
         """Return the detections of a batch: boxes first, then masks and keypoints inside the boxes found."""
         features = self.backbone(self.normalise(batch))
-        proposals = self.rpn.propose(self.rpn(features), batch.sizes_hw, self.rpn.keep_detecting)
+        proposals = self.rpn.propose(self.rpn(features), batch.sizes_hw, self.rpn.test_topn)
         strides = self.box_regions.strides
-        pyramid = lay_out(features[: len(strides)], strides)
+        pyramid = flatten_levels(features[: len(strides)], strides)
         index, box_features = _read(self.box_regions, pyramid, proposals.boxes, proposals.valid)
         logits, deltas = (
-            spread(answer, index, proposals.valid.shape) for answer in self.box_branch(box_features)
+            scatter_to_slots(answer, index, proposals.valid.shape) for answer in self.box_branch(box_features)
         )
         found = self.box_branch.detect(logits, deltas, proposals, batch.sizes_hw)
         if self.mask_branch is not None:
             mask_regions = self.box_regions if self.mask_regions is None else self.mask_regions
             index, mask_features = _read(mask_regions, pyramid, found.boxes, found.valid)
             probs = self.mask_branch.probs(mask_features, found.labels.flatten()[index])
-            found = found._replace(mask_probs=spread(probs, index, found.valid.shape))
+            found = found._replace(mask_probs=scatter_to_slots(probs, index, found.valid.shape))
         if self.keypoint_branch is not None:
             assert self.keypoint_regions is not None
             index, keypoint_features = _read(self.keypoint_regions, pyramid, found.boxes, found.valid)
             heatmaps = self.keypoint_branch(keypoint_features)
-            found = found._replace(keypoint_heatmaps=spread(heatmaps, index, found.valid.shape))
+            found = found._replace(keypoint_heatmaps=scatter_to_slots(heatmaps, index, found.valid.shape))
         return found
 
-    def _draw(self, proposals: Proposals, targets: Targets) -> tuple[Learnt, Int[Tensor, " n"]]:
+    def _draw(self, proposals: Proposals, targets: Targets) -> tuple[SampledRegions, Int[Tensor, " n"]]:
         """Return the regions to learn from, and which of them are positive."""
         budget, fraction = self.sampling
         objects = targets.valid & ~targets.crowd
@@ -177,13 +177,13 @@ class MaskRCNN(nn.Module):
         keys = torch.rand(matched.shape, device=matched.device)
         drawn = sample(matched, keys, budget=budget, positive_fraction=fraction)
 
-        slots = compact(drawn.valid)
+        slots = valid_indices(drawn.valid)
         capacity = positive_capacity(matched.shape[1], budget=budget, positive_fraction=fraction)
-        positives = torch.searchsorted(slots, compact(drawn.positive, capacity))
-        matched = rows(matched, drawn.candidate).clamp(min=0)
-        labels = torch.where(drawn.positive, rows(targets.labels, matched), self.num_classes)
-        regions = Learnt(
-            boxes=rows(boxes, drawn.candidate).flatten(0, 1)[slots],
+        positives = torch.searchsorted(slots, valid_indices(drawn.positive, capacity))
+        matched = gather_rows(matched, drawn.candidate).clamp(min=0)
+        labels = torch.where(drawn.positive, gather_rows(targets.labels, matched), self.num_classes)
+        regions = SampledRegions(
+            boxes=gather_rows(boxes, drawn.candidate).flatten(0, 1)[slots],
             pictures=slots // drawn.valid.shape[1],
             labels=labels.flatten()[slots],
             objects=matched.flatten()[slots],
@@ -192,7 +192,7 @@ class MaskRCNN(nn.Module):
         return regions, positives
 
     def _box_losses(
-        self, features: Tensor, regions: Learnt, targets: Targets
+        self, features: Tensor, regions: SampledRegions, targets: Targets
     ) -> dict[str, Float[Tensor, ""]]:
         return self.box_branch.losses(
             self.box_branch(features),
@@ -203,7 +203,7 @@ class MaskRCNN(nn.Module):
         )
 
     def _mask_loss(
-        self, branch: MaskBranch, features: Tensor, regions: Learnt, targets: Targets
+        self, branch: MaskBranch, features: Tensor, regions: SampledRegions, targets: Targets
     ) -> Float[Tensor, ""]:
         if targets.masks is None:
             raise ValueError(
@@ -218,7 +218,7 @@ class MaskRCNN(nn.Module):
         return branch.loss(logits, labels, truth, valid & has_mask)
 
     def _keypoint_loss(
-        self, branch: KeypointBranch, features: Tensor, regions: Learnt, targets: Targets
+        self, branch: KeypointBranch, features: Tensor, regions: SampledRegions, targets: Targets
     ) -> Float[Tensor, ""]:
         if targets.keypoints is None:
             raise ValueError("the network has a keypoint branch, but the targets have no keypoints")
@@ -228,7 +228,7 @@ class MaskRCNN(nn.Module):
         _, valid = self._positive(regions)
         return branch.loss(heatmaps, cells, visible & valid[:, None])
 
-    def _positive(self, regions: Learnt) -> tuple[Tensor, Tensor]:
+    def _positive(self, regions: SampledRegions) -> tuple[Tensor, Tensor]:
         """Return a class for each region, and which are positive: a compiled graph has empty slots too."""
         positive = regions.valid & (regions.labels < self.num_classes)
         return torch.where(positive, regions.labels, 0), positive
@@ -238,5 +238,5 @@ def _read(
     regions: Regions, pyramid: Pyramid, boxes: Float[Tensor, "B n 4"], valid: Bool[Tensor, "B n"]
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, "N C h w"]]:
     """Return which slots were read, and the features of their boxes."""
-    index = compact(valid)
+    index = valid_indices(valid)
     return index, regions(pyramid, boxes.flatten(0, 1)[index], index // boxes.shape[1])

@@ -5,8 +5,8 @@ import math
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskrcnn.ops.roi import RegionOperator, assign_levels, roi_align
-from maskrcnn.ops.taps import Pyramid
+from maskrcnn.ops.pyramid import Pyramid
+from maskrcnn.ops.roi_align import RegionOperator, assign_levels, roi_align
 
 
 class Regions(nn.Module):

@@ -36,7 +36,7 @@ class Form(TypedDict, total=False):
     dilate_c5: bool
 
 
-class ResidualSum(nn.Module):
+class AddReLU(nn.Module):
     """Where branch and shortcut of a block meet."""
 
     def forward(
@@ -59,7 +59,7 @@ class BasicBlock(nn.Module):
         self.conv2 = _conv3x3(out_channels, out_channels, dilation=dilation)
         self.norm2 = norm(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.sum = ResidualSum()
+        self.sum = AddReLU()
         _calm(self.norm2)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
@@ -98,7 +98,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.norm3 = norm(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.sum = ResidualSum()
+        self.sum = AddReLU()
         _calm(self.norm3)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from maskrcnn.network.anchors import Anchors
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.losses import binary_cross_entropy, masked_sum, smooth_l1
+from maskrcnn.ops.matching import ignore_crowds, match, sample
 from maskrcnn.ops.nms import suppress
-from maskrcnn.ops.rows import rows
-from maskrcnn.ops.sampling import ignore_crowds, match, sample
-from maskrcnn.ops.taps import Pyramid, places, surroundings
+from maskrcnn.ops.pyramid import Pyramid, gather_windows, map_slices
+from maskrcnn.ops.slots import gather_rows
 from maskrcnn.types import Targets
 
 _WEIGHTS = (1.0, 1.0, 1.0, 1.0)
@@ -37,11 +37,11 @@ class Proposals(NamedTuple):
     valid: Bool[Tensor, "B P"]
 
 
-class Keep(NamedTuple):
+class TopN(NamedTuple):
     """How many regions go on: the best of each level into suppression, the best of all levels out of it."""
 
-    per_level: int
-    total: int
+    pre_nms: int
+    post_nms: int
 
 
 Divisor = Callable[[Bool[Tensor, "B S"], int], Tensor | int]
@@ -82,7 +82,7 @@ class RPNHead(nn.Module):
         """How many cells around its own an answer depends on."""
         return len(self.convs)
 
-    def answers(
+    def predict_at(
         self, cells: Float[Tensor, "N C k k"], inside: Bool[Tensor, "N 1 k k"]
     ) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A 4"]]:
         """Return what `forward` says of N cells, out of the cells up to `reach` around each."""
@@ -107,8 +107,8 @@ class RPN(nn.Module):
         head: RPNHead,
         anchors: Anchors,
         *,
-        keep_training: Keep = Keep(2000, 1000),
-        keep_detecting: Keep = Keep(1000, 1000),
+        train_topn: TopN = TopN(2000, 1000),
+        test_topn: TopN = TopN(1000, 1000),
         nms_threshold: float = 0.7,
         min_size: float = 0.0,
         budget: int = 256,
@@ -120,8 +120,8 @@ class RPN(nn.Module):
         self.anchors = anchors
         # On the network's device: a step that copies something there makes the host wait.
         self.register_buffer("anchor_shapes", anchors.shapes(), persistent=False)
-        self.keep_training = keep_training
-        self.keep_detecting = keep_detecting
+        self.train_topn = train_topn
+        self.test_topn = test_topn
         self.nms_threshold = nms_threshold
         self.min_size = min_size
         self.budget = budget
@@ -141,18 +141,18 @@ class RPN(nn.Module):
         ]
         return Candidates(logits, deltas, torch.cat(grids), tuple(grid.shape[0] for grid in grids))
 
-    def propose(self, candidates: Candidates, sizes_hw: Int[Tensor, "B 2"], keep: Keep) -> Proposals:
+    def propose(self, candidates: Candidates, sizes_hw: Int[Tensor, "B 2"], topn: TopN) -> Proposals:
         """Return the best regions: refined, clipped to their pictures, no near duplicates on a level."""
-        index, level = self._best_of_levels(candidates.logits, candidates.levels, keep.per_level)
-        logits = rows(candidates.logits, index)
-        deltas = rows(candidates.deltas, index)
+        index, level = self._best_of_levels(candidates.logits, candidates.levels, topn.pre_nms)
+        logits = gather_rows(candidates.logits, index)
+        deltas = gather_rows(candidates.deltas, index)
         boxes = box_ops.decode(deltas, candidates.anchors[index], _WEIGHTS)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = box_ops.is_larger(boxes, self.min_size) & logits.isfinite()
         valid = suppress(boxes, logits, level.expand_as(logits), valid, self.nms_threshold)
         order = logits.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        order = order[:, : keep.total]
-        return Proposals(rows(boxes, order), rows(logits, order), rows(valid, order))
+        order = order[:, : topn.post_nms]
+        return Proposals(gather_rows(boxes, order), gather_rows(logits, order), gather_rows(valid, order))
 
     @staticmethod
     def _best_of_levels(logits: Tensor, levels: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
@@ -182,17 +182,17 @@ class RPN(nn.Module):
         keys = torch.rand(matched.shape, device=matched.device)
         drawn = sample(matched, keys, budget=self.budget, positive_fraction=0.5)
         divisor = self.divisor(drawn.valid, self.budget)
-        logits, deltas = self._answers(pyramid, candidates.levels, drawn.candidate)
+        logits, deltas = self._predict_at(pyramid, candidates.levels, drawn.candidate)
         objectness = binary_cross_entropy(logits, drawn.positive.float())
-        truth = rows(targets.boxes, rows(matched, drawn.candidate).clamp(min=0))
-        wanted = box_ops.encode(truth, rows(anchors, drawn.candidate), _WEIGHTS)
+        truth = gather_rows(targets.boxes, gather_rows(matched, drawn.candidate).clamp(min=0))
+        wanted = box_ops.encode(truth, gather_rows(anchors, drawn.candidate), _WEIGHTS)
         error = smooth_l1(deltas - wanted, self.beta).sum(-1)
         return {
             "loss_rpn_objectness": masked_sum(objectness, drawn.valid) / divisor,
             "loss_rpn_box": masked_sum(error, drawn.positive) / divisor,
         }
 
-    def _answers(
+    def _predict_at(
         self, pyramid: Pyramid, levels: tuple[int, ...], candidate: Int[Tensor, "B S"]
     ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S 4"]]:
         """Return the logits and deltas of some of the candidates, to learn from."""
@@ -204,8 +204,8 @@ class RPN(nn.Module):
             level = torch.where(candidate >= first, number, level)
             within = torch.where(candidate >= first, candidate - first, within)
         cell, anchor = within.flatten() // self.anchors.per_cell, within.flatten() % self.anchors.per_cell
-        at = places(pyramid, picture.flatten(), level.flatten())
-        cells = surroundings(pyramid, at, cell // at.width, cell % at.width, self.head.reach)
-        logits, deltas = (answer.float() for answer in self.head.answers(*cells))
+        at = map_slices(pyramid, picture.flatten(), level.flatten())
+        cells = gather_windows(pyramid, at, cell // at.width, cell % at.width, self.head.reach)
+        logits, deltas = (answer.float() for answer in self.head.predict_at(*cells))
         each = torch.arange(len(anchor), device=anchor.device)
         return logits[each, anchor].view(candidate.shape), deltas[each, anchor].view(*candidate.shape, 4)

@@ -13,20 +13,21 @@ from typing import Any, Literal, NamedTuple
 from rich.box import SIMPLE
 from rich.table import Table as Printed
 
-from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.folder import find_split
+from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
 from maskrcnn.evaluation.coco import Metrics, coco_metrics, detections_to_coco, predicted, truth_of
 from maskrcnn.evaluation.intervals import Interval, difference
 from maskrcnn.files import replacing, write_json
 from maskrcnn.paper.page import page
 from maskrcnn.paper.tables import METRICS, Row, Table, cells
-from maskrcnn.predict import predictor_of, write_predictions
+from maskrcnn.predict.load import predictor_of
+from maskrcnn.predict.write import write_predictions
 from maskrcnn.recipes import FORMS
 from maskrcnn.training.loop import train
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.start import open_split
-from maskrcnn.weights.trained import Trained, read_trained
+from maskrcnn.training.setup import open_split
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint, read_model
 
 # Section 3.1, "Training": 16 pictures a step, the rate divided by 10 after 120,000 of 160,000 steps.
 FULL = Settings(steps=160_000, batch_size=16, lr=0.02, decay_at=(0.75,), eval_every=0)
@@ -115,7 +116,7 @@ def run_table(
         for seed in range(seeds)
         for row in table.rows
     ]
-    trained = read_trained(runs[0].folder / "last.pt")
+    trained = read_model(runs[0].folder / "last.pt")
     truth = truth_of(open_split(data, "val", trained))
     ahead = differences(table, runs, truth, trained.max_detections)
     write_json(output / "figures.json", figures(table, runs, ahead, settings))
@@ -178,7 +179,7 @@ def run_row(
             resume=is_begun,
             settings=settings,
         )
-        write_json(folder / "judged.json", _judged(read_trained(weights), data, folder))
+        write_json(folder / "judged.json", _judged(read_model(weights), data, folder))
     judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
     return Run(row, settings.seed, folder, **judged)
 
@@ -201,7 +202,7 @@ def _claim(folder: Path, asked: dict[str, Any]) -> None:
         )
 
 
-def _judged(trained: Trained, data: str | Path, folder: Path) -> dict[str, Any]:
+def _judged(trained: ModelCheckpoint, data: str | Path, folder: Path) -> dict[str, Any]:
     dataset = open_split(data, "val", trained)
     predictor = predictor_of(trained, trained.build())
     start = time.perf_counter()

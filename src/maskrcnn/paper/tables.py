@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Column
 from rich.table import Table as Printed
 
-from maskrcnn.data.cityscapes import CLASSES
+from maskrcnn.data.readers.cityscapes import CLASSES
 from maskrcnn.messages import nearest
 
 Figures = tuple[float | None, ...]  # in the order of the table's metrics, as many as were published

@@ -11,7 +11,7 @@ import torch
 from maskrcnn.files import replacing
 from maskrcnn.training.settings import Settings, settings_from
 from maskrcnn.weights.files import read_checkpoint
-from maskrcnn.weights.trained import Trained, of_plain
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint, model_from_plain
 
 _FORMAT = 1
 
@@ -24,7 +24,7 @@ class Checkpoint:
     name, and so do the order and the augmentation of the pictures.
     """
 
-    trained: Trained
+    trained: ModelCheckpoint
     settings: Settings
     optimiser: dict[str, Any]
     scaler: dict[str, Any]  # of fp16's gradients
@@ -66,5 +66,5 @@ def _checked(values: Any) -> Checkpoint:
     for name, kind in kinds.items():
         if not isinstance(values[name], get_origin(kind) or kind):
             raise ValueError(f"{name} is a {type(values[name]).__name__}")
-    trained, settings = of_plain(values["trained"]), settings_from(values["settings"])
+    trained, settings = model_from_plain(values["trained"]), settings_from(values["settings"])
     return Checkpoint(**{**values, "trained": trained, "settings": settings})

@@ -15,26 +15,26 @@ from typing import Any
 
 import torch
 
-from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.loader import training_batches
+from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import Metrics, evaluate
-from maskrcnn.predict import predictor_of
+from maskrcnn.predict.load import predictor_of
 from maskrcnn.training.checkpoint import Checkpoint, save
-from maskrcnn.training.journal import Journal
-from maskrcnn.training.learner import Learner, fetched, make_learner, take_step
-from maskrcnn.training.parallel import Processes, joined
+from maskrcnn.training.distributed import Processes, joined
+from maskrcnn.training.log import TrainingLog
 from maskrcnn.training.schedule import learning_rate
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.start import (
+from maskrcnn.training.setup import (
     augmentation,
     check_data,
-    continued,
-    initialised,
+    new_run,
     open_data,
-    planned,
+    resumed_run,
     sizes,
-    stream,
+    step_seed,
+    with_initial_weights,
 )
+from maskrcnn.training.step import TrainState, make_train_state, to_floats, train_step
 
 _SHOWN = 4  # validation pictures that TensorBoard shows
 
@@ -69,11 +69,11 @@ def train(
     output = Path(output)
     with joined(device, output) as (processes, place, folder), ctrl_c() as interrupted:
         # A new training is a checkpoint at step 0: after these lines, new and continued ones go one way
-        run = (continued if resume else planned)(output, recipe, recipe_arguments or {}, settings)
+        run = (resumed_run if resume else new_run)(output, recipe, recipe_arguments or {}, settings)
         dataset, validation = open_data(data, run)
-        run = initialised(run, dataset, init, synonyms or {})
+        run = with_initial_weights(run, dataset, init, synonyms or {})
         settings, first_step, step, elapsed = run.settings, run.step, run.step, run.elapsed
-        learner = make_learner(run, place, processes)
+        learner = make_train_state(run, place, processes)
         check_data(run, learner.model, dataset, validation)
         batches = training_batches(
             dataset,
@@ -89,8 +89,8 @@ def train(
         )
         clock = time.monotonic() - elapsed
 
-        with Journal(folder, settings, place, step) as journal:
-            journal.say(introduction(run, dataset, validation, processes))
+        with TrainingLog(folder, settings, place, step) as log:
+            log.say(introduction(run, dataset, validation, processes))
             while True:
                 elapsed, stop = processes.agree(elapsed, interrupted(), place)
                 progress = done(settings, step, elapsed)
@@ -108,7 +108,7 @@ def train(
 
                 # Evaluate, and keep the best
                 if processes.leads and validation and (finished or evaluating):
-                    metrics = judged(run, learner, validation, journal)
+                    metrics = evaluate_run(run, learner, validation, log)
                     is_best = ap(metrics) > run.best_ap
                     run = replace(run, metrics=metrics, best_ap=max(ap(metrics), run.best_ap))
                     for name in ("last.pt", "best.pt") if is_best else ("last.pt",):
@@ -118,28 +118,28 @@ def train(
                     break
 
                 # One step, with random numbers of its own
-                torch.manual_seed(stream(settings.seed, step + 1, processes.rank))
+                torch.manual_seed(step_seed(settings.seed, step + 1, processes.rank))
                 rate = learning_rate(settings, step, progress)
-                losses = fetched(take_step(learner, batches, settings, rate))
+                losses = to_floats(train_step(learner, batches, settings, rate))
                 if not all(map(math.isfinite, losses.values())):
                     raise FloatingPointError(diverged(output, step + 1, rate, losses))
                 step, elapsed = step + 1, time.monotonic() - clock
-                journal.step(
+                log.step(
                     {"step": step, **losses, "lr": rate, "seconds": elapsed}, done(settings, step, elapsed)
                 )
 
             if not finished:
-                journal.say(f"stopped after step {step}; to go on: {command_to_go_on(data, output, device)}")
+                log.say(f"stopped after step {step}; to go on: {command_to_go_on(data, output, device)}")
                 raise KeyboardInterrupt
     return output / ("best.pt" if validation else "last.pt")
 
 
-def judged(run: Checkpoint, learner: Learner, validation: CocoDataset, journal: Journal) -> Metrics:
+def evaluate_run(run: Checkpoint, learner: TrainState, validation: CocoDataset, log: TrainingLog) -> Metrics:
     """Evaluate a training as it stands, and tell of it."""
     predictor = predictor_of(run.trained, learner.model, learner.device)
     metrics = evaluate(predictor, validation, max_detections=run.trained.max_detections)
-    journal.evaluation(metrics, run.step)
-    journal.pictures(predictor, validation.paths[:_SHOWN], run.step)
+    log.evaluation(metrics, run.step)
+    log.pictures(predictor, validation.paths[:_SHOWN], run.step)
     return metrics
 
 

@@ -13,8 +13,8 @@ from maskrcnn.files import replacing
 from maskrcnn.weights.files import read_checkpoint, write_state_dict
 from maskrcnn.weights.init import origin_in, read_origin
 from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint, locate, model_in, read_model
 from maskrcnn.weights.published import PUBLISHED, published_as
-from maskrcnn.weights.trained import Trained, locate, read_trained, trained_in
 
 _SHOWN = 12  # classes that a description names
 
@@ -40,7 +40,7 @@ def describe(source: str | Path) -> str:
     if published := published_as(path.name):
         lines += [f"published  {published.name}, {published.url}", f"licence    {published.licence}"]
     if origin.recipe:
-        trained = trained_in(content, path)
+        trained = model_in(content, path)
         names = ", ".join(trained.class_names[:_SHOWN])
         more = f" and {len(trained.class_names) - _SHOWN} more" if len(trained.class_names) > _SHOWN else ""
         lines += [
@@ -65,11 +65,11 @@ def convert(
 ) -> str:
     """Write a network in the layout of this library, torchvision or Detectron2; return what to know of it.
 
-    `class_names`, `options` and `sides` say what the file could not, as for `read_trained`. Reading what was
+    `class_names`, `options` and `sides` say what the file could not, as for `read_model`. Reading what was
     written gives the same network, with the same weights to the bit. Raises ValueError where the other
-    library knows no such network, and as `read_trained` does.
+    library knows no such network, and as `read_model` does.
     """
-    trained = read_trained(source, class_names=class_names, options=options, sides=sides)
+    trained = read_model(source, class_names=class_names, options=options, sides=sides)
     trained.build()  # or it could not be read again
     if layout == "maskrcnn":
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def convert(
     return f"{trained.recipe} in {output}, for {layout}\n{_to_set(trained)}"
 
 
-def _to_set(trained: Trained) -> str:
+def _to_set(trained: ModelCheckpoint) -> str:
     """Say what the other library must be told, because its file cannot hold it."""
     arguments = ", ".join(f"{name}={value}" for name, value in trained.arguments.items())
     return (

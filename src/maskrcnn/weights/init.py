@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.weights.files import read_checkpoint, tensors_in
+from maskrcnn.weights.infer import backbone_defaults
 from maskrcnn.weights.layouts import is_caffe2, layout_of, to_ours
-from maskrcnn.weights.recognise import backbone_habits
-from maskrcnn.weights.trained import locate, trained_in
+from maskrcnn.weights.model_checkpoint import locate, model_in
 
 _BODY = re.compile(r"(stem|res[2-5]|features)\.")
 _FIRST_CONVOLUTION = re.compile(r"(stem\.conv|features\.0\.0)\.weight$")
@@ -48,8 +48,8 @@ def origin_in(content: Any, path: Path) -> Origin:
             raise ValueError(f"{path}: {error}") from error
         if layout_of(tensors) is None:
             weights = to_ours(tensors)
-            return Origin(weights, None, backbone_habits(weights) if is_caffe2(tensors) else {}, ())
-    trained = trained_in(content, path)
+            return Origin(weights, None, backbone_defaults(weights) if is_caffe2(tensors) else {}, ())
+    trained = model_in(content, path)
     return Origin(trained.weights, trained.recipe, trained.arguments, trained.class_names)
 
 

@@ -92,7 +92,7 @@ def _as_it_is(module: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-_CLASSES, _BOXES = "box_branch.classify", "box_branch.regress"
+_CLASSES, _BOXES = "box_branch.cls_score", "box_branch.bbox_pred"
 _MASKS = re.compile(r"mask_branch\.head\.logits$")
 
 

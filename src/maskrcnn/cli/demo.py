@@ -1,0 +1,67 @@
+"""``maskrcnn demo``: a small data set, a training, an evaluation and predictions, in minutes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from maskrcnn.cli.arguments import Commands
+from maskrcnn.training.settings import Settings
+
+# From scratch on drawn pictures of 128 × 128 pixels, in less than three and a half minutes on two CPU cores
+_DEMO_PICTURES = 16
+_DEMO_RECIPE = {
+    "channels": 64,
+    "hidden": 256,
+    "anchor_sizes": (16.0, 32.0, 48.0, 64.0, 96.0),
+    "aspect_ratios": (1.0,),
+    "proposals": 100,
+    "budget": 64,
+}
+_DEMO = Settings(
+    steps=100_000,
+    time_limit=3.4,
+    batch_size=4,
+    optimiser="adamw",
+    lr=0.002,
+    weight_decay=0.01,
+    warmup_steps=50,
+    schedule="cosine",
+    short_sides=None,
+    log_every=20,
+    eval_every=None,
+    workers=0,
+)
+
+
+def add(commands: Commands) -> None:
+    """Add the command's grammar."""
+    demo = commands.add_parser("demo", help="draw a small data set, train on it, evaluate and predict")
+    demo.add_argument("--output", type=Path, default=Path("maskrcnn-demo"), metavar="DIR")
+    demo.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
+    from maskrcnn.data.synthetic import synthetic_dataset
+    from maskrcnn.evaluation.coco import write_metrics
+    from maskrcnn.predict.load import load as load_predictor
+    from maskrcnn.predict.write import write_predictions
+    from maskrcnn.training.checkpoint import load
+    from maskrcnn.training.loop import train
+
+    output: Path = arguments.output
+    data = synthetic_dataset(output / "data")
+    weights = train(
+        data,
+        recipe="resnet18_fpn",
+        recipe_arguments=_DEMO_RECIPE,
+        output=output,
+        resume=(output / "last.pt").exists(),
+        settings=_DEMO,
+    )
+    write_metrics(output / "metrics.json", load(weights).metrics)
+    predictor = load_predictor(weights)
+    write_predictions(predictor, sorted((data / "val").iterdir())[:_DEMO_PICTURES], output / "pictures")
+    print(f"network {weights}\nmetrics {output / 'metrics.json'}\npictures {output / 'pictures'}")
+    return 0

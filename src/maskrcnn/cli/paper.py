@@ -1,0 +1,63 @@
+"""``maskrcnn paper``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from maskrcnn.cli.arguments import Commands, add_sets
+from maskrcnn.training.settings import parse_sets
+
+
+def add(commands: Commands) -> None:
+    """Add the command's grammar."""
+    parser = commands.add_parser("paper", help="the paper's tables: list them, train and judge their rows")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="every row with its published figure").set_defaults(command=_list)
+    run = actions.add_parser("run", help="train and judge rows, beside their published figures")
+    run.add_argument("table", metavar="TABLE", help="such as 2c (maskrcnn paper list)")
+    run.add_argument("rows", nargs="*", metavar="ROW", help="their names (default: all)")
+    run.add_argument("--data", type=Path, required=True, metavar="DATA")
+    run.add_argument("--output", type=Path, default=Path("runs/paper"), metavar="DIR")
+    run.add_argument(
+        "--scale", choices=("full", "small"), default="full", help="the paper's schedule, or a small one"
+    )
+    run.add_argument("--body", help="for smaller machines, such as resnet18 (default: the row's own)")
+    run.add_argument("--init", metavar="WEIGHTS", help="to start from (default: full ImageNet's, small none)")
+    run.add_argument("--seeds", type=int, default=1, metavar="N")
+    add_sets(run)
+    run.set_defaults(command=_run)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from rich import print as print_table
+
+    from maskrcnn.paper.tables import listed
+
+    print_table(listed())
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich import print as print_table
+
+    from maskrcnn.paper.run import IMAGENET, run_table, settings_of
+    from maskrcnn.paper.tables import chosen
+    from maskrcnn.recipes import Options
+
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, not {arguments.seeds}")
+    table = chosen(arguments.table, arguments.rows, arguments.body)
+    _, options = parse_sets(arguments.sets, Options)
+    report = run_table(
+        table,
+        arguments.data,
+        arguments.output / arguments.table,
+        settings=lambda row: parse_sets(arguments.sets, Options, settings_of(table, row, arguments.scale))[0],
+        seeds=arguments.seeds,
+        init=arguments.init or (IMAGENET if arguments.scale == "full" else None),
+        options=options,
+    )
+    print_table(report.printed)
+    print(f"figures {report.figures}\npage {report.page}")
+    return 0

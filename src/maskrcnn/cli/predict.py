@@ -1,0 +1,41 @@
+"""``maskrcnn predict``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from maskrcnn.cli.arguments import WEIGHTS, Commands, add_acceleration
+
+
+def add(commands: Commands) -> None:
+    """Add the command's grammar."""
+    predict = commands.add_parser("predict", help="find objects in pictures")
+    predict.add_argument("weights", metavar="WEIGHTS", help=f"{WEIGHTS}, or one of maskrcnn export")
+    predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders or patterns")
+    predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR")
+    predict.add_argument("--score", type=float, default=0.5, help="least confidence (default: 0.5)")
+    add_acceleration(predict)
+    predict.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its exit status."""
+    from maskrcnn.data.pictures import find_pictures
+    from maskrcnn.fast.memory import keep_memory
+    from maskrcnn.predict.load import load
+    from maskrcnn.predict.write import write_predictions
+
+    keep_memory()
+    if not 0 <= arguments.score <= 1:
+        raise ValueError(f"--score must be from 0 to 1, not {arguments.score:g}")
+    paths = find_pictures(arguments.pictures)
+    predictor = load(
+        arguments.weights,
+        precision=arguments.precision,
+        compile=arguments.compile,
+        capture=arguments.capture,
+    )
+    summary = write_predictions(predictor, paths, arguments.output, arguments.score)
+    print(f"pictures {arguments.output}")
+    return 1 if summary.failures else 0

@@ -1,0 +1,171 @@
+"""A small data set that is drawn, not downloaded: shaded shapes that hide one another, with exact masks.
+
+It is written as any other data set in COCO's format: polygons for objects in full view, run lengths for rings
+and for what is partly hidden, PNG and JPEG pictures.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageFilter
+
+from maskrcnn.files import write_json
+from maskrcnn.masks.rle import crop_to_rle
+
+FINENESS = 4  # lines per row of pixels, for smooth edges
+MIN_VISIBLE = 0.5  # of an object's area: no other may hide more
+
+
+def synthetic_dataset(
+    folder: str | Path, *, train: int = 500, val: int = 60, size: int = 128, seed: int = 0
+) -> Path:
+    """Draw `train` and `val` pictures into `folder`, and return it; `size` is their side in pixels.
+
+    The same arguments draw the same pictures. Objects measure 1/10 to 1/2 of it.
+    """
+    folder = Path(folder)
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    for number, (split, count) in enumerate({"train": train, "val": val}.items()):
+        (folder / split).mkdir(exist_ok=True)
+        content: dict[str, list[dict[str, Any]]] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": id_, "name": name} for id_, name in enumerate(SHAPES, 1)],
+        }
+        for i in range(count):
+            picture, objects = synthetic_picture(size, np.random.default_rng((seed, number, i)))
+            name = f"{i:04d}.{('png', 'jpg')[i % 2]}"
+            picture.save(folder / split / name, quality=92)
+            content["images"].append(
+                {"id": i, "file_name": name, "width": picture.width, "height": picture.height}
+            )
+            first = len(content["annotations"]) + 1
+            content["annotations"] += [
+                {"id": id_, "image_id": i, **o} for id_, o in enumerate(objects, first)
+            ]
+        write_json(folder / "annotations" / f"instances_{split}.json", content)
+    return folder
+
+
+def _corners(count: int, radii: tuple[float, ...] = (1.0,)) -> Float[np.ndarray, "points 2"]:
+    """Points around the origin, at each of the radii in turn."""
+    angles = np.arange(count) * (2 * np.pi / count)
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * np.resize(radii, count)[:, None]
+
+
+SHAPES = {  # outlines within a circle of radius 1, and holes, which run the other way round
+    "disk": [_corners(48)],
+    "square": [_corners(4)],
+    "triangle": [_corners(3)],
+    "star": [_corners(10, (1.0, 0.55))],
+    "ring": [_corners(48), 0.45 * _corners(48)[::-1]],
+}
+
+
+class _Object(NamedTuple):
+    shape: int
+    rings: list[np.ndarray]
+    area: int  # before anything hides it
+    visible: np.ndarray
+
+
+def synthetic_picture(size: int, generator: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]]:
+    """Draw a picture of `size` × `size` pixels; return it with its annotations in COCO's form."""
+    height = width = size
+    pixels = _background(height, width, generator)
+    placed: list[_Object] = []
+    for _ in range(generator.integers(4, 12)):
+        shape = int(generator.integers(len(SHAPES)))
+        rings = _place(list(SHAPES.values())[shape], height, width, generator)
+        coverage = _coverage(rings, height, width)
+        mask = coverage >= 0.5
+        if all((other.visible & ~mask).sum() >= MIN_VISIBLE * other.area for other in placed):
+            placed = [other._replace(visible=other.visible & ~mask) for other in placed]
+            placed.append(_Object(shape, rings, mask.sum(), mask))
+            _paint(pixels, coverage, shape / len(SHAPES), generator)
+    pixels += generator.normal(0, 0.012, pixels.shape)
+    picture = Image.fromarray(np.rint(pixels.clip(0, 1) * 255).astype(np.uint8))
+    return picture, [_annotation(one) for one in placed]
+
+
+def _place(
+    rings: Sequence[np.ndarray], height: int, width: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Turn a shape, scale it and put it wholly into the picture."""
+    short = min(height, width)
+    radius = generator.uniform(short / 20, short / 4)
+    angle = generator.uniform(0, 2 * np.pi)
+    turn = radius * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    centre = generator.uniform(radius, np.array([width, height]) - radius)
+    return [ring @ turn + centre for ring in rings]
+
+
+def _coverage(rings: Sequence[np.ndarray], height: int, width: int) -> Float[np.ndarray, "height width"]:
+    """How much of each pixel the rings enclose: exact along rows, from FINENESS lines in each.
+
+    Where a line crosses an edge, all to the right is entered or left, by the sign of the edge's direction.
+    """
+    start = np.concatenate(rings)
+    step = np.concatenate([np.roll(ring, -1, 0) for ring in rings]) - start
+    y = (np.arange(height * FINENESS) + 0.5) / FINENESS
+    line, edge = np.nonzero((start[:, 1] <= y[:, None]) != (start[:, 1] + step[:, 1] <= y[:, None]))
+    x = start[edge, 0] + (y[line] - start[edge, 1]) / step[edge, 1] * step[edge, 0]
+    to_the_right = (np.arange(1, width + 1) - x[:, None]).clip(0, 1)
+    enclosed = np.zeros((height, width))
+    np.add.at(enclosed, line // FINENESS, np.sign(step[edge, 1])[:, None] * to_the_right / FINENESS)
+    return np.abs(enclosed)
+
+
+def _background(
+    height: int, width: int, generator: np.random.Generator
+) -> Float[np.ndarray, "height width 3"]:
+    """Muted clouds over a slope of light: coarse in colour, fine in grey."""
+    tone = np.array(
+        colorsys.hsv_to_rgb(generator.random(), generator.uniform(0.05, 0.35), generator.uniform(0.35, 0.8))
+    )
+    colours = _clouds(3, height, width, 4, generator)
+    grain = _clouds(1, height, width, int(generator.integers(12, 40)), generator)
+    return tone * (1 + 0.25 * colours) + 0.06 * grain
+
+
+def _clouds(channels: int, height: int, width: int, cells: int, generator: np.random.Generator) -> np.ndarray:
+    """Smooth noise of about `cells` bumps along each side."""
+    seeds = generator.uniform(-1, 1, (channels, cells, cells)).astype(np.float32)
+    bumps = [Image.fromarray(seed).resize((width, height), Image.Resampling.BICUBIC) for seed in seeds]
+    return np.stack([np.asarray(bump) for bump in bumps], -1)
+
+
+def _paint(pixels: np.ndarray, coverage: np.ndarray, hue: float, generator: np.random.Generator) -> None:
+    """Lay a shaded or striped shape of a colour near `hue`, and its soft shadow, over what is there."""
+    height, width = coverage.shape
+    hue = (hue + generator.normal(0, 0.03)) % 1  # kinds have their colours, as fruit has, but not strictly
+    colour = np.array(colorsys.hsv_to_rgb(hue, generator.uniform(0.55, 1), generator.uniform(0.5, 1)))
+    angle, phase = generator.uniform(0, 2 * np.pi, 2)
+    y, x = np.mgrid[:height, :width]
+    along = (x * np.cos(angle) + y * np.sin(angle)) / min(height, width)
+    shade = 0.15 * np.sin(4 * along + phase) + (generator.random() < 0.3) * 0.12 * np.sign(np.sin(60 * along))
+    soft = Image.fromarray(np.uint8(coverage * 255)).filter(ImageFilter.GaussianBlur(min(height, width) / 50))
+    shadow = np.roll(np.asarray(soft) / 255, (min(height, width) // 60,) * 2, (0, 1))
+    pixels *= 1 - 0.4 * shadow[..., None]
+    pixels += coverage[..., None] * (colour * (0.95 + shade[..., None]) - pixels)
+
+
+def _annotation(one: _Object) -> dict[str, Any]:
+    rows, columns = np.flatnonzero(one.visible.any(1)), np.flatnonzero(one.visible.any(0))
+    x, y, width, height = (int(n) for n in (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1))
+    in_full_view = one.visible.sum() == one.area and len(one.rings) == 1
+    polygon = [one.rings[0].round(2).ravel().tolist()]
+    runs = crop_to_rle(one.visible[y : y + height, x : x + width], (y, x), one.visible.shape)
+    return {
+        "category_id": one.shape + 1,
+        "iscrowd": 0,
+        "area": int(one.visible.sum()),
+        "bbox": [x, y, width, height],
+        "segmentation": polygon if in_full_view else runs,
+    }

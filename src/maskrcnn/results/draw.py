@@ -1,0 +1,201 @@
+"""Draw a result over its picture, as in the paper's Figure 2: masks in colour, boxes, names and scores."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from maskrcnn.results.result import Result
+
+Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]  # first and last pixel, as Pillow counts them
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def draw(
+    picture: Image.Image | UInt8[np.ndarray, "H W 3"],
+    result: Result,
+    *,
+    skeleton: Sequence[tuple[int, int]] = (),
+    colours: Sequence[Colour] | None = None,
+    opacity: float = 0.45,
+    least_side: int = 480,
+    least_keypoint_score: float = 0.0,
+) -> Image.Image:
+    """Return the picture with each object's mask, outline, box, name and score, and its keypoints.
+
+    Lines and letters grow with the picture. A picture whose longer side is under `least_side` is first
+    enlarged by a whole factor, because no letters are readable on it; 1 leaves every picture as it is. Where
+    objects crowd so that a label would cover another one, the smaller object goes without; and so does an
+    object that is smaller than its label, unless that can stand beside all objects.
+
+    `colours` has one for each object; without it, each gets one by its number. `skeleton` holds pairs of
+    keypoint numbers, from 0, to be joined; keypoints under `least_keypoint_score`
+    are left out, and so are scores that are no numbers, as those of the truth. Raises ValueError for a
+    picture of another size than the result's.
+    """
+    image = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    if (image.height, image.width) != result.size_hw:
+        raise ValueError(
+            f"the picture has {image.height} rows and {image.width} columns, "
+            f"but the result is of one with {result.size_hw[0]} and {result.size_hw[1]}"
+        )
+    factor = -(-least_side // max(image.size))
+    image, result = _enlarge(image, result, max(factor, 1))
+    line = max(1, round(max(image.size) / 500))
+    inks = [colour(i) for i in range(len(result))] if colours is None else colours
+    areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1)
+    # large first, so that small objects lie on top
+    order: list[int] = np.argsort(-areas, kind="stable").tolist()
+    if result.mask_probs is not None:
+        image = _with_masks(image, result, order, inks, opacity, line)
+    pen = ImageDraw.Draw(image)
+    for i in order:
+        pen.rectangle(_inside(result.boxes[i], image), outline=inks[i], width=line)
+    if result.keypoints is not None:
+        for i in order:
+            _draw_keypoints(pen, result.keypoints[i], skeleton, least_keypoint_score, inks[i], line)
+    _draw_labels(pen, result, order, inks, image)
+    return image
+
+
+def colour(index: int) -> Colour:
+    """A bright colour for each object. The golden angle keeps any few in a row apart."""
+    hue, saturation = (0.58 + index * 0.381966) % 1, (0.85, 0.6, 1.0)[index % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _enlarge(image: Image.Image, result: Result, factor: int) -> tuple[Image.Image, Result]:
+    if factor == 1:
+        return image, result
+    keypoints = result.keypoints
+    larger = replace(
+        result,
+        boxes=result.boxes * np.float32(factor),
+        keypoints=None if keypoints is None else keypoints * np.array([factor, factor, 1], np.float32),
+        size_hw=(image.height * factor, image.width * factor),
+    )
+    return image.resize(larger.size_hw[::-1], Image.Resampling.BICUBIC), larger
+
+
+def _with_masks(
+    image: Image.Image,
+    result: Result,
+    order: list[int],
+    inks: Sequence[Colour],
+    opacity: float,
+    line: int,
+) -> Image.Image:
+    pixels = np.array(image)
+    for i in order:
+        mask, (x0, y0) = result.crop(i)
+        window = pixels[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]]
+        for plane, ink in zip(window.transpose(2, 0, 1), inks[i], strict=True):
+            blend = (np.arange(256) * (1 - opacity) + ink * opacity).astype(np.uint8)
+            plane[mask] = blend[plane[mask]]
+        window[_rim(mask, line)] = inks[i]
+    return Image.fromarray(pixels)
+
+
+def _rim(mask: Bool[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
+    """The pixels of a mask that are at most `width` steps along rows and columns from its outside."""
+    inner = mask
+    for _ in range(width):
+        around = np.pad(inner, 1)
+        inner = inner & around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    return mask & ~inner
+
+
+def _inside(box: np.ndarray, image: Image.Image) -> Rectangle:
+    """The pixels of a box within the image."""
+    limit = np.array([image.width, image.height] * 2) - 1
+    x1, y1, x2, y2 = np.clip(np.round(box) - [0, 0, 1, 1], 0, limit).astype(int).tolist()
+    return x1, y1, max(x1, x2), max(y1, y2)
+
+
+def _draw_keypoints(
+    pen: ImageDraw.ImageDraw,
+    keypoints: np.ndarray,
+    skeleton: Sequence[tuple[int, int]],
+    least_score: float,
+    ink: Colour,
+    line: int,
+) -> None:
+    shown = keypoints[:, 2] >= least_score
+    points = [tuple(xy) for xy in keypoints[:, :2].tolist()]
+    limbs = [(points[a], points[b]) for a, b in skeleton if shown[a] and shown[b]]
+    # a white rim, to be seen on the object's own colour
+    for fill, width in (("white", 2 * line + 2), (ink, 2 * line)):
+        for limb in limbs:
+            pen.line(limb, fill=fill, width=width)
+    for x, y in [point for point, show in zip(points, shown, strict=True) if show]:
+        pen.circle((x, y), 2 * line + 1, fill=ink, outline="white", width=max(1, line // 2))
+
+
+def _draw_labels(
+    pen: ImageDraw.ImageDraw,
+    result: Result,
+    order: list[int],
+    inks: Sequence[Colour],
+    image: Image.Image,
+) -> None:
+    size = max(12, round(max(image.size) / 50))
+    font = ImageFont.load_default(size)
+    margin = max(2, size // 6)
+    boxes = [_inside(box, image) for box in result.boxes]
+    taken: list[Rectangle] = []
+    for i in order:
+        score = "" if math.isnan(result.scores[i]) else f" {result.scores[i]:.2f}"
+        text = _fit(result.names[i], score, font, image.width - 2 * margin)
+        if not text:
+            continue
+        label = (math.ceil(font.getlength(text)) + 2 * margin, size + 2 * margin)
+        is_small = math.prod(label) > _area(boxes[i])
+        place = _free_place(boxes[i], label, image.size, taken + boxes if is_small else taken)
+        if place is None:
+            continue
+        taken.append(place)
+        dark = tuple(channel // 3 for channel in inks[i])
+        pen.rectangle(place, fill=dark, outline=inks[i])
+        pen.text((place[0] + margin, (place[1] + place[3]) / 2), text, fill="white", font=font, anchor="lm")
+
+
+def _fit(name: str, score: str, font: Font, width: int) -> str:
+    """Name and score on one line; of a name that is too wide for the picture, as much as fits."""
+    name = " ".join(name.split())[:80]
+    text = name + score
+    while font.getlength(text) > width and name:
+        name = name[:-1]
+        text = f"{name}…{score}"
+    return text
+
+
+def _free_place(
+    box: Rectangle, label: tuple[int, int], size: tuple[int, int], taken: Sequence[Rectangle]
+) -> Rectangle | None:
+    """Where a label covers nothing taken: above its box, else within it, below it, or down its left side."""
+    (x1, y1, x2, y2), (wide, high) = box, label
+    right = x2 - wide
+    tries = [(x1, y1 - high), (x1, y1), (x1, y2), (right, y1 - high), (x1, y2 - high), (right, y2 - high)]
+    tries += [(x1, y1 + step * high) for step in range(1, 6)]
+    for x, y in tries:
+        left, top = max(min(x, size[0] - 1 - wide), 0), max(min(y, size[1] - 1 - high), 0)
+        place = (left, top, left + wide, top + high)
+        if not any(_meet(place, other) for other in taken):
+            return place
+    return None
+
+
+def _area(box: Rectangle) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _meet(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,0 +1,196 @@
+import gc
+import json
+import os
+import warnings
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch.multiprocessing  # noqa: F401  (teaches ForkingPickler to share tensors)
+from PIL import Image
+
+from maskrcnn.data.folder import find_split
+from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.masks.rle import decode
+
+SHARED = Path(os.environ.get("MASKRCNN_SHARED", Path(__file__).parents[3] / "../shared"))
+
+
+def content(**changes):
+    """Two pictures of 4 rows and 6 columns, the second without objects; classes 2 (no example), 5 and 7."""
+    square = [1, 1, 3, 1, 3, 3, 1, 3]
+    annotation = {"id": 0, "image_id": 10, "category_id": 7, "bbox": [1, 1, 2, 2], "segmentation": [square]}
+    runs = {"id": 0, "image_id": 10, "category_id": 5, "iscrowd": 1, "bbox": [0, 0, 1, 2]}
+    runs["segmentation"] = {"size": [4, 6], "counts": [0, 2, 22]}
+    return {
+        "images": [{"id": id_, "file_name": f"{id_}.png", "height": 4, "width": 6} for id_ in (10, 3)],
+        "annotations": [annotation, runs],
+        "categories": [{"id": 7, "name": "cup"}, {"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}],
+    } | changes
+
+
+def write(folder, content):
+    for image in content["images"] if isinstance(content, dict) else []:
+        if ".." not in image["file_name"]:
+            Image.new("RGB", (6, 4)).save(folder / "10.png")
+            Image.new("RGB", (6, 4)).save(folder / "3.png")
+    (folder / "truth.json").write_text(json.dumps(content))
+    return folder / "truth.json"
+
+
+def read(folder, **changes):
+    return CocoDataset(write(folder, content(**changes)), folder)
+
+
+def annotation(**changes):
+    return [content()["annotations"][0] | changes]
+
+
+def test_classes_pictures_and_objects(tmp_path):
+    dataset = read(tmp_path)
+    assert (dataset.class_names, dataset.category_ids) == (("cat", "dog", "cup"), (2, 5, 7))
+    assert dataset.image_ids.tolist() == [10, 3] and dataset.sizes_hw.tolist() == [[4, 6], [4, 6]]
+    assert dataset.paths == [tmp_path / "10.png", tmp_path / "3.png"] and len(dataset) == 2
+    objects = dataset.objects(0)
+    assert objects.boxes.tolist() == [[1, 1, 3, 3], [0, 0, 1, 2]]
+    assert objects.labels.tolist() == [2, 1] and objects.crowd.tolist() == [False, True]
+    assert objects.masks[0][0].tolist() == [[1, 1], [3, 1], [3, 3], [1, 3]]
+    assert decode(objects.masks[1]).nonzero() == (pytest.approx([0, 1]), pytest.approx([0, 0]))
+    assert objects.ids.tolist() == [1, 2] and objects.keypoints is None
+    assert len(dataset.objects(1).boxes) == 0
+
+
+def test_compressed_and_plain_runs_are_read_alike(tmp_path):
+    plain = {"size": [4, 6], "counts": [5, 3, 16]}
+    compressed = {"size": [4, 6], "counts": "53`0"}
+    objects = read(
+        tmp_path, annotations=annotation(segmentation=plain) + annotation(segmentation=compressed)
+    ).objects(0)
+    assert objects.masks[0] == objects.masks[1] == compressed
+
+
+def test_keypoints_are_centres_of_pixels_and_mirror(tmp_path):
+    scheme = {"keypoints": ["nose", "left_eye", "right_eye"], "skeleton": [[1, 2], [1, 3]]}
+    category = {"id": 7, "name": "cup"} | scheme
+    given = annotation(keypoints=[1, 2, 2, 3, 0, 1, 9, 9, 0]) + annotation()
+    dataset = read(tmp_path, annotations=given, categories=[category, {"id": 9, "name": "plain"}])
+    assert dataset.keypoint_names == ("nose", "left_eye", "right_eye")
+    assert dataset.keypoint_flip == (0, 2, 1) and dataset.skeleton == ((0, 1), (0, 2))
+    expected = [[[1.5, 2.5, 2], [3.5, 0.5, 1], [0, 0, 0]], [[0, 0, 0]] * 3]
+    assert dataset.objects(0).keypoints.tolist() == expected
+
+
+def test_defects_that_are_left_out_are_counted(tmp_path):
+    flat = annotation(bbox=[2, 2, 0, 3]) + annotation(bbox=[7, 0, 3, 3])  # the second lies beside the picture
+    chipped = annotation(segmentation=[[0, 0, 1, 1], [0, 0, 2, 0, 2, 2]])
+    with pytest.warns(
+        UserWarning, match="left out 1 polygons of fewer than 3 points and 2 boxes without area"
+    ):
+        dataset = read(tmp_path, annotations=flat + chipped)
+    assert dataset.objects(0).ids.tolist() == [3] and len(dataset.objects(0).masks[0]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(tmp_path)
+
+
+IMAGE = content()["images"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotations": annotation(category_id=1)}, "annotation 0 of image 10: 'category_id' is 1, which"),
+        ({"annotations": annotation(image_id=1)}, "annotation 0 of image 1: 'image_id' is 1, which"),
+        ({"annotations": annotation(bbox=[0, 0, -1, 2])}, "annotation 0 of image 10: 'bbox' is .*≥ 0"),
+        ({"annotations": annotation(bbox=[0, float("nan"), 1, 2])}, "'bbox' is not a list of finite numbers"),
+        ({"annotations": annotation(bbox=[0, 0, 1])}, "x, y, width, height"),
+        ({"annotations": annotation(bbox="wide")}, "annotation 0 of image 10: could not convert"),
+        (
+            {"annotations": [{"id": 4, "image_id": 10, "category_id": 7}]},
+            "annotation 4 of .*'bbox' is missing",
+        ),
+        ({"annotations": ["x"]}, "an entry of 'annotations'"),
+        ({"annotations": annotation(segmentation=[[0, 0, 1, 1, 2]])}, "polygon 0 has 5 numbers; an even"),
+        ({"annotations": annotation(segmentation=[[0, 0, 1, 1]])}, "polygon 0 has 2 points"),
+        ({"annotations": annotation(segmentation=[[0, 0, 1, 1, 1e30, 0]])}, "outside the picture"),
+        ({"annotations": annotation(segmentation={"size": [6, 4], "counts": [24]})}, r"size \[6, 4\] on"),
+        (
+            {"annotations": annotation(segmentation={"size": [4, 6], "counts": [23]})},
+            "annotation 0 .* sum to 23",
+        ),
+        (
+            {"annotations": annotation(segmentation={"size": [4, 6], "counts": "!"})},
+            "annotation 0 of image 10",
+        ),
+        ({"images": [IMAGE, IMAGE]}, "the id 10 stands 2 times in 'images'"),
+        ({"images": []}, "'images' is empty"),
+        ({"images": [IMAGE | {"file_name": "../10.png"}]}, "leads out of the folder"),
+        ({"images": [IMAGE | {"file_name": "/etc/10.png"}]}, "leads out of the folder"),
+        ({"images": [IMAGE | {"file_name": "..\\10.png"}]}, "leads out of the folder"),
+        ({"images": [IMAGE | {"height": 0}]}, "image 10 is 0 by 6"),
+        ({"images": [IMAGE | {"id": "10"}]}, "'id' is '10', where a whole number"),
+        ({"categories": {}}, "no list of 'categories'"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=r"truth\.json: .*" + message):
+        read(tmp_path, **changes)
+
+
+def test_what_is_no_data_set_is_named(tmp_path):
+    (tmp_path / "truth.json").write_text("{")
+    with pytest.raises(ValueError, match=r"truth\.json: not a JSON file"):
+        CocoDataset(tmp_path / "truth.json", tmp_path)
+    file = write(tmp_path, content())
+    (tmp_path / "3.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 pictures are not in .*: 3\.png"):
+        CocoDataset(file, tmp_path)
+
+
+def test_classes_of_one_name_are_told_apart(tmp_path):
+    categories = [{"id": 7, "name": "cup"}, {"id": 8, "name": "cup"}, {"id": 5, "name": "dog"}]
+    assert read(tmp_path, categories=categories).class_names == ("dog", "cup (7)", "cup (8)")
+
+
+def test_annotations_are_bytes_that_workers_share(tmp_path):
+    def weight(repeats):
+        """Python objects that the data set keeps alive, and the bytes that a spawned worker is sent."""
+        dataset = read(tmp_path, annotations=content()["annotations"] * repeats)
+        gc.collect()
+        seen, open_ = set(), [dataset.__dict__]
+        while open_:
+            thing = open_.pop()
+            if id(thing) not in seen and not isinstance(thing, type):
+                seen.add(id(thing))
+                open_ += gc.get_referents(thing) if isinstance(thing, dict | list | tuple) else []
+        return len(seen), len(ForkingPickler.dumps(dataset)), dataset._records.numel()
+
+    (few, small, light), (many, large, heavy) = weight(10), weight(1000)
+    assert heavy > 50 * light
+    assert many == few and abs(large - small) < 100
+
+
+@pytest.mark.parametrize("name", ["nuclei", "person", "coco_small"])
+def test_real_masks_agree_with_their_boxes(name):
+    if not (SHARED / "data" / name).is_dir():
+        pytest.skip(f"no {SHARED / 'data' / name}")
+    dataset = CocoDataset(*find_split(SHARED / "data" / name, "val"))
+    assert len(dataset) == {"nuclei": 100, "person": 200, "coco_small": 206}[name]
+    assert (
+        sum(len(dataset.objects(i).ids) for i in range(len(dataset)))
+        == {
+            "nuclei": 4789,
+            "person": 200,
+            "coco_small": 1786,
+        }[name]
+    )
+    for i in range(0, len(dataset), 10):
+        objects = dataset.objects(i)
+        for box, mask in zip(objects.boxes, objects.masks, strict=True):
+            if isinstance(mask, dict):
+                y, x = decode(mask).nonzero()
+                assert np.abs(box - [x.min(), y.min(), x.max() + 1, y.max() + 1]).max() <= 1
+            else:
+                points = np.concatenate(mask)
+                assert np.abs(box - np.concatenate([points.min(0), points.max(0)])).max() <= 1

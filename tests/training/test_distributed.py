@@ -1,0 +1,99 @@
+"""Two processes make one training."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from maskrcnn.data.folder import find_split
+from maskrcnn.data.loader import training_batches
+from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.synthetic import synthetic_dataset
+from maskrcnn.data.transforms import compose, resize
+from maskrcnn.training.checkpoint import load
+from maskrcnn.training.distributed import ALONE, Processes, joined
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return synthetic_dataset(tmp_path_factory.mktemp("drawn"), train=6, val=2, size=64)
+
+
+def test_shares_make_the_whole(data):
+    dataset = CocoDataset(*find_split(data, "train"))
+    batches = partial(
+        training_batches, dataset, resize(64, 64), compose(), batch_size=4, stride=32, workers=0, seed=3
+    )
+    whole, _ = next(batches())
+    parts = [next(batches(share=Processes(rank, 2).share(4)))[0] for rank in range(2)]
+    assert torch.equal(parts[0].images, whole.images[::2])
+    assert torch.equal(parts[1].images, whole.images[1::2])
+    with pytest.raises(ValueError, match="multiple of the 3 processes, not 4"):
+        Processes(0, 3).share(4)
+
+
+def test_alone_nothing_is_exchanged(tmp_path):
+    layer = nn.Linear(2, 2)
+    layer(torch.ones(1, 2)).sum().backward()
+    before = layer.weight.grad.clone()
+    ALONE.average(layer.parameters())
+    assert torch.equal(layer.weight.grad, before)
+    assert ALONE.agree(3.0, False, torch.device("cpu")) == (3.0, False)
+    with joined("cpu", tmp_path) as (processes, place, output):
+        assert (processes, place.type, output) == (ALONE, "cpu", tmp_path)
+
+
+AVERAGES = """
+import json, sys, torch
+from pathlib import Path
+from torch import nn
+from maskrcnn.training.distributed import joined
+with joined("cpu", Path(sys.argv[1])) as (processes, place, output):
+    rank = processes.rank
+    first, second = nn.Linear(3, 2, bias=False), nn.Linear(1, 1)
+    first.weight.grad = torch.full((2, 3), float(rank + 1))
+    if rank:
+        second.weight.grad = torch.tensor([[4.0]])
+    processes.average([*first.parameters(), *second.parameters()])
+    said = processes.agree(10.0 + rank, rank == 1, place)
+    gradients = [p.grad.unique().tolist() for p in (first.weight, second.weight, second.bias)]
+    told = [gradients, said, str(output) == sys.argv[1]]
+    (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(told))
+    print(f"from {rank}")
+"""
+
+
+def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--no-python", sys.executable, *words]
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stderr
+    return ran
+
+
+@pytest.mark.slow
+def test_gradients_are_averaged_the_clock_is_one_and_the_first_speaks(tmp_path):
+    ran = torchrun("-c", AVERAGES, str(tmp_path))
+    assert ran.stdout.split() == ["from", "0"]
+    for rank in range(2):
+        gradients, said, writes_there = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert gradients == [[1.5], [2.0], [0.0]] and said == [11.0, True]
+        assert writes_there == (rank == 0)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_the_first_process_writes(data, tmp_path):
+    recipe = ["channels=16", "hidden=16", "frozen=", "budget=16", "max_detections=5"]
+    settings = ["steps=3", "batch_size=2", "short_sides=64", "long_side=64", "workers=0", "log_every=1"]
+    run_cli = "import sys; from maskrcnn.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["train", str(data), "--recipe", "resnet18_fpn", "--output", str(tmp_path), "--device", "cpu"]
+    ran = torchrun("-c", run_cli, *words, "--set", *settings, *(f"recipe.{text}" for text in recipe))
+    assert "2 processes share them" in ran.stdout and ran.stdout.count("step 3") == 1
+    assert load(tmp_path / "best.pt").step == 3
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 3]

@@ -1,0 +1,111 @@
+"""One step: what it computes, compiled or not, and that it does not wait for the device."""
+
+import subprocess
+import sys
+from itertools import repeat
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrcnn import recipes
+from maskrcnn.fast.cpu import optimize_for_cpu
+from maskrcnn.training.settings import Settings
+from maskrcnn.training.step import TrainState, gradients, make_optimiser, to_floats, train_step
+from scenes import scene
+
+SMALL = {"channels": 16, "hidden": 32, "budget": 32, "norm": "group"}
+
+
+def a_learner(settings, device="cpu", **options):
+    torch.manual_seed(0)
+    model = recipes.resnet18_fpn(3, **SMALL, **options).train().to(device)
+    scaler = torch.amp.GradScaler(device, enabled=False)
+    return TrainState(model, make_optimiser(model, settings), scaler, torch.device(device))
+
+
+def test_a_step_adds_up_batches_and_tells_the_parts_of_the_loss():
+    settings = Settings(accumulate=2, gradient_clip=0.5)
+    learner = a_learner(settings)
+    batches = [scene([2, 1]), scene([1, 3], seed=1)]
+    torch.manual_seed(1)
+    values = to_floats(gradients(learner, iter(batches), settings))
+    found = [p.grad.clone() for p in learner.model.parameters() if p.grad is not None]
+
+    learner.model.zero_grad()
+    torch.manual_seed(1)
+    losses = [learner.model(*batch) for batch in batches]
+    (sum(sum(parts.values()) for parts in losses) / 2).backward()
+    expected = [p.grad for p in learner.model.parameters() if p.grad is not None]
+    norm = torch.stack([grad.norm() for grad in expected]).norm().item()
+    assert values["gradient_norm"] == pytest.approx(norm, rel=1e-4) and norm > 0.5
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs * (0.5 / norm), rtol=1e-3, atol=1e-6)
+    for name in losses[0]:
+        assert values[name] == pytest.approx(sum(parts[name].item() for parts in losses) / 2, rel=1e-5)
+    assert values["loss"] == pytest.approx(sum(values[name] for name in losses[0]), rel=1e-5)
+
+
+def test_gradients_lie_as_their_weights_do():
+    """PyTorch's fused optimisers on a CPU pair the two by their place in memory, whatever the strides say."""
+    settings = Settings()
+    learner = a_learner(settings)
+    optimize_for_cpu(learner.model.to(memory_format=torch.channels_last))
+    gradients(learner, iter([scene([2, 1])]), settings)
+    learnt = {name: p for name, p in learner.model.named_parameters() if p.grad is not None}
+    assert any(not p.is_contiguous() for p in learnt.values())
+    for name, p in learnt.items():
+        assert p.grad.squeeze().stride() == p.squeeze().stride(), name
+
+
+# Without the shapes' checks, which no compiler can follow. It raises at a graph break.
+COMPILED = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from maskrcnn import recipes
+from scenes import scene
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = recipes.resnet18_fpn(3, channels=16, hidden=32, budget=32, norm="group", keypoints=5)
+compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+for objects in ([3, 2], [40, 0]):  # few, and more than are matched at a time
+    batch, targets = scene(objects, keypoints=5)
+    answers = []
+    for network in (model, compiled):
+        model.zero_grad()
+        torch.manual_seed(7)
+        losses = network(batch, targets)
+        sum(losses.values()).backward()
+        answers.append((losses, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-5)
+print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_the_losses_are_one_graph_and_its_answers_are_the_same():
+    """Boxes, masks and keypoints, with the same draws; gradients, too."""
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, tests], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "equal\n", done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_step_does_not_wait_for_the_device(precision):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    settings = Settings(precision=precision)
+    learner = a_learner(settings, "cuda", keypoints=5)
+    batches = repeat(scene([3, 2], keypoints=5))
+    for _ in range(2):  # the first steps choose kernels and allocate
+        train_step(learner, batches, settings, 1e-4)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        values = train_step(learner, batches, settings, 1e-4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(torch.tensor(list(to_floats(values).values()))))
