@@ -20,8 +20,7 @@ from maskrcnn import kernels, recipes
 from maskrcnn.fast.cuda_graph import cuda_graphed
 from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.ops.nms import suppress
-from maskrcnn.ops.pyramid import flatten_levels
-from maskrcnn.ops.roi_align import assign_levels, roi_align
+from maskrcnn.ops.roi_align import assign_levels, flatten_levels, roi_align
 from maskrcnn.types import Batch
 
 try:

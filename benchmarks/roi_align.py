@@ -14,8 +14,7 @@ import torch
 import torchvision.ops
 from torch import Tensor
 
-from maskrcnn.ops.pyramid import flatten_levels
-from maskrcnn.ops.roi_align import roi_align
+from maskrcnn.ops.roi_align import flatten_levels, roi_align
 
 CHANNELS, SIZE_HW, STRIDE = 256, (200, 304), 4
 CASES = {"1000 RoIs, 7x7": (1000, 7), "100 RoIs, 14x14": (100, 14)}

@@ -133,7 +133,7 @@ for name in {EVERYWHERE}:
 import numpy, torch, maskrcnn
 from maskrcnn.types import Batch, MaskTable, Targets
 
-model = maskrcnn.recipes.resnet18_fpn(num_classes=2, norm="group", channels=32, hidden=32, budget=16)
+model = maskrcnn.recipes.build("resnet18_fpn", 2, {{"body.norm": "group", "boxes.hidden": 32}})
 batch = Batch(torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8), torch.tensor([[64, 64]]))
 crop = MaskTable(
     pixels=torch.ones(1024, dtype=torch.uint8),

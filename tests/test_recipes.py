@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from maskrcnn import recipes
+from maskrcnn.plain import values_of
 from scenes import scene
 
 ALL = [
@@ -25,7 +26,7 @@ def parameters(model):
 )
 def test_every_recipe_trains_a_step_and_detects(name):
     keypoint = name.endswith("_keypoint")
-    model = recipes.find(name)(3, budget=16)
+    model = recipes.build(name, 3, {"boxes.samples_per_image": 16})
     batch, targets = scene([2, 0], keypoints=17 if keypoint else 0)
     losses = model(batch, targets)
     expected = {"loss_rpn_objectness", "loss_rpn_box", "loss_class", "loss_box"}
@@ -57,41 +58,53 @@ def test_every_recipe_trains_a_step_and_detects(name):
 )
 def test_networks_have_as_many_parameters_as_detectron2s(name, count):
     with torch.device("meta"):
-        assert parameters(recipes.find(name)(num_classes=80)) == count
+        assert parameters(recipes.build(name, 80)) == count
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"mask_coding": "softmax"},
-        {"mask_coding": "class_agnostic"},
-        {"mask_head": "mlp", "hidden": 64},
-        {"region_operator": "roi_pool"},
-        {"region_operator": "roi_warp"},
-        {"region_operator": "roi_warp_max"},
-        {"region_operator": "roi_align_max"},
-        {"sampling_ratio": 0},
-        {"box_head": "conv", "rpn_convolutions": 2},
-        {"norm": "group"},
-        {"norm": "batch"},
-        {"in_channels": 1},
-        {"in_channels": 5},
-        {"anchor_sizes": (8.0, 16.0, 32.0, 64.0, 128.0), "aspect_ratios": (1.0,)},
-        {"keypoints": 4},
-        {"keypoints": 4, "keypoint_channels": 32},
-        {"mask_head": "mlp", "mask_layers": 3, "hidden": 32},
-        {"bgr": True},
-        {"aligned": False, "anchor_offset": 0.0, "rounded_anchors": True},
-        {"rpn_divisor": "budget", "rpn_beta": 0.0, "beta": 0.0},
-        {"mask_truth": "soft_legacy"},
-        {"mask_samples": 0},
+        {"masks.coding": "softmax"},
+        {"masks.coding": "class_agnostic"},
+        {"masks.head": "mlp", "boxes.hidden": 64},
+        {"regions.operator": "roi_pool"},
+        {"regions.operator": "roi_warp"},
+        {"regions.operator": "roi_warp_max"},
+        {"regions.operator": "roi_align_max"},
+        {"regions.sampling_ratio": 0},
+        {"boxes.head": "conv", "proposals.convolutions": 2},
+        {"body.norm": "group"},
+        {"body.norm": "batch"},
+        {"input.channels": 1},
+        {"input.channels": 5},
+        {"proposals.anchor_sizes": (8.0, 16.0, 32.0, 64.0, 128.0), "proposals.aspect_ratios": (1.0,)},
+        {"keypoints.count": 4},
+        {"keypoints.count": 4, "keypoints.channels": 32},
+        {"masks.head": "mlp", "masks.mlp_layers": 3, "boxes.hidden": 32},
+        {"input.bgr": True},
+        {"regions.aligned": False, "proposals.anchor_offset": 0.0, "proposals.rounded_anchors": True},
+        {"proposals.loss_divisor": "fixed", "proposals.beta": 0.0, "boxes.beta": 0.0},
+        {"masks.targets": "soft_legacy"},
+        {"masks.target_samples": 0},
     ],
     ids=str,
 )
 def test_every_option_trains_a_step(options):
-    model = recipes.resnet18_fpn(3, **{"channels": 32, "hidden": 64, "budget": 16, **options})
+    model = recipes.build(
+        "resnet18_fpn",
+        3,
+        {
+            **{
+                "pyramid.channels": 32,
+                "masks.channels": 32,
+                "boxes.hidden": 64,
+                "boxes.samples_per_image": 16,
+                **options,
+            }
+        },
+    )
     batch, targets = scene([2, 1], keypoints=4)
-    channels = options.get("in_channels", 3)
+    channels = options.get("input.channels", 3)
     batch = batch._replace(images=batch.images[:, :1].expand(-1, channels, -1, -1))
     losses = model(batch, targets)
     sum(losses.values()).backward()
@@ -102,8 +115,14 @@ def test_every_option_trains_a_step(options):
 
 def test_blue_first_is_the_same_network_on_turned_pictures():
     torch.manual_seed(0)
-    red_first = recipes.resnet18_fpn(2, channels=16, hidden=16).eval()
-    blue_first = recipes.resnet18_fpn(2, channels=16, hidden=16, bgr=True).eval()
+    red_first = recipes.build(
+        "resnet18_fpn", 2, {"pyramid.channels": 16, "masks.channels": 16, "boxes.hidden": 16}
+    ).eval()
+    blue_first = recipes.build(
+        "resnet18_fpn",
+        2,
+        {"pyramid.channels": 16, "masks.channels": 16, "boxes.hidden": 16, "input.bgr": True},
+    ).eval()
     weights = red_first.state_dict()
     stem = "backbone.body.stem.conv.weight"
     blue_first.load_state_dict(
@@ -120,24 +139,54 @@ def test_blue_first_is_the_same_network_on_turned_pictures():
 
 
 def test_frozen_norms_freeze_the_stem_and_res2_and_others_do_not():
-    frozen = recipes.resnet18_fpn(1, channels=16, hidden=16)
+    frozen = recipes.build(
+        "resnet18_fpn", 1, {"pyramid.channels": 16, "masks.channels": 16, "boxes.hidden": 16}
+    )
     assert not any(p.requires_grad for p in frozen.backbone.body.res2.parameters())
     assert all(p.requires_grad for p in frozen.backbone.body.res3.parameters())
-    assert all(p.requires_grad for p in recipes.resnet18_fpn(1, norm="group", channels=16).parameters())
+    assert all(
+        p.requires_grad
+        for p in recipes.build(
+            "resnet18_fpn", 1, {"body.norm": "group", "pyramid.channels": 16, "masks.channels": 16}
+        ).parameters()
+    )
 
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones():
     with pytest.raises(
         ValueError, match="there is no recipe 'resnet51_fpn'; there are resnet18_fpn, resnet34_fpn"
     ):
-        recipes.find("resnet51_fpn")
+        recipes.build("resnet51_fpn", 2)
 
 
 def test_means_must_fit_the_channels():
     with pytest.raises(ValueError, match="one number for each of 4 channels, not 3 and 4"):
-        recipes.resnet18_fpn(1, in_channels=4, pixel_mean=(1.0, 2.0, 3.0))
+        recipes.build("resnet18_fpn", 1, {"input.channels": 4, "input.mean": (1.0, 2.0, 3.0)})
 
 
-def test_options_are_plain_values():
-    for field in dataclasses.fields(recipes.Options):
-        assert isinstance(field.default, bool | int | float | str | tuple | None)
+@pytest.mark.parametrize("name", ALL)
+def test_options_are_plain_values_in_groups_of_at_most_twelve(name):
+    options = recipes.options_of_recipe(name)
+    assert all(
+        value is None or isinstance(value, bool | int | float | str | tuple)
+        for value in values_of(options).values()
+    )
+    groups = [getattr(options, field.name) for field in dataclasses.fields(options)]
+    assert all(len(dataclasses.fields(group)) <= 12 for group in [options, *filter(None, groups)])
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("resnet50_c4", "boxes.hidden"),
+        ("resnet50_c4", "masks.head"),
+        ("resnet50_c4", "pyramid.channels"),
+        ("resnet50_c5", "pyramid.norm"),
+        ("resnet18_fpn", "body.stride_in_1x1"),
+        ("mobilenet_v2_fpn", "body.stride_in_1x1"),
+        ("resnext101_fpn", "body.stride_in_1x1"),
+    ],
+)
+def test_an_option_that_an_architecture_lacks_is_refused(name, option):
+    with pytest.raises(ValueError, match=f"there is no option {option}"):
+        recipes.build(name, 2, {option: 1})

@@ -182,9 +182,13 @@ def training(name: str) -> tuple[dict[str, Any], MaskRCNN]:
     about = json.loads((REFERENCE / f"{name}.json").read_text())
     model = json.loads((REFERENCE / f"{name.removeprefix('training_')}.json").read_text())
     trained = model_from_library(drawn_weights(model["layout"], about["scales"]))
-    everything = {"budget": 10_000_000, "rpn_budget": 10_000_000, "frozen": ()}
+    everything = {
+        "boxes.samples_per_image": 10_000_000,
+        "proposals.samples_per_image": 10_000_000,
+        "body.frozen": (),
+    }
     if "torchvision" in name:  # its norms learn, and so have their usual epsilon
-        everything |= {"norm": "batch"}
+        everything |= {"body.norm": "batch"}
     return about, replace(trained, arguments=trained.arguments | everything).build().eval()
 
 

@@ -135,7 +135,7 @@ def test_evaluate_on_cityscapes(weights, tmp_path, monkeypatch, capsys):
     trained = content["trained"]
     known = trained | {"class_names": tuple(CLASSES.values()), "category_ids": tuple(CLASSES)}
     torch.manual_seed(0)
-    known["weights"] = recipes.find(known["recipe"])(len(CLASSES), **known["arguments"]).state_dict()
+    known["weights"] = recipes.build(known["recipe"], len(CLASSES), {**known["arguments"]}).state_dict()
     torch.save({"trained": known}, tmp_path / "city.pt")
     places = [str(tmp_path / name) for name in ("city.pt", "data", "m.json")]
     assert main(["evaluate", *places[:2], "--output", places[2]]) == 0
@@ -222,7 +222,11 @@ def test_ctrl_c_and_divergence_have_their_own_status(monkeypatch, data, tmp_path
 def test_the_demo_leaves_all_that_it_promises(monkeypatch, tmp_path, capsys):
     settings = Settings(steps=1, batch_size=2, short_sides=(64,), long_side=64, workers=0, eval_every=None)
     monkeypatch.setattr(demo, "_DEMO", settings)
-    monkeypatch.setattr(demo, "_DEMO_RECIPE", {"channels": 16, "hidden": 16, "max_detections": 5})
+    monkeypatch.setattr(
+        demo,
+        "_DEMO_RECIPE",
+        {"pyramid.channels": 16, "masks.channels": 16, "boxes.hidden": 16, "boxes.max_detections": 5},
+    )
     monkeypatch.setattr(
         synthetic, "synthetic_dataset", partial(synthetic.synthetic_dataset, train=4, val=2, size=64)
     )

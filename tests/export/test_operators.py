@@ -8,8 +8,8 @@ from torch import nn
 from torch.export import Dim
 
 from maskrcnn.ops.nms import keep_in_order
-from maskrcnn.ops.pyramid import flatten_levels
-from maskrcnn.ops.roi_align import assign_levels, maximum, roi_align, roi_pool, roi_warp
+from maskrcnn.ops.roi_align import assign_levels, flatten_levels, roi_align
+from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp
 
 pytest.importorskip("onnxscript", reason="onnxscript writes ONNX files")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime runs them")

@@ -11,7 +11,7 @@ from maskrcnn.fast.cpu import ChannelsLastLinear, ConvTranspose2x2, OnePassSum, 
 from maskrcnn.fast.winograd import WinogradConv2d, transforms
 from maskrcnn.network.boxes import LinearHead
 from maskrcnn.network.fpn import TopDownAdd
-from maskrcnn.network.masks import MLPHead
+from maskrcnn.network.mask_ablations import MLPHead
 from maskrcnn.network.resnet import AddReLU
 
 

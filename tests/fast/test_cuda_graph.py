@@ -5,19 +5,25 @@ from maskrcnn import recipes
 from maskrcnn.fast.cuda_graph import cuda_graphed
 from scenes import scene
 
-SMALL = {"channels": 32, "hidden": 64, "budget": 32, "norm": "group"}
+SMALL = {
+    "pyramid.channels": 32,
+    "masks.channels": 32,
+    "boxes.hidden": 64,
+    "boxes.samples_per_image": 32,
+    "body.norm": "group",
+}
 
 
 def test_pictures_elsewhere_are_refused():
     batch, _ = scene([1])
     with pytest.raises(ValueError, match="on a CUDA device, but these are on cpu"):
-        cuda_graphed(recipes.resnet18_fpn(3, **SMALL))(batch)
+        cuda_graphed(recipes.build("resnet18_fpn", 3, {**SMALL}))(batch)
 
 
 @pytest.mark.gpu
 def test_replays_what_detect_finds():
     """Two shapes in turn, one more than is kept: what was found stays as it was."""
-    model = recipes.resnet18_fpn(3, keypoints=5, **SMALL).eval().cuda()
+    model = recipes.build("resnet18_fpn", 3, {"keypoints.count": 5, **SMALL}).eval().cuda()
     detect = cuda_graphed(model, shapes=1)
     shapes = [(64, 96), (64, 96), (96, 64), (64, 96)]
     batches = [scene([3, 1], shape, seed=seed)[0].to("cuda") for seed, shape in enumerate(shapes)]
@@ -32,7 +38,7 @@ def test_replays_what_detect_finds():
 
 @pytest.mark.gpu
 def test_replays_with_the_weights_of_the_day():
-    model = recipes.resnet18_fpn(3, **SMALL).eval().cuda()
+    model = recipes.build("resnet18_fpn", 3, {**SMALL}).eval().cuda()
     batch = scene([2])[0].to("cuda")
     detect = cuda_graphed(model)
     with torch.autocast("cuda", torch.bfloat16):
@@ -44,7 +50,7 @@ def test_replays_with_the_weights_of_the_day():
 
 @pytest.mark.gpu
 def test_a_training_step_does_not_wait_for_the_device():
-    model = recipes.resnet18_fpn(3, keypoints=5, **SMALL).train().cuda()
+    model = recipes.build("resnet18_fpn", 3, {"keypoints.count": 5, **SMALL}).train().cuda()
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3, 0.9, fused=True)
     batch, targets = (part.to("cuda") for part in scene([3, 2], keypoints=5))
 

@@ -7,7 +7,7 @@ import torch
 
 from maskrcnn import kernels
 from maskrcnn.ops import roi_align as roi
-from maskrcnn.ops.pyramid import first_levels, flatten_levels
+from maskrcnn.ops.roi_align import first_levels, flatten_levels
 
 pytest.importorskip("triton", reason="Triton is not installed")
 

@@ -1,6 +1,6 @@
 """Where anchors stand, by hand."""
 
-from maskrcnn.network.anchors import Anchors
+from maskrcnn.network.rpn import Anchors
 
 
 def test_anchors_stand_at_the_centres_of_cells_or_at_their_corners():

@@ -10,14 +10,24 @@ import pytest
 import torch
 
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.recipes import find
+from maskrcnn.plain import options_of
+from maskrcnn.recipes import build, options_of_recipe
 from maskrcnn.types import Batch
 
 
 def small(recipe: str) -> MaskRCNN:
     torch.manual_seed(0)
-    options = {"proposals": 30, "max_detections": 10, "hidden": 32, "channels": 32, "score_threshold": 0.1}
-    return find(recipe)(3, **options).eval()
+    options = {
+        "proposals.post_nms": 30,
+        "boxes.max_detections": 10,
+        "boxes.hidden": 32,
+        "pyramid.channels": 32,
+        "masks.channels": 32,
+        "boxes.score_threshold": 0.1,
+    }
+    usual = options_of_recipe(recipe)
+    known = [name for name in options_of(usual) if usual.masks or not name.startswith("masks.")]
+    return build(recipe, 3, {name: options[name] for name in options if name in known}).eval()
 
 
 def pictures(count: int, height: int, width: int) -> Batch:

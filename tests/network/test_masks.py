@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from maskrcnn.network.masks import CLASS_AGNOSTIC, SIGMOID, SOFTMAX, FCNHead, MaskBranch, MLPHead
+from maskrcnn.masks.targets import binary_targets
+from maskrcnn.network.mask_ablations import CLASS_AGNOSTIC, SOFTMAX, MLPHead
+from maskrcnn.network.masks import SIGMOID, FCNHead, MaskBranch
 
 HEADS = {
     "fcn": lambda channels: FCNHead(6, channels, convolutions=1, channels=8),
@@ -21,7 +23,7 @@ def test_a_region_learns_its_own_channel_alone(head):
     torch.nn.init.normal_(head.logits.bias)
     features = torch.randn(4, 6, 3, 3, requires_grad=True)
     learnt = [features, *head.parameters()]
-    found = head.one(features, LABELS)
+    found = head.one_channel(features, LABELS)
     weight = torch.randn_like(found)
     gradients = torch.autograd.grad((found * weight).sum(), learnt)
     every = head(features)
@@ -32,15 +34,18 @@ def test_a_region_learns_its_own_channel_alone(head):
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_no_regions(head):
-    branch = MaskBranch(head(3))
-    assert branch.probs(torch.zeros(0, 6, 3, 3), LABELS[:0]).shape == (0, 6, 6)
+    branch = MaskBranch(None, head(3), SIGMOID, binary_targets)
+    assert branch.detect(torch.zeros(0, 6, 3, 3), LABELS[:0]).shape == (0, 6, 6)
 
 
 def test_what_the_codings_make_of_a_heads_channels():
     torch.manual_seed(0)
     features, each = torch.randn(4, 6, 3, 3), torch.arange(4)
     heads = {coding: HEADS["c4"](coding.channels(3)) for coding in (SIGMOID, CLASS_AGNOSTIC, SOFTMAX)}
-    found = {coding: MaskBranch(head, coding).probs(features, LABELS) for coding, head in heads.items()}
+    found = {
+        coding: MaskBranch(None, head, coding, binary_targets).detect(features, LABELS)
+        for coding, head in heads.items()
+    }
     every = {coding: head(features) for coding, head in heads.items()}
     torch.testing.assert_close(found[SIGMOID], every[SIGMOID][each, LABELS].sigmoid())
     torch.testing.assert_close(found[CLASS_AGNOSTIC], every[CLASS_AGNOSTIC][:, 0].sigmoid())

@@ -8,13 +8,19 @@ from maskrcnn.network.model import Normalise
 from maskrcnn.types import Batch
 from scenes import scene
 
-SMALL = {"channels": 32, "hidden": 64, "budget": 32, "norm": "group"}
+SMALL = {
+    "pyramid.channels": 32,
+    "masks.channels": 32,
+    "boxes.hidden": 64,
+    "boxes.samples_per_image": 32,
+    "body.norm": "group",
+}
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return recipes.resnet18_fpn(3, keypoints=5, **SMALL)
+    return recipes.build("resnet18_fpn", 3, {"keypoints.count": 5, **SMALL})
 
 
 def finite_losses(model, batch, targets):
@@ -68,7 +74,7 @@ def test_truth_that_a_branch_needs_is_asked_for(model):
 
 def test_at_the_start_the_losses_are_those_of_guessing(model):
     """The last layers start near zero: log 2 for a mask pixel and for objectness, log 56² for a keypoint."""
-    fresh = recipes.resnet18_fpn(3, keypoints=5, **SMALL)
+    fresh = recipes.build("resnet18_fpn", 3, {"keypoints.count": 5, **SMALL})
     batch, targets = scene([2, 2], keypoints=5)
     losses = finite_losses(fresh, batch, targets)
     assert losses["loss_mask"] == pytest.approx(math.log(2), abs=0.02)
@@ -89,7 +95,7 @@ def test_same_seed_same_losses_to_the_bit(model):
 def test_padding_does_not_reach_the_answer():
     """What stands in the padding is not seen."""
     torch.manual_seed(0)
-    model = recipes.resnet18_fpn(3, **SMALL).eval()
+    model = recipes.build("resnet18_fpn", 3, {**SMALL}).eval()
     batch, _ = scene([2], size_hw=(64, 96))
     for noise in (0, 255):
         padded = torch.full((1, 3, 128, 128), noise, dtype=torch.uint8)
@@ -104,7 +110,7 @@ def test_padding_does_not_reach_the_answer():
 
 def test_a_batch_answers_as_its_pictures_do():
     torch.manual_seed(0)
-    model = recipes.resnet18_fpn(3, **SMALL).eval()
+    model = recipes.build("resnet18_fpn", 3, {**SMALL}).eval()
     batch, _ = scene([2, 3])
     with torch.no_grad():
         both = model.detect(batch)
@@ -115,7 +121,9 @@ def test_a_batch_answers_as_its_pictures_do():
 
 
 def test_nothing_found_is_no_error():
-    model = recipes.resnet18_fpn(3, keypoints=5, score_threshold=0.99, **SMALL).eval()
+    model = recipes.build(
+        "resnet18_fpn", 3, {"keypoints.count": 5, "boxes.score_threshold": 0.99, **SMALL}
+    ).eval()
     with torch.no_grad():
         found = model.detect(scene([1])[0])
     assert not found.valid.any() and found.boxes.shape[0] == 1 and found.boxes.shape[2] == 4
@@ -124,12 +132,12 @@ def test_nothing_found_is_no_error():
 def test_c4_shares_its_features_between_boxes_and_masks():
     """Masks learnt from shared features equal those from features that are computed again."""
     torch.manual_seed(0)
-    model = recipes.resnet50_c4(2, budget=8, channels=16)
+    model = recipes.build("resnet50_c4", 2, {"boxes.samples_per_image": 8, "masks.channels": 16})
     batch, targets = scene([2])
     targets = targets._replace(labels=targets.labels.clamp(max=1))
     losses = []
-    for regions in (None, model.box_regions):
-        model.mask_regions = regions
+    for pooler in (None, model.box_branch.region_features):
+        model.branches["masks"].pooler = pooler
         torch.manual_seed(1)
         with torch.no_grad():
             losses.append(model(batch, targets)["loss_mask"].item())
@@ -147,8 +155,17 @@ def test_normalise_by_hand():
 def test_it_learns_a_picture_by_heart():
     """A few steps on one batch: every loss falls, and the objects are found where they are."""
     torch.manual_seed(0)
-    model = recipes.resnet18_fpn(
-        3, channels=64, hidden=128, budget=64, norm="group", anchor_sizes=(16.0, 32.0, 64.0, 128.0, 256.0)
+    model = recipes.build(
+        "resnet18_fpn",
+        3,
+        {
+            "pyramid.channels": 64,
+            "masks.channels": 64,
+            "boxes.hidden": 128,
+            "boxes.samples_per_image": 64,
+            "body.norm": "group",
+            "proposals.anchor_sizes": (16.0, 32.0, 64.0, 128.0, 256.0),
+        },
     )
     batch, targets = scene([3, 2], size_hw=(96, 96))
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4)
@@ -171,7 +188,7 @@ def test_it_learns_a_picture_by_heart():
 
 def with_fixed_shapes(monkeypatch):
     """As in a compiled graph and on a GPU, where empty slots are worked on, too."""
-    monkeypatch.setattr("maskrcnn.ops.slots.is_static", lambda values: True)
+    monkeypatch.setattr("maskrcnn.ops.roi_align.is_static", lambda values: True)
     monkeypatch.setattr("maskrcnn.network.boxes.is_static", lambda values: True)
 
 

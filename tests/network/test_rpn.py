@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskrcnn.network.anchors import Anchors
-from maskrcnn.network.rpn import RPN, RPNHead
+from maskrcnn.network.learning import gather_windows, rpn_losses
+from maskrcnn.network.rpn import RPN, Anchors, RPNHead, TopN
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.matching import IGNORED, match
-from maskrcnn.ops.pyramid import flatten_levels, gather_windows, map_slices
+from maskrcnn.ops.roi_align import flatten_levels, map_slices
 from maskrcnn.types import Targets
 
 STRIDES = (8, 16)
@@ -20,7 +20,8 @@ def some_rpn(convolutions):
     head = RPNHead(6, anchors.per_cell, convolutions=convolutions)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return RPN(head, anchors, budget=10_000)  # all are drawn
+    topn = TopN(100, 100)
+    return RPN(head, anchors, train_topn=topn, test_topn=topn, samples_per_image=10_000)  # all are sampled
 
 
 def some_features():
@@ -38,14 +39,14 @@ def test_losses_and_gradients_are_those_of_whole_maps(convolutions):
     rpn, features, targets = some_rpn(convolutions), some_features(), some_targets()
     learnt = [*features, *rpn.parameters()]
     candidates = rpn(features)
-    losses = rpn.losses(flatten_levels(features, STRIDES), candidates, targets)
+    losses = rpn_losses(rpn, flatten_levels(features, STRIDES), candidates, targets)
     gradients = torch.autograd.grad(sum(losses.values()), learnt)
 
     logits, deltas = (torch.cat(parts, 1) for parts in zip(*map(rpn.head, features), strict=True))
     anchors = candidates.anchors.expand(2, -1, -1)
     matched = match(
         anchors, targets.boxes, targets.valid, negative_below=0.3, positive_from=0.7, low_quality=True
-    ).object
+    )
     used, positive = matched != IGNORED, matched >= 0
     objectness = F.binary_cross_entropy_with_logits(logits[used], positive[used].float())
     truth = targets.boxes.gather(1, matched.clamp(min=0)[..., None].expand(-1, -1, 4))

@@ -4,8 +4,8 @@ from functools import partial
 import pytest
 import torch
 
-from maskrcnn.ops.pyramid import flatten_levels
-from maskrcnn.ops.roi_align import assign_levels, maximum, roi_align, roi_pool, roi_warp
+from maskrcnn.ops.roi_align import assign_levels, flatten_levels, roi_align, scatter_to_slots, valid_indices
+from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp
 
 
 def interpolate(level, y, x):
@@ -185,3 +185,18 @@ def test_levels_by_the_rule():
     sides = torch.tensor([10.0, 111.9, 112.0, 223.9, 224.0, 448.0, 5000.0, 0.0])
     boxes = torch.stack((torch.zeros(8), torch.zeros(8), sides, sides), 1)
     assert assign_levels(boxes, first=2, last=5).tolist() == [0, 0, 1, 1, 2, 3, 3, 0]
+
+
+def test_scattering_inverts_compaction():
+    valid = torch.tensor([[True, False, True], [False, False, True]])
+    values = torch.arange(6.0).view(2, 3)
+    index = valid_indices(valid)
+    assert index.tolist() == [0, 2, 5]
+    assert scatter_to_slots(values.flatten()[index], index, (2, 3)).tolist() == [[0, 0, 2], [0, 0, 5]]
+
+
+def test_where_shapes_are_fixed_the_first_slots_are_taken(monkeypatch):
+    monkeypatch.setattr("maskrcnn.ops.roi_align.is_static", lambda values: True)
+    valid = torch.tensor([[True, False, False], [False, False, False]])
+    assert valid_indices(valid).tolist() == [0, 1, 2, 3, 4, 5]
+    assert valid_indices(valid, capacity=2).tolist() == [0, 1, 3, 4]

@@ -12,7 +12,14 @@ from maskrcnn.paper import run
 from maskrcnn.paper.run import SMALL, run_table, settings_of
 from maskrcnn.paper.tables import chosen
 
-TINY = {"channels": 16, "hidden": 16, "budget": 8, "proposals": 20, "max_detections": 5}
+TINY = {
+    "pyramid.channels": 16,
+    "masks.channels": 16,
+    "boxes.hidden": 16,
+    "boxes.samples_per_image": 8,
+    "proposals.post_nms": 20,
+    "boxes.max_detections": 5,
+}
 
 
 @pytest.fixture(scope="module")

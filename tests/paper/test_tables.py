@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from maskrcnn import recipes
-from maskrcnn.ops.pyramid import flatten_levels
+from maskrcnn.ops.roi_align import RoIPooler, flatten_levels
 from maskrcnn.paper.tables import TABLES, Row, chosen, listed, with_body
 from scenes import scene
 
@@ -18,7 +18,9 @@ ROWS = [pytest.param(row, id=f"{key}-{row.name}") for key, table in TABLES.items
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_learns_and_detects(row: Row):
     torch.manual_seed(0)
-    model = recipes.find(row.recipe)(3, **{"budget": 8, "proposals": 50, **row.arguments})
+    model = recipes.build(
+        row.recipe, 3, {**{"boxes.samples_per_image": 8, "proposals.post_nms": 50, **row.arguments}}
+    )
     batch, targets = scene([2, 1], keypoints=17)
     losses = model(batch, targets)
     sum(losses.values()).backward()
@@ -162,15 +164,19 @@ def parameters(model) -> int:
 )
 def test_every_row_has_the_published_structure(key: str, row: Row, published: Structure):
     with torch.device("meta"):
-        model = recipes.find(row.recipe)(CLASSES.get(key, COCO), **row.arguments)
-    branches = (model.box_regions, model.mask_regions, model.keypoint_regions)
-    bins = tuple(branch and branch.bins for branch in branches)
+        model = recipes.build(row.recipe, CLASSES.get(key, COCO), {**row.arguments})
+    branches = [
+        model.box_branch,
+        *(dict(model.branches.items()).get(name) for name in ("masks", "keypoints")),
+    ]
+    poolers = [branch and (branch.pooler or "shared") for branch in branches]
+    bins = tuple(getattr(pooler, "bins", None) for pooler in poolers)
     backbone = model.backbone
     assert Structure(parameters(model), backbone.strides, backbone.out_channels, bins) == published
-    assert len(model.box_regions.strides) == (4 if "fpn" in row.recipe else 1)  # regions are not read from P6
+    assert len(model.box_branch.pooler.strides) == (4 if "fpn" in row.recipe else 1)
     reads = next(numbers for name, numbers in READS.items() if name in row.name or name == "RoIAlign")
-    for regions in filter(None, branches):
-        assert read(regions) == pytest.approx(reads, abs=1e-5)
+    for pooler in poolers:
+        assert not isinstance(pooler, RoIPooler) or read(pooler) == pytest.approx(reads, abs=1e-5)
 
 
 def test_the_count_by_hand_gives_what_others_publish():
@@ -206,7 +212,7 @@ def test_a_row_can_stand_on_another_body():
     assert moved["resnet50_c4"] == "resnet18_c4" and moved["resnext101_64x4d_fpn"] == "resnet18_fpn"
     assert moved["resnet50_fpn_keypoint"] == "resnet18_fpn_keypoint" and moved["resnet50_c5"] == "resnet18_c5"
     for recipe in moved.values():
-        recipes.find(recipe)
+        assert recipes.options_of_recipe(recipe)
 
 
 def test_the_list_names_every_row():

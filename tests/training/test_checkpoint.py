@@ -10,13 +10,13 @@ from maskrcnn.training.checkpoint import Checkpoint, load, save
 from maskrcnn.training.settings import Settings
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
-TINY = {"channels": 16, "hidden": 16, "frozen": ()}
+TINY = {"pyramid.channels": 16, "masks.channels": 16, "boxes.hidden": 16, "body.frozen": ()}
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
     torch.manual_seed(0)
-    model = recipes.find("resnet18_fpn")(2, **TINY)
+    model = recipes.build("resnet18_fpn", 2, {**TINY})
     return Checkpoint(
         ModelCheckpoint(
             recipe="resnet18_fpn",

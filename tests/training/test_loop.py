@@ -17,7 +17,15 @@ from maskrcnn.training.checkpoint import load
 from maskrcnn.training.loop import train
 from maskrcnn.training.settings import Settings
 
-TINY_RECIPE = {"channels": 16, "hidden": 16, "norm": "group", "frozen": (), "budget": 16, "max_detections": 5}
+TINY_RECIPE = {
+    "pyramid.channels": 16,
+    "masks.channels": 16,
+    "boxes.hidden": 16,
+    "body.norm": "group",
+    "body.frozen": (),
+    "boxes.samples_per_image": 16,
+    "boxes.max_detections": 5,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +83,13 @@ def test_a_training_leaves_all_that_it_should(whole):
     assert best.best_ap == best.metrics["segm"]["AP"]
     assert best.trained.class_names[:2] == ("disk", "square")
     # nobody chose norms for a training from scratch: they learn
-    assert best.trained.arguments == {"norm": "group", "head_norm": "group", **TINY_RECIPE}
+    assert best.trained.arguments == {
+        "body.norm": "group",
+        "pyramid.norm": "group",
+        "boxes.norm": "group",
+        "masks.norm": "group",
+        **TINY_RECIPE,
+    }
 
 
 def test_the_rate_in_the_log_is_the_schedules(whole):
@@ -197,7 +211,10 @@ def test_a_training_is_never_overwritten(drawn, whole):
 def test_resume_goes_on_with_the_same_network_only(drawn, whole, tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape("last.pt")):
         run(drawn, tmp_path / "none", _tiny(), resume=True)
-    for other in ({"recipe": "resnet50_fpn"}, {"recipe_arguments": {"channels": 8}}):
+    for other in (
+        {"recipe": "resnet50_fpn"},
+        {"recipe_arguments": {"pyramid.channels": 8, "masks.channels": 8}},
+    ):
         with pytest.raises(ValueError, match="is a training of resnet18_fpn"):
             run(drawn, whole, _tiny(), resume=True, **other)
     with pytest.raises(ValueError, match="--init"):

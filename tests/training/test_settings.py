@@ -65,8 +65,13 @@ def test_recipe_arguments_are_read_by_their_own_kinds():
     _, arguments = parsed(
         "recipe.norm=group", "recipe.frozen=stem,res2", "recipe.budget=none", "recipe.masks=false"
     )
-    assert arguments == {"norm": "group", "frozen": ("stem", "res2"), "budget": None, "masks": False}
-    assert parsed("recipe.frozen=")[1] == {"frozen": ()}
+    assert arguments == {
+        "body.norm": "group",
+        "body.frozen": ("stem", "res2"),
+        "boxes.samples_per_image": None,
+        "masks": None,
+    }
+    assert parsed("recipe.frozen=")[1] == {"body.frozen": ()}
 
 
 def test_later_sets_change_a_base():

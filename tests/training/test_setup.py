@@ -8,7 +8,7 @@ from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import new_run, recipe_arguments, started
 from maskrcnn.weights.init import Origin
 
-TINY = {"channels": 8, "hidden": 8, "frozen": ()}
+TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}
 
 
 def a_plan(tmp_path, recipe="resnet18_fpn", **arguments):
@@ -20,7 +20,12 @@ def origin(**arguments):
 
 
 def test_from_scratch_norms_learn_unless_told(tmp_path):
-    assert recipe_arguments(a_plan(tmp_path), 0, None) == {"norm": "group", "head_norm": "group"}
+    assert recipe_arguments(a_plan(tmp_path), 0, None) == {
+        "body.norm": "group",
+        "pyramid.norm": "group",
+        "boxes.norm": "group",
+        "masks.norm": "group",
+    }
     assert recipe_arguments(a_plan(tmp_path, norm="frozen"), 0, None)["norm"] == "frozen"
 
 
@@ -30,14 +35,18 @@ def test_weights_of_other_origin_keep_the_recipes_norms(tmp_path):
 
 def test_weights_bring_the_arguments_that_they_were_trained_with(tmp_path):
     start = origin(norm="batch", channels=64)
-    assert recipe_arguments(a_plan(tmp_path), 0, start) == {"norm": "batch", "channels": 64}
+    assert recipe_arguments(a_plan(tmp_path), 0, start) == {
+        "body.norm": "batch",
+        "pyramid.channels": 64,
+        "masks.channels": 64,
+    }
     assert recipe_arguments(a_plan(tmp_path, channels=32), 0, start)["channels"] == 32
 
 
 def test_a_recipe_that_was_chosen_has_its_own_branches(tmp_path):
     start = origin(masks=False, bgr=True)
-    assert recipe_arguments(a_plan(tmp_path), 0, start) == {"bgr": True}
-    assert recipe_arguments(a_plan(tmp_path, None), 0, start) == {"masks": False, "bgr": True}
+    assert recipe_arguments(a_plan(tmp_path), 0, start) == {"input.bgr": True}
+    assert recipe_arguments(a_plan(tmp_path, None), 0, start) == {"masks": None, "input.bgr": True}
 
 
 @pytest.mark.parametrize(("recipe", "expected"), [("resnet18_fpn", 2), ("resnet18_fpn_box", None)])
@@ -48,7 +57,7 @@ def test_keypoints_of_the_data_are_learnt_unless_the_form_says_otherwise(tmp_pat
 
 def test_rows_go_where_their_class_is():
     torch.manual_seed(0)
-    source, model = recipes.resnet18_fpn(2, **TINY), recipes.resnet18_fpn(3, **TINY)
+    source, model = recipes.build("resnet18_fpn", 2, {**TINY}), recipes.build("resnet18_fpn", 3, {**TINY})
     start = Origin(source.state_dict(), "resnet18_fpn", TINY, ("cat", "dog"))
     said = started(model, ("bird", "hound", "cat"), start, {"hound": "dog"})
     assert said.splitlines()[-3:] == [

@@ -14,12 +14,18 @@ from maskrcnn.training.settings import Settings
 from maskrcnn.training.step import TrainState, gradients, make_optimiser, to_floats, train_step
 from scenes import scene
 
-SMALL = {"channels": 16, "hidden": 32, "budget": 32, "norm": "group"}
+SMALL = {
+    "pyramid.channels": 16,
+    "masks.channels": 16,
+    "boxes.hidden": 32,
+    "boxes.samples_per_image": 32,
+    "body.norm": "group",
+}
 
 
 def a_learner(settings, device="cpu", **options):
     torch.manual_seed(0)
-    model = recipes.resnet18_fpn(3, **SMALL, **options).train().to(device)
+    model = recipes.build("resnet18_fpn", 3, {**SMALL, **options}).train().to(device)
     scaler = torch.amp.GradScaler(device, enabled=False)
     return TrainState(model, make_optimiser(model, settings), scaler, torch.device(device))
 

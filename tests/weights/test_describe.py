@@ -9,13 +9,13 @@ from maskrcnn import recipes
 from maskrcnn.weights.describe import compare, convert, describe, published_list
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint, read_model
 
-TINY = {"channels": 8, "hidden": 8, "frozen": ()}
+TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}
 
 
 @pytest.fixture
 def file(tmp_path):
     torch.manual_seed(0)
-    weights = recipes.resnet18_fpn(2, **TINY).state_dict()
+    weights = recipes.build("resnet18_fpn", 2, {**TINY}).state_dict()
     ours = ModelCheckpoint("resnet18_fpn", TINY, ("cat", "dog"), (17, 18), (), (), None, 96, weights)
     torch.save({"trained": ours.plain()}, tmp_path / "ours.pt")
     return tmp_path / "ours.pt"
@@ -51,7 +51,10 @@ def test_differences_are_named(file):
 
 def test_a_description(file, tmp_path):
     lines = describe(file).splitlines()
-    assert lines[1] == "network    resnet18_fpn(channels=8, hidden=8, frozen=())"
+    assert (
+        lines[1]
+        == "network    resnet18_fpn(pyramid.channels=8, masks.channels=8, boxes.hidden=8, body.frozen=())"
+    )
     assert lines[2:4] == ["classes    2: cat, dog", "pictures   short side any, long 96 at most"]
     torch.save({"layer1.0.conv1.weight": torch.zeros(2, 3)}, tmp_path / "resnet50-0676ba61.pth")
     said = describe(tmp_path / "resnet50-0676ba61.pth")

@@ -4,30 +4,47 @@ import pytest
 import torch
 
 from maskrcnn import recipes
+from maskrcnn.plain import options_of
 from maskrcnn.weights.infer import LIBRARY_DEFAULTS, backbone_defaults, infer_recipe
 from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION, layout_of, to_ours
 
-LSJ = {"norm": "batch", "head_norm": "batch", "box_head": "conv", "rpn_convolutions": 2}
-X101 = {"stride_in_1x1": False, "pixel_std": (57.375, 57.12, 58.395)}
-PEOPLE = {"masks": False, "keypoints": 17}
+LSJ = {
+    "body.norm": "batch",
+    "pyramid.norm": "batch",
+    "boxes.norm": "batch",
+    "masks.norm": "batch",
+    "boxes.head": "conv",
+    "proposals.convolutions": 2,
+}
+X101 = {"input.std": (57.375, 57.12, 58.395)}
+PEOPLE = {"masks": None, "keypoints.count": 17}
 
 
 def in_layout(layout, recipe, num_classes, **arguments):
     """The names and shapes, without memory, of a network as `layout` keeps it."""
     with torch.device("meta"):
-        model = recipes.find(recipe)(num_classes, **arguments)
+        model = recipes.build(recipe, num_classes, {**arguments})
     return layout.write(model.state_dict())
+
+
+def of_recipe(recipe, arguments):
+    """The options that the recipe has; none of masks where there are none; keypoints with their channels."""
+    known = options_of(recipes.options_of_recipe(recipe))
+    if "masks" in arguments:
+        known = [name for name in known if not name.startswith("masks.")]
+    channels = {"keypoints.channels": 512} if "keypoints.count" in arguments else {}
+    return {name: value for name, value in arguments.items() if name in known} | channels
 
 
 @pytest.mark.parametrize(
     ("recipe", "num_classes", "arguments"),
     [
         ("resnet50_fpn", 90, {}),
-        ("resnet50_fpn", 2, {"masks": False}),
+        ("resnet50_fpn", 2, {"masks": None}),
         ("resnet50_fpn", 1, PEOPLE),
         ("resnet50_fpn", 90, LSJ),
-        ("resnet50_fpn", 4, {**LSJ, "masks": False}),
-        ("resnet18_fpn", 3, {"channels": 64, "hidden": 128}),
+        ("resnet50_fpn", 4, {**LSJ, "masks": None}),
+        ("resnet18_fpn", 3, {"pyramid.channels": 64, "masks.channels": 64, "boxes.hidden": 128}),
         ("resnet34_fpn", 3, {}),
         ("resnext101_fpn", 5, {}),
         ("resnext101_64x4d_fpn", 5, {}),
@@ -37,25 +54,29 @@ def test_torchvisions_networks(recipe, num_classes, arguments):
     theirs = in_layout(TORCHVISION, recipe, num_classes, **arguments)
     assert layout_of(theirs) is TORCHVISION
     found = infer_recipe(to_ours(theirs), "torchvision")
-    assert found == (recipe, LIBRARY_DEFAULTS["torchvision"] | arguments, num_classes)
+    assert found == (recipe, of_recipe(recipe, LIBRARY_DEFAULTS["torchvision"] | arguments), num_classes)
 
 
 @pytest.mark.parametrize(
     ("recipe", "num_classes", "arguments"),
     [
         ("resnet50_fpn", 80, {}),
-        ("resnet101_fpn", 80, {"masks": False}),
+        ("resnet101_fpn", 80, {"masks": None}),
         ("resnext101_fpn", 80, X101),
         ("resnext101_fpn", 1, PEOPLE | X101),
         ("resnet50_c4", 80, {}),
-        ("resnet101_c4", 80, {"masks": False}),
+        ("resnet101_c4", 80, {"masks": None}),
         ("resnet50_dc5", 80, {}),
         ("resnet101_dc5", 80, {}),
         ("resnet50_fpn", 8, {}),
         ("resnet101_fpn", 1230, {}),
         ("resnet101_fpn", 80, LSJ),
-        ("resnet50_fpn", 80, {"norm": "group", "head_norm": "group"}),
-        ("resnet50_fpn", 7, {"mask_coding": "class_agnostic"}),
+        (
+            "resnet50_fpn",
+            80,
+            {"body.norm": "group", "pyramid.norm": "group", "masks.norm": "group"},
+        ),
+        ("resnet50_fpn", 7, {"masks.coding": "class_agnostic"}),
     ],
 )
 def test_detectron2s_networks(recipe, num_classes, arguments):
@@ -64,8 +85,8 @@ def test_detectron2s_networks(recipe, num_classes, arguments):
     found = infer_recipe(to_ours(theirs), "detectron2")
     expected = {
         name: value
-        for name, value in (LIBRARY_DEFAULTS["detectron2"] | arguments).items()
-        if value is not False or name == "masks"
+        for name, value in of_recipe(recipe, LIBRARY_DEFAULTS["detectron2"] | arguments).items()
+        if value is not False
     }
     assert found == (recipe, expected, num_classes)
 
@@ -77,19 +98,19 @@ def test_pixels_in_the_file_win():
         "pixel_std": torch.ones(3, 1, 1),
     }
     arguments = infer_recipe(to_ours(theirs), "detectron2").arguments
-    assert arguments["pixel_mean"] == (123.675, 116.28, 103.53) and "bgr" not in arguments
+    assert arguments["input.mean"] == (123.675, 116.28, 103.53) and "input.bgr" not in arguments
 
 
 def test_four_channels():
-    theirs = in_layout(TORCHVISION, "resnet18_fpn", 3, in_channels=4)
-    assert infer_recipe(to_ours(theirs), "torchvision").arguments["in_channels"] == 4
+    theirs = in_layout(TORCHVISION, "resnet18_fpn", 3, **{"input.channels": 4})
+    assert infer_recipe(to_ours(theirs), "torchvision").arguments["input.channels"] == 4
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (lambda w: w.pop("roi_heads.box_predictor.cls_score.weight"), "no box predictor"),
-        (lambda w: w.pop("backbone.bottom_up.res2.0.conv2.weight"), "no body we have"),
+        (lambda w: w.pop("backbone.bottom_up.res2.0.conv2.weight"), "none of the backbones has"),
     ],
 )
 def test_what_no_recipe_makes_is_said_to_be_so(change, sentence):
@@ -102,6 +123,6 @@ def test_what_no_recipe_makes_is_said_to_be_so(change, sentence):
 def test_caffe2_backbones_want_what_they_were_trained_on():
     with torch.device("meta"):
         msra, fair = recipes.resnet.resnet50().state_dict(), recipes.resnet.resnext101().state_dict()
-    assert backbone_defaults(msra)["stride_in_1x1"] and backbone_defaults(msra)["bgr"]
-    assert "stride_in_1x1" not in backbone_defaults(fair)
-    assert backbone_defaults(fair)["pixel_std"] == X101["pixel_std"]
+    assert backbone_defaults(msra)["body.stride_in_1x1"] and backbone_defaults(msra)["input.bgr"]
+    assert "body.stride_in_1x1" not in backbone_defaults(fair)
+    assert backbone_defaults(fair)["input.std"] == X101["input.std"]

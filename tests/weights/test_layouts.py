@@ -9,8 +9,15 @@ from maskrcnn.network.norms import batch_norm
 from maskrcnn.network.resnet import resnet18, resnet50
 from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION, to_ours
 
-TINY = {"channels": 8, "hidden": 8, "frozen": ()}
-CONV = {"box_head": "conv", "rpn_convolutions": 2, "norm": "batch", "head_norm": "batch"}
+TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}
+CONV = {
+    "boxes.head": "conv",
+    "proposals.convolutions": 2,
+    "body.norm": "batch",
+    "pyramid.norm": "batch",
+    "boxes.norm": "batch",
+    "masks.norm": "batch",
+}
 
 
 def torchvision_names(depths: list[int], convolutions: int, projected: set[int]) -> set[str]:
@@ -60,10 +67,10 @@ def test_our_own_names_pass_unchanged(body):
 
 
 @pytest.mark.parametrize("layout", [TORCHVISION, DETECTRON2])
-@pytest.mark.parametrize("arguments", [{}, CONV, {"masks": False, "keypoints": 3}])
+@pytest.mark.parametrize("arguments", [{}, CONV, {"masks": None, "keypoints.count": 3}])
 def test_what_is_written_is_read_back_to_the_bit(layout, arguments):
     torch.manual_seed(0)
-    ours = recipes.resnet18_fpn(3, **TINY, **arguments).state_dict()
+    ours = recipes.build("resnet18_fpn", 3, {**TINY, **arguments}).state_dict()
     read = to_ours(layout.write(ours))
     assert read.keys() == {name for name in ours if not name.startswith("normalise.")}
     assert all(torch.equal(tensor, ours[name]) for name, tensor in read.items())
@@ -73,7 +80,7 @@ def test_torchvision_has_background_first_and_we_last():
     ours = {
         "box_branch.cls_score.weight": torch.tensor([[1.0], [2.0], [0.0]]),
         "box_branch.bbox_pred.bias": torch.arange(1.0, 9.0),
-        "mask_branch.head.logits.bias": torch.tensor([5.0, 6.0]),
+        "branches.masks.head.logits.bias": torch.tensor([5.0, 6.0]),
         "backbone.lateral.0.conv.bias": torch.tensor([7.0, 8.0, 9.0]),
     }
     written = TORCHVISION.write(ours)
@@ -101,7 +108,11 @@ def test_torchvisions_older_names_mean_the_same(old, new):
 
 def test_a_network_that_the_other_library_does_not_know_is_refused():
     with pytest.raises(ValueError, match=r"torchvision has no place for backbone\.body\.features"):
-        TORCHVISION.write(recipes.mobilenet_v2_fpn(2, channels=8, hidden=8).state_dict())
+        TORCHVISION.write(
+            recipes.build(
+                "mobilenet_v2_fpn", 2, {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8}
+            ).state_dict()
+        )
 
 
 def test_caffe2_names_and_norms_without_statistics():

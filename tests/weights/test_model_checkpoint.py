@@ -17,7 +17,7 @@ from maskrcnn.weights.model_checkpoint import (
     read_model,
 )
 
-TINY = {"channels": 8, "hidden": 8, "frozen": ()}
+TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def ours() -> ModelCheckpoint:
         skeleton=(),
         short_side=64,
         long_side=96,
-        weights=recipes.resnet18_fpn(2, **TINY).state_dict(),
+        weights=recipes.build("resnet18_fpn", 2, {**TINY}).state_dict(),
     )
 
 
@@ -65,7 +65,7 @@ def test_a_file_of_another_library(ours, layout, suffix, tmp_path):
 
 def test_a_published_name_is_fetched_and_known_by_its_data_set(monkeypatch, tmp_path):
     path = tmp_path / "model_final_af9cf5.pkl"  # the name of Detectron2's file for Cityscapes
-    theirs = DETECTRON2.write(recipes.resnet18_fpn(8, **TINY).state_dict())
+    theirs = DETECTRON2.write(recipes.build("resnet18_fpn", 8, {**TINY}).state_dict())
     path.write_bytes(pickle.dumps({"model": {name: tensor.numpy() for name, tensor in theirs.items()}}))
     monkeypatch.setattr(module, "fetch", lambda published: path)
     read = read_model("detectron2/Cityscapes/mask_rcnn_R_50_FPN")
@@ -77,19 +77,21 @@ def test_a_published_name_is_fetched_and_known_by_its_data_set(monkeypatch, tmp_
     [
         (TORCHVISION, 90, {}, "toothbrush", 90),
         (DETECTRON2, 80, {}, "toothbrush", 90),
-        (DETECTRON2, 1, {"masks": False, "keypoints": 17}, "person", 1),
+        (DETECTRON2, 1, {"masks": None, "keypoints.count": 17}, "person", 1),
         (TORCHVISION, 1, {}, "class 1", 1),
     ],
 )
 def test_classes_of_the_usual_counts_are_known(layout, count, arguments, name, id_):
-    read = model_from_library(layout.write(recipes.resnet18_fpn(count, **TINY, **arguments).state_dict()))
+    read = model_from_library(
+        layout.write(recipes.build("resnet18_fpn", count, {**TINY, **arguments}).state_dict())
+    )
     assert (read.class_names[-1], read.category_ids[-1]) == (name, id_)
-    assert len(read.keypoint_names) == arguments.get("keypoints", 0)
+    assert len(read.keypoint_names) == arguments.get("keypoints.count", 0)
 
 
 def test_what_a_fine_tuned_file_cannot_tell_is_told(ours, tmp_path):
     torch.save(TORCHVISION.write(ours.weights), tmp_path / "theirs.pth")
-    options = {"anchor_sizes": (8.0, 16.0, 32.0, 64.0, 128.0)}
+    options = {"proposals.anchor_sizes": (8.0, 16.0, 32.0, 64.0, 128.0)}
     told = read_model(tmp_path / "theirs.pth", class_names=["cat", "dog"], options=options)
     assert (told.class_names, told.category_ids) == (("cat", "dog"), (1, 2))
     sides = read_model(tmp_path / "theirs.pth", sides=(None, 500))
@@ -120,6 +122,6 @@ def test_a_description_that_is_none(ours, change):
 
 def test_weights_of_another_network_are_refused(ours):
     with pytest.raises(ValueError, match="do not fit the recipe resnet18_fpn"):
-        replace(ours, arguments={**TINY, "channels": 16}).build()
-    with pytest.raises(ValueError, match="do not fit the recipe"):
+        replace(ours, arguments={**TINY, "pyramid.channels": 16, "masks.channels": 16}).build()
+    with pytest.raises(ValueError, match="there is no option colour"):
         replace(ours, arguments={"colour": 3}).build()

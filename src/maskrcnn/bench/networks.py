@@ -28,7 +28,7 @@ _FACTORS = {
     r"rpn\.head\.deltas\.weight": 0.1,
     r"cls_score\.weight": 0.6,
     r"bbox_pred\.weight": 0.7,
-    r"mask_branch\.head\.logits\.weight": 2.0,
+    r"branches\.masks\.head\.logits\.weight": 2.0,
 }
 
 
@@ -36,7 +36,7 @@ def ours(recipe: str) -> ModelCheckpoint:
     """Return a network of ours as torchvision would have it, with drawn weights. Raises as `find` does."""
     trained = ModelCheckpoint(
         recipe=recipe,
-        arguments={**LIBRARY_DEFAULTS["torchvision"], "norm_eps": _EPS},
+        arguments={**LIBRARY_DEFAULTS["torchvision"], "body.norm_eps": _EPS},
         class_names=tuple(f"class {number}" for number in range(_classes(recipe))),
         category_ids=tuple(range(1, _classes(recipe) + 1)),
         keypoint_names=(),

@@ -42,13 +42,10 @@ def _parts(model: MaskRCNN) -> list[tuple[str, nn.Module, str]]:
         ("pyramid", body and backbone, "forward"),
         ("RPN head", model.rpn, "forward"),
         ("proposals, NMS", model.rpn, "propose"),
-        ("box regions", model.box_regions, "forward"),
+        ("box regions", model.box_branch, "region_features"),
         ("box head", model.box_branch, "forward"),
-        ("boxes, NMS", model.box_branch, "detect"),
-        ("mask regions", model.mask_regions, "forward"),
-        ("mask head", model.mask_branch, "forward"),
-        ("keypoint regions", model.keypoint_regions, "forward"),
-        ("keypoint head", model.keypoint_branch, "forward"),
+        ("boxes, NMS", model.box_branch, "select"),
+        *((f"{name} branch", branch, "detect") for name, branch in model.branches.items()),
     ]
     return [(name, module, method) for name, module, method in parts if module is not None]
 

@@ -67,7 +67,7 @@ def bench_training(work: StepSpec, *, against: str | None = None, repeats: int =
 def our_step(work: StepSpec) -> Step:
     """Return a step of `maskrcnn train`."""
     trained = ours(work.recipe)
-    trained.arguments["mask_truth"] = "binary"
+    trained.arguments["masks.targets"] = "binary"
     settings = Settings(precision=work.precision, lr=work.rate)  # type: ignore[arg-type]
     start = Checkpoint(trained, settings, {}, {}, 0, 0.0, {}, -1.0)
     learner = make_train_state(start, torch.device(work.device))

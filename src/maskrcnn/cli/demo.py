@@ -11,12 +11,13 @@ from maskrcnn.training.settings import Settings
 # From scratch on drawn pictures of 128 × 128 pixels, in less than three and a half minutes on two CPU cores
 _DEMO_PICTURES = 16
 _DEMO_RECIPE = {
-    "channels": 64,
-    "hidden": 256,
-    "anchor_sizes": (16.0, 32.0, 48.0, 64.0, 96.0),
-    "aspect_ratios": (1.0,),
-    "proposals": 100,
-    "budget": 64,
+    "pyramid.channels": 64,
+    "masks.channels": 64,
+    "boxes.hidden": 256,
+    "proposals.anchor_sizes": (16.0, 32.0, 48.0, 64.0, 96.0),
+    "proposals.aspect_ratios": (1.0,),
+    "proposals.post_nms": 100,
+    "boxes.samples_per_image": 64,
 }
 _DEMO = Settings(
     steps=100_000,

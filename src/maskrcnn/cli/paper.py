@@ -43,17 +43,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from maskrcnn.paper.run import IMAGENET, run_table, settings_of
     from maskrcnn.paper.tables import chosen
-    from maskrcnn.recipes import Options
+    from maskrcnn.recipes import all_options
 
     if arguments.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {arguments.seeds}")
     table = chosen(arguments.table, arguments.rows, arguments.body)
-    _, options = parse_sets(arguments.sets, Options)
+    _, options = parse_sets(arguments.sets, all_options())
     report = run_table(
         table,
         arguments.data,
         arguments.output / arguments.table,
-        settings=lambda row: parse_sets(arguments.sets, Options, settings_of(table, row, arguments.scale))[0],
+        settings=lambda row: parse_sets(
+            arguments.sets, all_options(), settings_of(table, row, arguments.scale)
+        )[0],
         seeds=arguments.seeds,
         init=arguments.init or (IMAGENET if arguments.scale == "full" else None),
         options=options,

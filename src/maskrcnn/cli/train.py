@@ -42,12 +42,12 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
-    from maskrcnn.recipes import Options
+    from maskrcnn.recipes import all_options
     from maskrcnn.training.checkpoint import load
     from maskrcnn.training.loop import train
 
     base = load(arguments.output / "last.pt").settings if arguments.resume else None
-    settings, recipe_arguments = parse_sets(arguments.sets, Options, base)
+    settings, recipe_arguments = parse_sets(arguments.sets, all_options(), base)
     weights = train(
         arguments.data,
         recipe=arguments.recipe,

@@ -47,11 +47,15 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from maskrcnn.recipes import Options
+    from maskrcnn.recipes import all_options
     from maskrcnn.weights.describe import convert
 
-    settings, options = parse_sets(arguments.sets, Options)
-    given = {text.partition("=")[0] for text in arguments.sets} - {f"recipe.{name}" for name in options}
+    settings, options = parse_sets(arguments.sets, all_options())
+    given = (
+        {text.partition("=")[0] for text in arguments.sets}
+        - {name.partition(".")[2] for name in options}
+        - set(options)
+    )
     if strangers := sorted(given - _SIDES):
         raise ValueError(
             f"--set {strangers[0]}: a conversion trains nothing: it takes only arguments of the recipe, as "

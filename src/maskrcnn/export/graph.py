@@ -49,8 +49,8 @@ class Graph(nn.Module):
 
 def outputs(model: MaskRCNN) -> list[str]:
     """Return the names of the outputs that `Graph` gives, in its order."""
-    masks = ["masks"] * (model.mask_branch is not None)
-    heatmaps = ["keypoint_heatmaps"] * (model.keypoint_branch is not None)
+    masks = ["masks"] * ("masks" in model.branches)
+    heatmaps = ["keypoint_heatmaps"] * ("keypoints" in model.branches)
     return ["boxes", "scores", "labels", *masks, *heatmaps, "count"]
 
 
@@ -82,11 +82,8 @@ def half(model: MaskRCNN) -> MaskRCNN:
     """Return a copy of `model` that computes its layers in half precision, and boxes and scores in single."""
     model = copy.deepcopy(model)
     model.backbone = nn.Sequential(_ToHalf(), model.backbone.half())
-    branches = (model.rpn, model.box_branch, model.mask_branch, model.keypoint_branch)
-    regions = (model.box_regions, model.mask_regions, model.keypoint_regions)
-    for part in (*branches, *regions):
-        if part is not None:
-            part.half()
+    for part in (model.rpn, model.box_branch, model.branches):
+        part.half()
     return model
 
 

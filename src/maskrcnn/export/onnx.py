@@ -22,9 +22,8 @@ from torch.onnx import ONNXProgram
 from maskrcnn.export.graph import INPUTS, outputs, traced
 from maskrcnn.extras import import_extra
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.network.regions import Regions
-from maskrcnn.ops.pyramid import Pyramid, flatten_levels, map_slices
-from maskrcnn.ops.roi_align import RegionOperator, maximum, roi_align, roi_pool, roi_warp, to_cells
+from maskrcnn.ops.roi_align import Pyramid, RegionOperator, flatten_levels, map_slices, roi_align
+from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp, round_to_cells
 from maskrcnn.runtimes.description import KEY, Description
 
 _FLOAT, _BOOL = 1, 9  # ONNX's numbers of these types
@@ -37,9 +36,10 @@ def with_standard_regions(model: MaskRCNN) -> MaskRCNN:
     Raises ValueError for an operator that cannot be expressed by them.
     """
     model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, Regions):
-            module.operator = standard(module.operator)
+    branches: list[Any] = [model.box_branch, *model.branches.values()]
+    for branch in branches:
+        if branch.pooler is not None:
+            branch.pooler = branch.pooler._replace(operator=standard(branch.pooler.operator))
     return model
 
 
@@ -81,7 +81,7 @@ def _aligned(
 def _warped(
     pyramid: Pyramid, boxes: Tensor, pictures: Tensor, levels: Tensor, bins: int, *, sampling_ratio: int = 2
 ) -> Tensor:
-    boxes = to_cells(boxes, map_slices(pyramid, pictures, levels).stride)
+    boxes = round_to_cells(boxes, map_slices(pyramid, pictures, levels).stride)
     return _aligned(pyramid, boxes, pictures, levels, bins, sampling_ratio=sampling_ratio)
 
 

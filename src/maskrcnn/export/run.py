@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from maskrcnn.export.openvino import in_int8, write_openvino
 from maskrcnn.export.program import read_package, read_program, write_package, write_program
 from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.recipes import Options
 from maskrcnn.runtimes.description import Description
 from maskrcnn.runtimes.network import ExportedNetwork
 from maskrcnn.runtimes.onnx import read_onnx
@@ -114,7 +113,6 @@ def describe(
         )
     if batch is not None and batch < 1:
         raise ValueError(f"an input holds at least 1 picture, not {batch}")
-    options: Any = Options(**trained.arguments)
     return Description(
         recipe=trained.recipe,
         class_names=trained.class_names,
@@ -131,8 +129,8 @@ def describe(
         pixel_mean=tuple(model.normalise.mean.flatten().tolist()),
         pixel_std=tuple(model.normalise.std.flatten().tolist()),
         bgr=model.normalise.bgr,
-        max_detections=options.max_detections,
-        score_threshold=options.score_threshold,
+        max_detections=trained.options.boxes.max_detections,
+        score_threshold=trained.options.boxes.score_threshold,
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from maskrcnn.fast.winograd import WinogradConv2d, fits_winograd
 from maskrcnn.network.boxes import LinearHead
 from maskrcnn.network.fpn import TopDownAdd
-from maskrcnn.network.masks import MLPHead
+from maskrcnn.network.mask_ablations import MLPHead
 from maskrcnn.network.resnet import AddReLU
 
 _CELLS = 1000  # that are doubled at once, for the same reason

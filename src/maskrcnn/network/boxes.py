@@ -1,4 +1,6 @@
-"""The box branch: which class is a region, and where exactly is it? (Fast R-CNN; the paper's section 3)"""
+"""The box branch: which class does a region have, and where exactly is its object? (Fast R-CNN; section 3)"""
+
+from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -6,22 +8,23 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from maskrcnn.network.learning import SampledRegions
 from maskrcnn.network.norms import Norm, conv_norm, stacked
 from maskrcnn.network.rpn import Proposals
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.losses import masked_mean, smooth_l1
 from maskrcnn.ops.nms import suppress
-from maskrcnn.ops.slots import gather_rows, is_static
-from maskrcnn.types import Detections
+from maskrcnn.ops.roi_align import Pyramid, RoIPooler, is_static, scatter_to_slots, valid_indices
+from maskrcnn.types import Detections, Targets
 
 _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 class LinearHead(nn.Sequential):
-    """Two hidden layers on the flattened region (FPN, §4.2), after `convolutions` 3×3 convolutions, if any.
+    """Hidden layers on the flattened region (FPN, §4.2), after `convolutions` 3×3 convolutions, if any.
 
     The strong form of the box head is four 3×3 convolutions with a norm and one layer: ``hidden=(1024,)``.
     """
@@ -54,7 +57,7 @@ class LinearHead(nn.Sequential):
 
 
 class MeanHead(nn.Module):
-    """The mean over the region: what is left to do where res5 has already worked on it (Figure 4, left)."""
+    """The mean over the region: all that remains to do after res5 (Figure 4, left)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -66,101 +69,116 @@ class MeanHead(nn.Module):
 
 
 class BoxBranch(nn.Module):
-    """Classifies regions, refines their boxes for each class, and chooses the detections.
+    """Classifies regions, refines their boxes for each class, and selects the detections.
 
-    `head` leads region features to vectors of `head.out_features`. Class K is background.
+    `head` maps region features to vectors of `head.out_features`. Class K is background. `res5` is applied to
+    the pooled features of every region first, in C4 networks, where other branches share its output (Figure
+    4, left). `beta` is where the smooth L1 loss becomes linear; 0 is L1.
     """
 
     def __init__(
         self,
+        pooler: RoIPooler,
         head: nn.Module,
         num_classes: int,
         *,
+        res5: nn.Module | None = None,
         beta: float = 1.0,
-        class_agnostic: bool = False,
         score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
         max_detections: int = 100,
         min_size: float = 0.0,
     ) -> None:
         super().__init__()
         width: int = head.out_features  # type: ignore[assignment]
+        self.pooler = pooler
+        self.res5 = res5
         self.head = head
         self.num_classes = num_classes
         self.cls_score = nn.Linear(width, num_classes + 1)
-        self.bbox_pred = nn.Linear(width, 4 if class_agnostic else num_classes * 4)
+        self.bbox_pred = nn.Linear(width, num_classes * 4)
         self.beta = beta
         self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
+        self.nms_threshold = 0.5
         self.max_detections = max_detections
         self.min_size = min_size
         for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
+    def region_features(
+        self, pyramid: Pyramid, boxes: Float[Tensor, "N 4"], images: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N C h w"]:
+        """Return the features of N boxes of the given images."""
+        features = self.pooler(pyramid, boxes, images)
+        return features if self.res5 is None else self.res5(features)
+
     def forward(
         self, features: Float[Tensor, "N C h w"]
-    ) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N boxes 4"]]:
-        """Return class logits (background last) and deltas: one box a class, or one for all classes."""
+    ) -> tuple[Float[Tensor, "N classes"], Float[Tensor, "N K 4"]]:
+        """Return class logits (background last) and box deltas for each class."""
         vectors = self.head(features)
         return self.cls_score(vectors).float(), self.bbox_pred(vectors).float().unflatten(1, (-1, 4))
 
     def losses(
-        self,
-        answer: tuple[Tensor, Tensor],
-        *,
-        labels: Int[Tensor, " N"],
-        regions: Float[Tensor, "N 4"],
-        objects: Float[Tensor, "N 4"],
-        valid: Bool[Tensor, " N"],
+        self, features: Float[Tensor, "N C h w"], regions: SampledRegions, targets: Targets
     ) -> dict[str, Float[Tensor, ""]]:
         """Return `loss_class` and `loss_box` of N regions (Fast R-CNN, equations 1 and 2).
 
-        `labels` are the classes, K for background; `objects` are the boxes to reach from `regions` (unused
-        for background). Both losses are divided by the number of regions.
+        Both are divided by the number of regions. Only positive regions have a box loss.
         """
-        logits, deltas = answer
-        positive = valid & (labels < self.num_classes)
-        of_class = labels.clamp(max=deltas.shape[1] - 1)
+        logits, deltas = self(features)
+        of_class = regions.labels.clamp(max=deltas.shape[1] - 1)
         deltas = deltas[torch.arange(len(deltas), device=deltas.device), of_class]
-        error = smooth_l1(deltas - box_ops.encode(objects, regions, _WEIGHTS), self.beta).sum(-1)
+        gt_boxes = targets.boxes[regions.images, regions.gt_index]
+        error = smooth_l1(deltas - box_ops.encode(gt_boxes, regions.boxes, _WEIGHTS), self.beta).sum(-1)
+        cross_entropy = F.cross_entropy(logits, regions.labels, reduction="none")
         return {
-            "loss_class": masked_mean(F.cross_entropy(logits, labels, reduction="none"), valid),
-            "loss_box": torch.where(positive, error, 0.0).sum() / valid.sum().clamp(min=1),
+            "loss_class": masked_mean(cross_entropy, regions.valid),
+            "loss_box": torch.where(regions.positive, error, 0.0).sum() / regions.valid.sum().clamp(min=1),
         }
 
-    def detect(
+    def detect(self, pyramid: Pyramid, proposals: Proposals, sizes_hw: Int[Tensor, "B 2"]) -> Detections:
+        """Return each image's best detections: above the score threshold, without duplicates of a class."""
+        index = valid_indices(proposals.valid)
+        boxes, images = proposals.boxes.flatten(0, 1)[index], index // proposals.valid.shape[1]
+        logits, deltas = (
+            scatter_to_slots(output, index, proposals.valid.shape)
+            for output in self(self.region_features(pyramid, boxes, images))
+        )
+        return self.select(logits, deltas, proposals, sizes_hw)
+
+    def select(
         self,
         logits: Float[Tensor, "B P classes"],
-        deltas: Float[Tensor, "B P boxes 4"],
+        deltas: Float[Tensor, "B P K 4"],
         proposals: Proposals,
         sizes_hw: Int[Tensor, "B 2"],
     ) -> Detections:
-        """Return each picture's best detections: above the score threshold, without duplicates of a class."""
+        """Return the detections of all proposals' predictions."""
         probs = logits.softmax(-1)[..., : self.num_classes] * proposals.valid[..., None]
         index, scores = self._above_threshold(probs.flatten(1))
         region, labels = index // self.num_classes, index % self.num_classes
-        box_index = region * deltas.shape[2] + (labels if deltas.shape[2] > 1 else 0)
-        boxes = box_ops.decode(
-            gather_rows(deltas.flatten(1, 2), box_index), gather_rows(proposals.boxes, region), _WEIGHTS
-        )
+        deltas = deltas.flatten(1, 2).take_along_dim(index[..., None], 1)
+        boxes = box_ops.decode(deltas, proposals.boxes.take_along_dim(region[..., None], 1), _WEIGHTS)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = (scores > self.score_threshold) & box_ops.is_larger(boxes, self.min_size)
         keep = suppress(boxes, scores, labels, valid, self.nms_threshold)
         best = scores.masked_fill(~keep, -1.0).argsort(dim=1, descending=True, stable=True)
         best = best[:, : self.max_detections]
-        valid = gather_rows(keep, best)
-        scores = gather_rows(scores, best) * valid
+        valid = keep.take_along_dim(best, 1)
         return Detections(
-            gather_rows(boxes, best) * valid[..., None], scores, gather_rows(labels, best) * valid, valid
+            boxes=boxes.take_along_dim(best[..., None], 1) * valid[..., None],
+            scores=scores.take_along_dim(best, 1) * valid,
+            labels=labels.take_along_dim(best, 1) * valid,
+            valid=valid,
         )
 
     def _above_threshold(
         self, probs: Float[Tensor, "B n"]
     ) -> tuple[Int[Tensor, "B m"], Float[Tensor, "B m"]]:
-        """Return the indices, rising, and values of at least all probabilities above the threshold.
+        """Return the indices, ascending, and values of at least all probabilities above the threshold.
 
-        The classes of a region share a probability of 1, so no more than 1 / threshold of them can exceed it.
+        The classes of a region share a probability of 1, so at most 1 / threshold of them can exceed it.
         """
         capacity = probs.shape[1]
         if not is_static(probs):
@@ -169,4 +187,4 @@ class BoxBranch(nn.Module):
             regions = capacity // self.num_classes
             capacity = min(capacity, regions * int(1 / self.score_threshold))
         index = probs.topk(capacity, sorted=False).indices.sort().values
-        return index, gather_rows(probs, index)
+        return index, probs.take_along_dim(index, 1)

@@ -1,27 +1,29 @@
-"""The mask branch: which pixels of a region belong to the object? (section 3, "Mask Representation")"""
+"""The mask branch: which pixels of a region belong to its object? (section 3, "Mask Representation")"""
+
+from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskrcnn.masks.targets import binary_targets
+from maskrcnn.network.learning import SampledRegions
 from maskrcnn.network.norms import Norm, conv_norm, stacked
 from maskrcnn.ops.losses import binary_cross_entropy, masked_mean
-from maskrcnn.types import MaskTable
+from maskrcnn.ops.roi_align import RoIPooler
+from maskrcnn.types import Detections, MaskTable, Targets
 
 
 class MaskCoding(NamedTuple):
-    """What the channels of a mask head mean: how many there are, which a region has, how it learns and reads.
+    """How mask logits are encoded: number of channels, the channel of a class, the loss, the probability.
 
-    `channel` leads labels (N,) to the one channel (N,) of each region; where it is None, a region has all.
-    `loss` takes the logits (N, c, M, M) of the regions' channels, labels (N,) and target masks (N, M, M), and
-    gives a loss for each pixel (N, M, M); `probs` gives the probability (N, M, M) of the object at each.
+    `channels` maps the number of classes to the number of channels. `channel` maps labels (N,) to the one
+    channel (N,) that each region needs; None: it needs all. `loss` takes the logits (N, c, M, M) of these
+    channels, labels (N,) and target masks (N, M, M) and returns a loss for each pixel (N, M, M); `probs`
+    takes logits and labels and returns the probability (N, M, M) that each pixel belongs to the object.
     """
 
     channels: Callable[[int], int]
@@ -30,31 +32,29 @@ class MaskCoding(NamedTuple):
     probs: Callable[[Tensor, Tensor], Tensor]
 
 
-def _sigmoid_loss(logits: Float[Tensor, "N 1 M M"], labels: Tensor, masks: Tensor) -> Tensor:
+def sigmoid_loss(logits: Float[Tensor, "N 1 M M"], labels: Tensor, masks: Tensor) -> Tensor:
+    """Return the binary cross entropy of each pixel."""
     return binary_cross_entropy(logits[:, 0], masks)
 
 
-def _sigmoid_probs(logits: Float[Tensor, "N 1 M M"], labels: Tensor) -> Tensor:
+def sigmoid_probs(logits: Float[Tensor, "N 1 M M"], labels: Tensor) -> Tensor:
+    """Return the sigmoid of each pixel."""
     return logits[:, 0].float().sigmoid()
 
 
-def _softmax_loss(logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-    background = logits.shape[1] - 1
-    truth = torch.where(masks > 0.5, labels[:, None, None], background)
-    return F.cross_entropy(logits.float(), truth, reduction="none")
-
-
-def _softmax_probs(logits: Tensor, labels: Tensor) -> Tensor:
-    each = torch.arange(labels.shape[0], device=labels.device)
-    return logits.float().softmax(1)[each, labels]
-
-
 # A mask for each class, without competition among classes: the paper's choice.
-SIGMOID = MaskCoding(lambda num_classes: num_classes, lambda labels: labels, _sigmoid_loss, _sigmoid_probs)
-# One mask whatever the class (section 4.2, "Class-Specific vs. Class-Agnostic Masks").
-CLASS_AGNOSTIC = MaskCoding(lambda num_classes: 1, torch.zeros_like, _sigmoid_loss, _sigmoid_probs)
-# A class (or background) for each pixel, as in semantic segmentation (Table 2b).
-SOFTMAX = MaskCoding(lambda num_classes: num_classes + 1, None, _softmax_loss, _softmax_probs)
+SIGMOID = MaskCoding(lambda num_classes: num_classes, lambda labels: labels, sigmoid_loss, sigmoid_probs)
+
+
+@runtime_checkable
+class MaskHead(Protocol):
+    """Maps region features to mask logits."""
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return all channels (N, c, M, M)."""
+
+    def one_channel(self, features: Tensor, channel: Tensor) -> Tensor:
+        """Return of each region (N,) the channel that it needs: (N, 1, M, M)."""
 
 
 class FCNHead(nn.Sequential):
@@ -87,8 +87,10 @@ class FCNHead(nn.Sequential):
                     nn.init.zeros_(layer.bias)
         nn.init.normal_(self.get_submodule("logits").get_parameter("weight"), std=0.001)
 
-    def one(self, features: Float[Tensor, "N C h w"], channel: Int[Tensor, " N"]) -> Float[Tensor, "N 1 M M"]:
-        """Return of each region the one channel that is asked for; no other is calculated."""
+    def one_channel(
+        self, features: Float[Tensor, "N C h w"], channel: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N 1 M M"]:
+        """Return of each region the one channel that it needs; the others are not computed."""
         *layers, last = self
         for layer in layers:
             features = layer(features)
@@ -99,71 +101,58 @@ class FCNHead(nn.Sequential):
         return logits.view(cells.shape[:3]).unsqueeze(1)
 
 
-class MLPHead(nn.Sequential):
-    """Hidden layers on the flattened region, then a layer that draws all masks at once (Table 2e)."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        bins: int = 14,
-        side: int = 28,
-        hidden: Sequence[int] = (1024, 1024),
-    ) -> None:
-        widths = (in_channels * bins**2, *hidden)
-        parts: dict[str, nn.Module] = {
-            "flatten": nn.Flatten(),
-            "hidden": stacked(nn.Linear(*ends) for ends in pairwise(widths)),
-            "logits": nn.Linear(widths[-1], out_channels * side**2),
-            "unflatten": nn.Unflatten(1, (out_channels, side, side)),
-        }
-        super().__init__(OrderedDict(parts))
-        self.bins = bins
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.kaiming_uniform_(layer.weight, a=1)
-                nn.init.zeros_(layer.bias)
-
-    def one(self, features: Float[Tensor, "N C h w"], channel: Int[Tensor, " N"]) -> Float[Tensor, "N 1 M M"]:
-        """Return of each region the one channel that is asked for."""
-        each = torch.arange(channel.shape[0], device=channel.device)
-        return self(features)[each, channel].unsqueeze(1)
-
-
-# How target masks are cut: of (table, pictures, objects, boxes, side), see `maskrcnn.ops.masks`.
-MaskTruth = Callable[[MaskTable, Tensor, Tensor, Tensor, int], Tensor]
+# How target masks are cut: of (table, images, objects, boxes, side), see `maskrcnn.masks.targets`.
+MaskTargets = Callable[[MaskTable, Tensor, Tensor, Tensor, int], Tensor]
 
 
 class MaskBranch(nn.Module):
-    """Leads region features to one M × M mask each, as its `coding` has it, to be compared with `truth`."""
+    """Predicts an M × M mask for each region, as `coding` encodes it; `targets` cuts what it learns from.
+
+    `pooler` reads the regions; None: the branch works on the box branch's region features (C4 networks).
+    """
 
     def __init__(
-        self, head: FCNHead | MLPHead, coding: MaskCoding = SIGMOID, truth: MaskTruth = binary_targets
+        self, pooler: RoIPooler | None, head: nn.Module, coding: MaskCoding, targets: MaskTargets
     ) -> None:
         super().__init__()
+        self.pooler = pooler
         self.head = head
         self.coding = coding
-        self.truth = truth
+        self.targets = targets
 
     def forward(
         self, features: Float[Tensor, "N C h w"], labels: Int[Tensor, " N"]
     ) -> Float[Tensor, "N c M M"]:
-        """Return the mask logits of regions of these classes, of the channels that their `coding` has."""
+        """Return the mask logits of regions of these classes: the channels that `coding` needs."""
+        head: MaskHead = self.head  # type: ignore[assignment]
         if self.coding.channel is None:
-            return self.head(features)
-        return self.head.one(features, self.coding.channel(labels))
+            return head(features)
+        return head.one_channel(features, self.coding.channel(labels))
 
-    def loss(
-        self,
-        logits: Float[Tensor, "N c M M"],
-        labels: Int[Tensor, " N"],
-        masks: Float[Tensor, "N M M"],
-        valid: Bool[Tensor, " N"],
-    ) -> Float[Tensor, ""]:
-        """Return the mean loss of the valid regions' pixels: L_mask is defined on positive regions only."""
-        return masked_mean(self.coding.loss(logits, labels, masks).mean((1, 2)), valid)
+    def losses(
+        self, features: Float[Tensor, "N C h w"], regions: SampledRegions, targets: Targets
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return `loss_mask`: the mean over the pixels of positive regions, where L_mask is defined (§3).
 
-    def probs(self, features: Float[Tensor, "N C h w"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N M M"]:
+        Raises ValueError where the targets have no masks.
+        """
+        table = targets.masks
+        if table is None:
+            raise ValueError(
+                "the network has a mask branch, but the targets have no masks: train a _box recipe"
+            )
+        labels = regions.classes
+        logits = self(features, labels)
+        masks = self.targets(table, regions.images, regions.gt_index, regions.boxes, logits.shape[-1])
+        has_mask = (table.sizes_hw[regions.images, regions.gt_index] > 0).all(-1)
+        losses = self.coding.loss(logits, labels, masks).mean((1, 2))
+        return {"loss_mask": masked_mean(losses, regions.positive & has_mask)}
+
+    def detect(self, features: Float[Tensor, "N C h w"], labels: Int[Tensor, " N"]) -> Float[Tensor, "N M M"]:
         """Return the probability of each pixel to belong to the object of class `labels`."""
         return self.coding.probs(self(features, labels), labels)
+
+    @staticmethod
+    def added(detections: Detections, probs: Float[Tensor, "B D M M"]) -> Detections:
+        """Return the detections with their masks."""
+        return detections._replace(mask_probs=probs)

@@ -1,6 +1,8 @@
-"""The region proposal network: where is anything at all? (Ren et al. 2015; on a pyramid: FPN, §4.1)"""
+"""The region proposal network: where is any object at all? (Ren et al. 2015; on a pyramid: FPN, §4.1)"""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,20 +10,66 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskrcnn.network.anchors import Anchors
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops.losses import binary_cross_entropy, masked_sum, smooth_l1
-from maskrcnn.ops.matching import ignore_crowds, match, sample
 from maskrcnn.ops.nms import suppress
-from maskrcnn.ops.pyramid import Pyramid, gather_windows, map_slices
-from maskrcnn.ops.slots import gather_rows
-from maskrcnn.types import Targets
 
-_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
-class Candidates(NamedTuple):
-    """Every anchor with its score and its refinement, level after level."""
+class Anchors(NamedTuple):
+    """Anchor shapes of each pyramid level: `sizes` are √area in pixels, `aspect_ratios` are height / width.
+
+    The anchors of a cell stand at `offset` of its extent: 0.5 is its centre. Published weights of torchvision
+    and Detectron2 were trained with 0, the cell's corner. torchvision's anchors are `rounded` as well: their
+    corners relative to the cell become whole pixels, and the step between cells becomes the padded image's
+    side divided by the number of cells, rounded down, which on P6 can be less than the stride.
+    """
+
+    sizes: tuple[tuple[float, ...], ...]  # one tuple a level
+    aspect_ratios: tuple[float, ...]
+    strides: tuple[int, ...]  # one a level
+    offset: float = 0.5
+    rounded: bool = False
+
+    @property
+    def per_cell(self) -> int:
+        """The number of anchors of a cell, the same on each level. Raises ValueError where levels differ."""
+        counts = {len(sizes) for sizes in self.sizes}
+        if len(counts) != 1 or len(self.sizes) != len(self.strides):
+            raise ValueError(
+                f"anchor sizes must be one group of equal length for each of {len(self.strides)} levels, "
+                f"not {self.sizes}"
+            )
+        return counts.pop() * len(self.aspect_ratios)
+
+    def shapes(self) -> Float[Tensor, "levels n 4"]:
+        """Return the anchors of a cell of each level around 0: all ratios of a size, then of the next."""
+        sides = [
+            [(s / r**0.5, s * r**0.5) for s in sizes for r in self.aspect_ratios] for sizes in self.sizes
+        ]
+        corners = torch.tensor([[(-w / 2, -h / 2, w / 2, h / 2) for w, h in level] for level in sides])
+        return corners.round() if self.rounded else corners
+
+    def grid(
+        self, level: int, size_hw: tuple[int, int], input_hw: tuple[int, int], shapes: Float[Tensor, "n 4"]
+    ) -> Float[Tensor, "anchors 4"]:
+        """Return the anchors of a level of `size_hw` cells, in pixels: by row, cell, then size.
+
+        `input_hw` is the size of the padded image, `shapes` are the level's own of `shapes()`.
+        """
+        steps = [self.strides[level]] * 2
+        if self.rounded:
+            steps = [side // cells for side, cells in zip(input_hw, size_hw, strict=True)]
+        y, x = (
+            (torch.arange(cells, device=shapes.device) + self.offset) * step
+            for cells, step in zip(size_hw, steps, strict=True)
+        )
+        centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).repeat(1, 1, 2)
+        return (centres[:, :, None] + shapes).flatten(0, 2)
+
+
+class AnchorPredictions(NamedTuple):
+    """Every anchor with its objectness and its box deltas, level after level."""
 
     logits: Float[Tensor, "B A"]
     deltas: Float[Tensor, "B A 4"]
@@ -30,7 +78,7 @@ class Candidates(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """The P best regions of each picture, best first."""
+    """The P best regions of each image, best first."""
 
     boxes: Float[Tensor, "B P 4"]
     logits: Float[Tensor, "B P"]
@@ -38,23 +86,10 @@ class Proposals(NamedTuple):
 
 
 class TopN(NamedTuple):
-    """How many regions go on: the best of each level into suppression, the best of all levels out of it."""
+    """How many regions are kept: the best of each level before NMS, the best of all levels after it."""
 
     pre_nms: int
     post_nms: int
-
-
-Divisor = Callable[[Bool[Tensor, "B S"], int], Tensor | int]
-
-
-def by_sampled(sampled: Bool[Tensor, "B S"], budget: int) -> Int[Tensor, ""]:
-    """Divide the losses by the number of anchors that were drawn."""
-    return sampled.sum().clamp(min=1)
-
-
-def by_budget(sampled: Bool[Tensor, "B S"], budget: int) -> int:
-    """Divide the losses by the number of anchors that could have been drawn, as Detectron2 does."""
-    return budget * sampled.shape[0]
 
 
 class RPNHead(nn.Module):
@@ -77,27 +112,13 @@ class RPNHead(nn.Module):
         deltas = self.deltas(level).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4))
         return logits, deltas
 
-    @property
-    def reach(self) -> int:
-        """How many cells around its own an answer depends on."""
-        return len(self.convs)
-
-    def predict_at(
-        self, cells: Float[Tensor, "N C k k"], inside: Bool[Tensor, "N 1 k k"]
-    ) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A 4"]]:
-        """Return what `forward` says of N cells, out of the cells up to `reach` around each."""
-        for conv in self.convs:
-            assert isinstance(conv, nn.Conv2d)
-            cells = F.relu(F.conv2d(cells, conv.weight, conv.bias))
-            inside = inside[:, :, 1:-1, 1:-1]
-            cells = cells * inside  # the next convolution is padded by zeros
-        return self.objectness(cells).flatten(1), self.deltas(cells).flatten(1).unflatten(1, (-1, 4))
-
 
 class RPN(nn.Module):
-    """Scores anchors, learns which of them hold objects, and proposes the best as regions.
+    """Scores anchors and proposes the best as regions. `maskrcnn.network.learning` has its losses.
 
-    An anchor is positive from an IoU of 0.7 with an object or as an object's best, negative below 0.3.
+    `samples_per_image` anchors are drawn for the losses. These are divided by the number of anchors drawn,
+    or, with `fixed_divisor`, by the number that could have been drawn, as Detectron2 does. `beta` is where
+    the smooth L1 loss of the boxes becomes linear; 0 is L1.
     """
 
     anchor_shapes: Tensor
@@ -107,105 +128,60 @@ class RPN(nn.Module):
         head: RPNHead,
         anchors: Anchors,
         *,
-        train_topn: TopN = TopN(2000, 1000),
-        test_topn: TopN = TopN(1000, 1000),
-        nms_threshold: float = 0.7,
+        train_topn: TopN,
+        test_topn: TopN,
         min_size: float = 0.0,
-        budget: int = 256,
+        samples_per_image: int = 256,
         beta: float = 1 / 9,
-        divisor: Divisor = by_sampled,
+        fixed_divisor: bool = False,
     ) -> None:
         super().__init__()
         self.head = head
         self.anchors = anchors
-        # On the network's device: a step that copies something there makes the host wait.
+        # A buffer on the network's device: copying it there in every step would make the host wait.
         self.register_buffer("anchor_shapes", anchors.shapes(), persistent=False)
         self.train_topn = train_topn
         self.test_topn = test_topn
-        self.nms_threshold = nms_threshold
+        self.nms_threshold = 0.7
         self.min_size = min_size
-        self.budget = budget
+        self.samples_per_image = samples_per_image
         self.beta = beta
-        self.divisor = divisor
+        self.fixed_divisor = fixed_divisor
 
-    def forward(self, features: Sequence[Float[Tensor, "B C _h _w"]]) -> Candidates:
-        """Return all anchors of all levels, scored and refined. No gradient goes this way: see `losses`."""
-        answers = [[answer.detach() for answer in self.head(level.detach())] for level in features]
-        logits, deltas = (torch.cat(parts, 1).float() for parts in zip(*answers, strict=True))
+    def forward(self, features: Sequence[Float[Tensor, "B C _h _w"]]) -> AnchorPredictions:
+        """Return the predictions of all anchors, detached: `learning` repeats those that it needs."""
+        outputs = [[output.detach() for output in self.head(level.detach())] for level in features]
+        logits, deltas = (torch.cat(parts, 1).float() for parts in zip(*outputs, strict=True))
         sizes = [(level.shape[2], level.shape[3]) for level in features]
         (height, width), stride = sizes[0], self.anchors.strides[0]
-        input_hw = (height * stride, width * stride)  # pictures are padded to whole cells
+        input_hw = (height * stride, width * stride)  # images are padded to whole cells
         grids = [
             self.anchors.grid(number, size_hw, input_hw, self.anchor_shapes[number])
             for number, size_hw in enumerate(sizes)
         ]
-        return Candidates(logits, deltas, torch.cat(grids), tuple(grid.shape[0] for grid in grids))
+        return AnchorPredictions(logits, deltas, torch.cat(grids), tuple(grid.shape[0] for grid in grids))
 
-    def propose(self, candidates: Candidates, sizes_hw: Int[Tensor, "B 2"], topn: TopN) -> Proposals:
-        """Return the best regions: refined, clipped to their pictures, no near duplicates on a level."""
-        index, level = self._best_of_levels(candidates.logits, candidates.levels, topn.pre_nms)
-        logits = gather_rows(candidates.logits, index)
-        deltas = gather_rows(candidates.deltas, index)
-        boxes = box_ops.decode(deltas, candidates.anchors[index], _WEIGHTS)
+    def propose(self, predictions: AnchorPredictions, sizes_hw: Int[Tensor, "B 2"], topn: TopN) -> Proposals:
+        """Return the best regions: refined, clipped to their images, without near duplicates on a level."""
+        index, level = _best_of_levels(predictions.logits, predictions.levels, topn.pre_nms)
+        logits = predictions.logits.take_along_dim(index, 1)
+        deltas = predictions.deltas.take_along_dim(index[..., None], 1)
+        boxes = box_ops.decode(deltas, predictions.anchors[index], BOX_WEIGHTS)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = box_ops.is_larger(boxes, self.min_size) & logits.isfinite()
         valid = suppress(boxes, logits, level.expand_as(logits), valid, self.nms_threshold)
         order = logits.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
         order = order[:, : topn.post_nms]
-        return Proposals(gather_rows(boxes, order), gather_rows(logits, order), gather_rows(valid, order))
+        boxes, logits = boxes.take_along_dim(order[..., None], 1), logits.take_along_dim(order, 1)
+        return Proposals(boxes, logits, valid.take_along_dim(order, 1))
 
-    @staticmethod
-    def _best_of_levels(logits: Tensor, levels: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
-        """Return the `count` best anchors (B, n) of each level, and the level (n,) of each."""
-        first, chosen, level_of = 0, [], []
-        for number, size in enumerate(levels):
-            best = logits[:, first : first + size].topk(torch.sym_min(count, size), sorted=True).indices
-            chosen.append(best + first)
-            level_of.append(torch.full_like(best[0], number))
-            first += size
-        return torch.cat(chosen, 1), torch.cat(level_of)
 
-    def losses(
-        self, pyramid: Pyramid, candidates: Candidates, targets: Targets
-    ) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss_rpn_objectness` and `loss_rpn_box` of drawn anchors (Faster R-CNN, equation 1).
-
-        All other anchors have no part in them. So the head is asked once more, at the cells of the drawn
-        anchors alone, and no gradient is led through whole maps.
-        """
-        objects = targets.valid & ~targets.crowd
-        anchors = candidates.anchors.expand(len(objects), -1, -1)
-        matches = match(
-            anchors, targets.boxes, objects, negative_below=0.3, positive_from=0.7, low_quality=True
-        )
-        matched = ignore_crowds(matches.object, anchors, targets.boxes, targets.valid & targets.crowd)
-        keys = torch.rand(matched.shape, device=matched.device)
-        drawn = sample(matched, keys, budget=self.budget, positive_fraction=0.5)
-        divisor = self.divisor(drawn.valid, self.budget)
-        logits, deltas = self._predict_at(pyramid, candidates.levels, drawn.candidate)
-        objectness = binary_cross_entropy(logits, drawn.positive.float())
-        truth = gather_rows(targets.boxes, gather_rows(matched, drawn.candidate).clamp(min=0))
-        wanted = box_ops.encode(truth, gather_rows(anchors, drawn.candidate), _WEIGHTS)
-        error = smooth_l1(deltas - wanted, self.beta).sum(-1)
-        return {
-            "loss_rpn_objectness": masked_sum(objectness, drawn.valid) / divisor,
-            "loss_rpn_box": masked_sum(error, drawn.positive) / divisor,
-        }
-
-    def _predict_at(
-        self, pyramid: Pyramid, levels: tuple[int, ...], candidate: Int[Tensor, "B S"]
-    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B S 4"]]:
-        """Return the logits and deltas of some of the candidates, to learn from."""
-        picture = torch.arange(len(candidate), device=candidate.device)[:, None].expand_as(candidate)
-        level = torch.zeros_like(candidate)
-        within, first = candidate, 0
-        for number, size in enumerate(levels[:-1], start=1):
-            first = first + size
-            level = torch.where(candidate >= first, number, level)
-            within = torch.where(candidate >= first, candidate - first, within)
-        cell, anchor = within.flatten() // self.anchors.per_cell, within.flatten() % self.anchors.per_cell
-        at = map_slices(pyramid, picture.flatten(), level.flatten())
-        cells = gather_windows(pyramid, at, cell // at.width, cell % at.width, self.head.reach)
-        logits, deltas = (answer.float() for answer in self.head.predict_at(*cells))
-        each = torch.arange(len(anchor), device=anchor.device)
-        return logits[each, anchor].view(candidate.shape), deltas[each, anchor].view(*candidate.shape, 4)
+def _best_of_levels(logits: Tensor, levels: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` best anchors (B, n) of each level, and the level (n,) of each."""
+    first, chosen, level_of = 0, [], []
+    for number, size in enumerate(levels):
+        best = logits[:, first : first + size].topk(torch.sym_min(count, size), sorted=True).indices
+        chosen.append(best + first)
+        level_of.append(torch.full_like(best[0], number))
+        first += size
+    return torch.cat(chosen, 1), torch.cat(level_of)

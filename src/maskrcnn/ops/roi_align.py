@@ -1,54 +1,105 @@
-"""Region operators: a fixed number of features out of each region, whatever its size (section 3, "RoIAlign").
+"""Region features: RoIAlign on a feature pyramid (Mask R-CNN, section 3, "RoIAlign").
 
-Each takes the pyramid, N regions as boxes in pixels of the network's input, the picture and the level of
-each, and the side of the output in bins; each returns ``(N, C, bins, bins)`` in channels-last memory. They
-differ as in the paper's Table 2c: `roi_align` samples where the box truly lies, `roi_warp` first rounds the
-box to the map's cells, `roi_pool` rounds the box and each of its bins. All are differentiable in the
-features, none in the boxes.
+All maps of a batch lie in one channels-last table, so that a level is an offset, an image is an offset, and
+RoIAlign is one weighted table lookup without a loop over levels or images. Its backward is deterministic.
+
+A region operator takes the pyramid, N boxes in pixels of the network's input, the image and the level of
+each, and the side of the output in bins. It returns ``(N, C, bins, bins)`` in channels-last memory,
+differentiable in the features, not in the boxes. `maskrcnn.ops.roi_pool` has the operators that round (Table
+2c).
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from maskrcnn import kernels
-from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops.pyramid import Pyramid, bilinear_taps, map_slices
+from maskrcnn.ops.boxes import area
 
-# What a branch reads its regions with: one of the operators below, or a partial of one.
+
+class Pyramid(NamedTuple):
+    """Feature maps of a batch as rows of one table: level by level, image by image, row by row."""
+
+    table: Float[Tensor, "rows C"]
+    batch_size: int
+    sizes_hw: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    maps: tuple[Tensor, ...]  # the maps themselves, for exporters
+
+
+# A region operator: of (pyramid, boxes, images, levels, bins).
 RegionOperator = Callable[[Pyramid, Tensor, Tensor, Tensor, int], Tensor]
 
 
-class Samples(NamedTuple):
-    """T interpolated samples, each of four taps in the table, ordered by the bin that they belong to."""
-
-    row: Int[Tensor, "T 4"]
-    weight: Float[Tensor, "T 4"]
-    first: Int[Tensor, " bags"]  # the first sample of each bin
-    share: Float[Tensor, "#T 1"]  # 1 / the number of samples of the same bin
-
-
-# How the samples of a bin become one row: `mean` or `maximum` of (table, samples).
-Reduction = Callable[[Tensor, Samples], Tensor]
+def flatten_levels(features: Sequence[Float[Tensor, "B C _h _w"]], strides: Sequence[int]) -> Pyramid:
+    """Return the table of `features`, whose cells are `strides` pixels apart."""
+    rows = [level.permute(0, 2, 3, 1).flatten(0, 2) for level in features]
+    table = rows[0] if len(rows) == 1 else torch.cat(rows)
+    sizes_hw = tuple((level.shape[2], level.shape[3]) for level in features)
+    return Pyramid(table, features[0].shape[0], sizes_hw, tuple(strides), tuple(features))
 
 
-def mean(table: Float[Tensor, "rows C"], samples: Samples) -> Float[Tensor, "bags C"]:
-    """Return the mean of each bin's samples: one table lookup."""
-    weight = (samples.weight * samples.share).to(table.dtype)
-    return F.embedding_bag(
-        samples.row.flatten(), table, samples.first * 4, per_sample_weights=weight.flatten(), mode="sum"
-    )
+def first_levels(pyramid: Pyramid, levels: int) -> Pyramid:
+    """Return the pyramid of the first `levels` levels; the table is the same."""
+    table, batch_size, sizes_hw, strides, maps = pyramid
+    return Pyramid(table, batch_size, sizes_hw[:levels], strides[:levels], maps[:levels])
 
 
-def maximum(table: Float[Tensor, "rows C"], samples: Samples) -> Float[Tensor, "bags C"]:
-    """Return the maximum of each bin's samples, 0 for a bin without samples."""
-    weight = samples.weight.to(table.dtype)
-    values = F.embedding_bag(samples.row, table, per_sample_weights=weight, mode="sum")
-    return F.embedding_bag(torch.arange(len(values), device=table.device), values, samples.first, mode="max")
+class MapSlices(NamedTuple):
+    """The map that each of N regions is read from: first row in the table, size, stride in pixels."""
+
+    base: Int[Tensor, " N"]
+    height: Int[Tensor, " N"]
+    width: Int[Tensor, " N"]
+    stride: Int[Tensor, " N"]
+
+
+def map_slices(pyramid: Pyramid, images: Int[Tensor, " N"], levels: Int[Tensor, " N"]) -> MapSlices:
+    """Return where the maps of `images` at `levels` (0 is the first of the pyramid) lie in the table."""
+    first, offsets = 0, []
+    for h, w in pyramid.sizes_hw:
+        offsets.append(first)
+        first = first + pyramid.batch_size * h * w
+    height = _of_level(levels, [h for h, _ in pyramid.sizes_hw])
+    width = _of_level(levels, [w for _, w in pyramid.sizes_hw])
+    base = _of_level(levels, offsets) + images * height * width
+    return MapSlices(base, height, width, _of_level(levels, pyramid.strides))
+
+
+def _of_level(levels: Tensor, values: Sequence[int]) -> Tensor:
+    # A chain of selections instead of a lookup: the values may be symbolic when a graph is exported.
+    chosen = torch.full_like(levels, values[0])
+    for level, value in enumerate(values[1:], start=1):
+        chosen = torch.where(levels == level, value, chosen)
+    return chosen
+
+
+# --- which boxes are read, and from which level ---
+
+
+class RoIPooler(NamedTuple):
+    """Reads `bins` × `bins` features for each box from the level that its size assigns it to.
+
+    `strides` are those of the levels that are read (powers of two), the first ones of the pyramid.
+    """
+
+    strides: tuple[int, ...]
+    bins: int
+    operator: RegionOperator
+
+    def __call__(
+        self, pyramid: Pyramid, boxes: Float[Tensor, "N 4"], images: Int[Tensor, " N"]
+    ) -> Float[Tensor, "N C bins bins"]:
+        """Return the features of N boxes of the given images."""
+        first, last = (round(math.log2(stride)) for stride in (self.strides[0], self.strides[-1]))
+        return self.operator(pyramid, boxes, images, assign_levels(boxes, first=first, last=last), self.bins)
 
 
 def assign_levels(
@@ -63,15 +114,71 @@ def assign_levels(
 
     A box of `canonical_side` px (√area) belongs to P`canonical_level`, one of half the side to a level finer.
     """
-    side = box_ops.area(boxes).clamp(min=0).sqrt()
+    side = area(boxes).clamp(min=0).sqrt()
     level = (canonical_level + torch.log2(side / canonical_side + 1e-8)).floor()
     return level.clamp(first, last).long() - first
+
+
+def is_static(values: Tensor) -> bool:
+    """Say whether shapes must not depend on data: in a compiled graph, and on a CUDA device.
+
+    Counting there would wait for all queued work, which takes longer than computing on empty slots, and could
+    not be captured into a CUDA graph.
+    """
+    return torch.compiler.is_compiling() or values.is_cuda
+
+
+def valid_indices(valid: Bool[Tensor, "B n"], capacity: int | None = None) -> Int[Tensor, " N"]:
+    """Return the flat indices ``image · n + slot`` of the valid slots, so that heads skip empty slots.
+
+    Where shapes must not depend on data (`is_static`), returns all of the first `capacity` slots of each
+    image (all slots where None); the valid ones must stand first.
+    """
+    if not is_static(valid):
+        return valid.flatten().nonzero().flatten()
+    images, slots = valid.shape
+    first = torch.arange(images, device=valid.device)[:, None] * slots
+    return (first + torch.arange(capacity or slots, device=valid.device)).flatten()
+
+
+def scatter_to_slots(
+    values: Shaped[Tensor, " N *rest"], index: Int[Tensor, " N"], shape: tuple[int, ...]
+) -> Shaped[Tensor, "B n *rest"]:
+    """Return `values` in their slots of (B, n) = `shape`, zeros elsewhere: the inverse of `valid_indices`."""
+    if values.shape[0] == shape[0] * shape[1]:  # all slots, in order
+        return values.unflatten(0, shape)
+    slots = values.new_zeros(shape[0] * shape[1], *values.shape[1:])
+    return slots.index_copy(0, index, values).unflatten(0, shape)
+
+
+# --- RoIAlign ---
+
+
+class Samples(NamedTuple):
+    """T interpolated samples, each of four rows of the table, ordered by the bin that they belong to."""
+
+    row: Int[Tensor, "T 4"]
+    weight: Float[Tensor, "T 4"]
+    first: Int[Tensor, " bags"]  # the first sample of each bin
+    share: Float[Tensor, "#T 1"]  # 1 / the number of samples of the same bin
+
+
+# How the samples of a bin become one row: of (table, samples).
+Reduction = Callable[[Tensor, Samples], Tensor]
+
+
+def mean(table: Float[Tensor, "rows C"], samples: Samples) -> Float[Tensor, "bags C"]:
+    """Return the mean of each bin's samples: one table lookup."""
+    weight = (samples.weight * samples.share).to(table.dtype)
+    return F.embedding_bag(
+        samples.row.flatten(), table, samples.first * 4, per_sample_weights=weight.flatten(), mode="sum"
+    )
 
 
 def roi_align(
     pyramid: Pyramid,
     boxes: Float[Tensor, "N 4"],
-    pictures: Int[Tensor, " N"],
+    images: Int[Tensor, " N"],
     levels: Int[Tensor, " N"],
     bins: int,
     *,
@@ -79,9 +186,9 @@ def roi_align(
     aligned: bool = True,
     reduction: Reduction = mean,
 ) -> Float[Tensor, "N C bins bins"]:
-    """Return the mean (or maximum) of bilinearly interpolated samples of each bin; nothing is rounded.
+    """Return the mean (or another reduction) of bilinear samples of each bin; no coordinate is rounded.
 
-    A bin has `sampling_ratio`² samples on a regular grid; 0 takes about one sample per cell,
+    A bin has `sampling_ratio`² samples on a regular grid. 0 takes about one sample per cell,
     ``ceil(side / bins)`` on each axis, as many as each region needs. `aligned` puts a cell's value at its
     centre, i + 0.5. The first published kernels put it at i, and widened boxes of less than one cell to one
     cell: ``aligned=False`` is for weights trained with them.
@@ -92,78 +199,24 @@ def roi_align(
         maps = [pyramid.batch_size]
         for (height, width), stride in zip(pyramid.sizes_hw, pyramid.strides, strict=True):
             maps += [height, width, stride]
-        regions = (boxes.detach(), pictures, levels)
-        return _as_maps(kernel.roi_align(pyramid.table, *regions, maps, bins, sampling_ratio, aligned), bins)
-    at = map_slices(pyramid, pictures, levels)
+        regions = (boxes.detach(), images, levels)
+        return as_maps(kernel.roi_align(pyramid.table, *regions, maps, bins, sampling_ratio, aligned), bins)
+    at = map_slices(pyramid, images, levels)
     corners = boxes.detach() / at.stride[:, None]
+    origin, sides = corners[:, :2], corners[:, 2:] - corners[:, :2]
     if aligned:
-        origin, sides = corners[:, :2] - 0.5, corners[:, 2:] - corners[:, :2]
+        origin = origin - 0.5
     else:
-        origin, sides = corners[:, :2], (corners[:, 2:] - corners[:, :2]).clamp(min=1)
+        sides = sides.clamp(min=1)
     grid = _Grid(origin, sides, at.base, torch.stack((at.width, at.height), 1))
     samples = _regular(grid, bins, sampling_ratio) if sampling_ratio else _adaptive(grid, bins)
-    return _as_maps(reduction(pyramid.table, samples), bins)
-
-
-def roi_warp(
-    pyramid: Pyramid,
-    boxes: Float[Tensor, "N 4"],
-    pictures: Int[Tensor, " N"],
-    levels: Int[Tensor, " N"],
-    bins: int,
-    *,
-    sampling_ratio: int = 2,
-    reduction: Reduction = mean,
-) -> Float[Tensor, "N C bins bins"]:
-    """Return `roi_align` of the boxes rounded to whole cells, at least one cell wide (Table 2c, RoIWarp)."""
-    boxes = to_cells(boxes, map_slices(pyramid, pictures, levels).stride)
-    return roi_align(
-        pyramid, boxes, pictures, levels, bins, sampling_ratio=sampling_ratio, reduction=reduction
-    )
-
-
-def to_cells(boxes: Float[Tensor, "N 4"], stride: Int[Tensor, " N"]) -> Float[Tensor, "N 4"]:
-    """Return the boxes, in pixels, rounded to whole cells of `stride` pixels, at least one cell wide."""
-    corners = _round(boxes.detach() / stride[:, None])
-    corners = torch.cat((corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)), 1)
-    return corners * stride[:, None]
-
-
-def roi_pool(
-    pyramid: Pyramid,
-    boxes: Float[Tensor, "N 4"],
-    pictures: Int[Tensor, " N"],
-    levels: Int[Tensor, " N"],
-    bins: int,
-) -> Float[Tensor, "N C bins bins"]:
-    """Return the maximum over the cells of each bin, box and bins rounded to whole cells (Fast R-CNN, §2.1).
-
-    As published: both rounded corners are cells that belong to the region; neighbouring bins share the cells
-    that they both touch; a bin that lies wholly outside the map is 0.
-    """
-    at = map_slices(pyramid, pictures, levels)
-    corners = _round(boxes.detach() / at.stride[:, None])
-    sides = (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1) / bins
-    step = torch.arange(bins, device=boxes.device)[:, None]
-    limits = torch.stack((at.width, at.height), 1)[:, None]
-    origin = corners[:, None, :2]
-    # Of (N, bins, x and y):
-    begin = ((step * sides[:, None]).floor() + origin).clamp(min=0).long().minimum(limits)
-    end = (((step + 1) * sides[:, None]).ceil() + origin).clamp(min=0).long().minimum(limits)
-    shape = (boxes.shape[0], bins, bins)
-    (x, y), (columns, rows) = begin.unbind(-1), (end - begin).unbind(-1)
-    x, columns = x[:, None, :].expand(shape).flatten(), columns[:, None, :].expand(shape).flatten()
-    y, rows = y[:, :, None].expand(shape).flatten(), rows[:, :, None].expand(shape).flatten()
-    bag, within = _ragged(rows * columns)
-    region = bag // bins**2
-    row, column = y[bag] + within // columns[bag], x[bag] + within % columns[bag]
-    index = at.base[region] + row * at.width[region] + column
-    values = F.embedding_bag(index, pyramid.table, _firsts(rows * columns), mode="max")
-    return _as_maps(values, bins)
+    return as_maps(reduction(pyramid.table, samples), bins)
 
 
 def _has_kernel(pyramid: Pyramid) -> bool:
     """Say whether `maskrcnn.kernels.roi_align` reads this pyramid; its backward is not deterministic."""
+    if not pyramid.table.is_cuda:
+        return False
     fits = pyramid.table.dtype in (torch.float32, torch.bfloat16, torch.float16) and len(pyramid.strides) <= 4
     return fits and kernels.are_for(pyramid.table) and not torch.are_deterministic_algorithms_enabled()
 
@@ -178,7 +231,7 @@ class _Grid(NamedTuple):
 
 
 def _regular(grid: _Grid, bins: int, ratio: int) -> Samples:
-    """Return ratio × ratio samples a bin: taps are found on each axis alone, then combined."""
+    """Return ratio × ratio samples a bin: taps are computed for each axis alone, then combined."""
     regions = grid.base.shape[0]
     fraction = (torch.arange(bins * ratio, device=grid.base.device) + 0.5) / (bins * ratio)
     x, y = (
@@ -197,7 +250,7 @@ def _adaptive(grid: _Grid, bins: int) -> Samples:
     """Return about one sample a cell: ceil(height / bins) × ceil(width / bins) in each bin."""
     ratio = (grid.sides / bins).ceil().clamp(min=0).long()  # (N, 2)
     count = ratio.prod(1)[:, None].expand(-1, bins**2).flatten()
-    bag, within = _ragged(count)
+    bag, within = ragged(count)
     region, bin_y, bin_x = bag // bins**2, bag % bins**2 // bins, bag % bins
     ratio = ratio[region]
     step = torch.stack((bin_x + (within % ratio[:, 0] + 0.5) / ratio[:, 0],
@@ -208,22 +261,37 @@ def _adaptive(grid: _Grid, bins: int) -> Samples:
     row = grid.base[region, None] + taps.cell[:, 1] * limits[:, :1]
     index = (row[:, :, None] + taps.cell[:, 0][:, None]).view(-1, 4)
     weight = (taps.weight[:, 1][:, :, None] * taps.weight[:, 0][:, None]).view(-1, 4)
-    return Samples(index, weight, _firsts(count), 1 / count[bag, None].to(weight.dtype))
+    return Samples(index, weight, count.cumsum(0) - count, 1 / count[bag, None].to(weight.dtype))
 
 
-def _ragged(count: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for each of sum(count) items the bag that it belongs to and its place within the bag."""
+class AxisTaps(NamedTuple):
+    """The two neighbouring cells of each sample on one axis, and their weights: 0 for one off the map."""
+
+    cell: Int[Tensor, "*samples 2"]
+    weight: Float[Tensor, "*samples 2"]
+
+
+def bilinear_taps(position: Float[Tensor, "*samples"], size: Int[Tensor, "*#samples"]) -> AxisTaps:
+    """Return the taps of linear interpolation at `position`, in cells, where cell i has its value at i.
+
+    A sample up to one cell outside the map takes the border's value; beyond that it is 0, as in RoIAlign.
+    """
+    inside = (position >= -1) & (position <= size)
+    position = torch.minimum(position.clamp(min=0), (size - 1).to(position.dtype))
+    low = position.floor()
+    rest = position - low
+    first = low.to(size.dtype)
+    cell = torch.stack((first, torch.minimum(first + 1, size - 1)), -1)
+    weight = torch.stack((1 - rest, rest), -1) * inside.unsqueeze(-1)
+    return AxisTaps(cell, weight)
+
+
+def ragged(count: Int[Tensor, " bags"]) -> tuple[Int[Tensor, " items"], Int[Tensor, " items"]]:
+    """Return for each of sum(count) items the bag that it belongs to and its index within the bag."""
     bag = torch.arange(len(count), device=count.device).repeat_interleave(count)
-    return bag, torch.arange(len(bag), device=count.device) - _firsts(count)[bag]
+    return bag, torch.arange(len(bag), device=count.device) - (count.cumsum(0) - count)[bag]
 
 
-def _firsts(count: Tensor) -> Tensor:
-    return count.cumsum(0) - count
-
-
-def _round(cells: Tensor) -> Tensor:
-    return (cells + 0.5).floor()
-
-
-def _as_maps(rows: Tensor, bins: int) -> Tensor:
+def as_maps(rows: Float[Tensor, "bags C"], bins: int) -> Float[Tensor, "N C bins bins"]:
+    """Return one row a bin as one map a region."""
     return rows.unflatten(0, (-1, bins, bins)).permute(0, 3, 1, 2)

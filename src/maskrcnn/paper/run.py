@@ -161,7 +161,7 @@ def run_row(
     Raises ValueError where the folder's row was trained in another way.
     """
     # Nothing is learnt that the row does not name, not even keypoints that the data happen to have.
-    branches = {} if row.recipe.endswith(tuple(FORMS)) else {"keypoints": 0}
+    branches = {} if row.recipe.endswith(tuple(FORMS)) else {"keypoints": None}
     arguments = {**branches, **options, **row.arguments}
     named = {"recipe": row.recipe, "data": str(Path(data).resolve()), "init": init}
     schedule = {name: value for name, value in asdict(settings).items() if name not in _NO_FIGURE}

@@ -43,8 +43,8 @@ class Table(NamedTuple):
     metrics: tuple[str, ...] = METRICS  # names of the figures; an AP of one class has the class's name
 
 
-_POOL = {"region_operator": "roi_pool"}
-_PEOPLE = {"keypoints": 17}
+_POOL = {"regions.operator": "roi_pool"}
+_PEOPLE = {"keypoints.count": 17}
 
 # Section 3.1, section 5 ("Human Pose Estimation") and appendix A ("Experiments on Cityscapes")
 _RESNEXT = (("batch_size", 8), ("lr", 0.01))
@@ -100,7 +100,7 @@ TABLES: dict[str, Table] = {
         "Table 2b: masks that compete, or one for each class (R50-C4)",
         "segm",
         (
-            Row("softmax", "resnet50_c4", {"mask_coding": "softmax"}, (24.8, 44.1, 25.1)),
+            Row("softmax", "resnet50_c4", {"masks.coding": "softmax"}, (24.8, 44.1, 25.1)),
             Row("sigmoid", "resnet50_c4", {}, (30.3, 51.2, 31.5)),
         ),
     ),
@@ -109,9 +109,9 @@ TABLES: dict[str, Table] = {
         "segm",
         (
             Row("RoIPool", "resnet50_c4", _POOL, (26.9, 48.8, 26.4)),
-            Row("RoIWarp max", "resnet50_c4", {"region_operator": "roi_warp_max"}, (27.2, 49.2, 27.1)),
-            Row("RoIWarp mean", "resnet50_c4", {"region_operator": "roi_warp"}, (27.1, 48.9, 27.1)),
-            Row("RoIAlign max", "resnet50_c4", {"region_operator": "roi_align_max"}, (30.2, 51.0, 31.8)),
+            Row("RoIWarp max", "resnet50_c4", {"regions.operator": "roi_warp_max"}, (27.2, 49.2, 27.1)),
+            Row("RoIWarp mean", "resnet50_c4", {"regions.operator": "roi_warp"}, (27.1, 48.9, 27.1)),
+            Row("RoIAlign max", "resnet50_c4", {"regions.operator": "roi_align_max"}, (30.2, 51.0, 31.8)),
             Row("RoIAlign mean", "resnet50_c4", {}, (30.3, 51.2, 31.5)),
         ),
     ),
@@ -135,11 +135,11 @@ TABLES: dict[str, Table] = {
         "Table 2e: mask branch (R50-FPN)",
         "segm",
         (
-            Row("MLP 1024-1024", "resnet50_fpn", {"mask_head": "mlp"}, (31.5, 53.7, 32.8)),
+            Row("MLP 1024-1024", "resnet50_fpn", {"masks.head": "mlp"}, (31.5, 53.7, 32.8)),
             Row(
                 "MLP 1024-1024-1024",
                 "resnet50_fpn",
-                {"mask_head": "mlp", "mask_layers": 3},
+                {"masks.head": "mlp", "masks.mlp_layers": 3},
                 (31.5, 54.0, 32.6),
             ),
             Row("FCN", "resnet50_fpn", {}, (33.6, 55.2, 35.3)),
@@ -149,7 +149,7 @@ TABLES: dict[str, Table] = {
         "Section 4.2: one mask for all classes, or one for each (R50-C4)",
         "segm",
         (
-            Row("class-agnostic", "resnet50_c4", {"mask_coding": "class_agnostic"}, (29.7,)),
+            Row("class-agnostic", "resnet50_c4", {"masks.coding": "class_agnostic"}, (29.7,)),
             Row("class-specific", "resnet50_c4", {}, (30.3, 51.2, 31.5)),
         ),
     ),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from maskrcnn.messages import nearest
+from maskrcnn.plain import Option, parse_assignments
 
 
 def _of(default: Any, meaning: str) -> Any:
@@ -119,29 +119,20 @@ def _check(settings: Settings, name: str, good: bool, expected: str) -> None:
 
 
 def parse_sets(
-    sets: Iterable[str], options: type, base: Settings | None = None
+    sets: Iterable[str], recipe_options: Mapping[str, Option], base: Settings | None = None
 ) -> tuple[Settings, dict[str, Any]]:
-    """Read ``field=value`` texts on top of `base`, ``recipe.name=value`` as fields of the recipes' `options`.
-
-    Values are numbers, true and false, none, words, and lists with commas (``640,800``). Raises ValueError
-    for an unknown name (saying the nearest), for a value of the wrong kind and for one that makes no sense.
-    """
-    kinds = get_type_hints(Settings) | {
-        f"recipe.{name}": kind for name, kind in get_type_hints(options).items()
-    }
+    """Read ``name=value`` texts: settings on top of `base`, and options of a recipe by their dotted names."""
+    kinds = get_type_hints(Settings)
     values: dict[str, Any] = {}
+    others: list[str] = []
     for text in sets:
         name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text}: expected field=value")
-        if name not in kinds:
-            raise ValueError(f"--set {text}: there is no setting {name}; {nearest(name, kinds)}")
-        values[name] = _read(value, kinds[name], f"--set {text}")
-    arguments = {
-        name[len("recipe.") :]: value for name, value in values.items() if name.startswith("recipe.")
-    }
-    settings = {name: value for name, value in values.items() if not name.startswith("recipe.")}
-    return replace(base or Settings(), **settings), arguments
+        if not equals or name not in kinds:
+            others.append(text)
+        else:
+            values[name] = _read(value, kinds[name], f"--set {text}")
+    fields_ = {name: Option(kind, None, "") for name, kind in kinds.items()}
+    return replace(base or Settings(), **values), parse_assignments(others, recipe_options, fields_)
 
 
 def settings_from(values: Mapping[str, Any]) -> Settings:

@@ -15,6 +15,7 @@ from maskrcnn.data import transforms
 from maskrcnn.data.folder import Split, find_split
 from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.network.model import MaskRCNN
+from maskrcnn.plain import options_of
 from maskrcnn.training.checkpoint import Checkpoint, load
 from maskrcnn.training.settings import Settings
 from maskrcnn.weights.init import Origin, init_from, read_origin
@@ -22,7 +23,7 @@ from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 from maskrcnn.weights.transplant import account, origins, transplanted
 
 DEFAULT_RECIPE = "resnet50_fpn"
-_BRANCHES = ("masks", "keypoints")
+_FROM_SCRATCH = dict.fromkeys(("body.norm", "pyramid.norm", "boxes.norm", "masks.norm"), "group")
 
 
 def new_run(
@@ -36,7 +37,7 @@ def new_run(
         raise ValueError(f"{output} holds a training: go on with it by --resume, or choose another --output")
     settings = settings or Settings()
     if recipe:
-        recipes.find(recipe)
+        recipes.options_of_recipe(recipe)
     short_side, long_side = settings.test_sides
     trained = ModelCheckpoint(
         recipe=recipe or "",
@@ -85,7 +86,7 @@ def open_data(data: str | Path, run: Checkpoint) -> tuple[CocoDataset, CocoDatas
 
 def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> CocoDataset:
     """Open a split: from the file with keypoints, if there is one apart, where the network has keypoints."""
-    has_keypoints = trained.recipe.endswith("_keypoint") or bool(trained.arguments.get("keypoints"))
+    has_keypoints = trained.recipe.endswith("_keypoint") or bool(trained.arguments.get("keypoints.count"))
     kinds = ("person_keypoints", "instances") if has_keypoints else ("instances", "person_keypoints")
     return CocoDataset(*find_split(data, split, kinds))
 
@@ -103,10 +104,11 @@ def with_initial_weights(
     if run.trained.weights:
         return run
     origin = read_origin(init) if init else None
+    recipe = run.trained.recipe or (origin and origin.recipe) or DEFAULT_RECIPE
     trained = replace(
         run.trained,
-        recipe=run.trained.recipe or (origin and origin.recipe) or DEFAULT_RECIPE,
-        arguments=recipe_arguments(run.trained, len(dataset.keypoint_names), origin),
+        recipe=recipe,
+        arguments=recipe_arguments(recipe, run.trained, len(dataset.keypoint_names), origin),
         class_names=dataset.class_names,
         category_ids=dataset.category_ids,
         keypoint_names=dataset.keypoint_names,
@@ -128,18 +130,24 @@ def started(model: MaskRCNN, class_names: Sequence[str], origin: Origin, synonym
     return f"{init_from(model, weights)}\n{account(taken)}"
 
 
-def recipe_arguments(trained: ModelCheckpoint, keypoints: int, origin: Origin | None) -> dict[str, Any]:
-    """Return the recipe's arguments, with those that nobody chose made to fit the start and the data.
+def recipe_arguments(
+    recipe: str, trained: ModelCheckpoint, keypoints: int, origin: Origin | None
+) -> dict[str, Any]:
+    """Return the recipe's options: those that were chosen, and others that fit the start and the data.
 
     Statistics that were never learnt must not be frozen: from scratch, norms learn (He et al. 2019,
-    "Rethinking ImageNet Pre-training"). Weights bring the arguments that they were trained with, but not
-    their branches, where a recipe was chosen. Keypoints that the data set has are learnt.
+    "Rethinking ImageNet Pre-training"). Weights bring the options that they were trained with, but not their
+    branches, where a recipe was chosen. Keypoints that the data set has are learnt.
     """
-    start = origin.arguments if origin else {"norm": "group", "head_norm": "group"}
+    start = origin.arguments if origin else _FROM_SCRATCH
+    usual = recipes.options_of_recipe(recipe)
     if trained.recipe:
-        start = {name: value for name, value in start.items() if name not in _BRANCHES}
+        absent = ("keypoints.", "masks.") if usual.masks is None else ("keypoints.",)
+        start = {name: start[name] for name in start if name != "masks" and not name.startswith(absent)}
+    known = options_of(usual)
+    start = {name: value for name, value in start.items() if name in known}
     has_form = trained.recipe.endswith(tuple(recipes.FORMS))
-    branch = {"keypoints": keypoints} if keypoints and not has_form else {}
+    branch = {"keypoints.count": keypoints} if keypoints and not has_form else {}
     return {**start, **branch, **trained.arguments}
 
 
@@ -156,12 +164,12 @@ def check_data(
             raise ValueError(
                 f"{part.annotation_file}: its categories are {categories}, but the training's are {known}"
             )
-    heatmaps = model.keypoint_branch.deconv.out_channels if model.keypoint_branch else 0
+    heatmaps = run.trained.options.keypoints.count if run.trained.options.keypoints else 0
     keypoints = len(dataset.keypoint_names)
     if heatmaps not in (0, keypoints):
         raise ValueError(
             f"the network finds {heatmaps} keypoints, but {dataset.annotation_file} has {keypoints}: choose "
-            f"{f'--set recipe.keypoints={keypoints}' if keypoints else 'a recipe without keypoints'}"
+            f"{f'--set keypoints.count={keypoints}' if keypoints else 'a recipe without keypoints'}"
         )
 
 

@@ -93,7 +93,7 @@ def _as_it_is(module: str, tensor: Tensor) -> Tensor:
 
 
 _CLASSES, _BOXES = "box_branch.cls_score", "box_branch.bbox_pred"
-_MASKS = re.compile(r"mask_branch\.head\.logits$")
+_MASKS = re.compile(r"branches\.masks\.head\.logits$")
 
 
 def _background_to_the_end(module: str, tensor: Tensor) -> Tensor:
@@ -140,16 +140,16 @@ def _torchvision() -> Iterator[Pair]:
     yield "roi_heads.box_head.fc7", "box_branch.head.hidden.2"
     yield "roi_heads.box_predictor.cls_score", _CLASSES
     yield "roi_heads.box_predictor.bbox_pred", _BOXES
-    yield "roi_heads.mask_predictor.conv5_mask", "mask_branch.head.deconv"
-    yield "roi_heads.mask_predictor.mask_fcn_logits", "mask_branch.head.logits"
-    yield "roi_heads.keypoint_predictor.kps_score_lowres", "keypoint_branch.deconv"
+    yield "roi_heads.mask_predictor.conv5_mask", "branches.masks.head.deconv"
+    yield "roi_heads.mask_predictor.mask_fcn_logits", "branches.masks.head.logits"
+    yield "roi_heads.keypoint_predictor.kps_score_lowres", "branches.keypoints.deconv"
     for n in _CONVOLUTIONS:
         yield f"rpn.head.conv.{n}.0", f"rpn.head.convs.{n}"
-        for branch in ("box", "mask"):
-            yield f"roi_heads.{branch}_head.{n}.0", f"{branch}_branch.head.convs.{2 * n}.conv"
-            yield f"roi_heads.{branch}_head.{n}.1", f"{branch}_branch.head.convs.{2 * n}.norm"
-        yield f"roi_heads.mask_head.mask_fcn{n + 1}", f"mask_branch.head.convs.{2 * n}.conv"  # before 0.13
-        yield f"roi_heads.keypoint_head.{2 * n}", f"keypoint_branch.convs.{2 * n}"
+        for theirs, ours in (("box_head", "box_branch"), ("mask_head", "branches.masks")):
+            yield f"roi_heads.{theirs}.{n}.0", f"{ours}.head.convs.{2 * n}.conv"
+            yield f"roi_heads.{theirs}.{n}.1", f"{ours}.head.convs.{2 * n}.norm"
+        yield f"roi_heads.mask_head.mask_fcn{n + 1}", f"branches.masks.head.convs.{2 * n}.conv"  # before 0.13
+        yield f"roi_heads.keypoint_head.{2 * n}", f"branches.keypoints.convs.{2 * n}"
     yield "rpn.head.conv", "rpn.head.convs.0"  # before 0.13
 
 
@@ -169,7 +169,7 @@ def _detectron2() -> Iterator[Pair]:
         yield f"{theirs}stem.conv1.norm", f"{ours}stem.norm"
         for stage in _STAGES:
             yield from _detectron2_stage(theirs, ours, stage)
-    yield from _detectron2_stage("roi_heads.", "box_regions.head.", 5)
+    yield from _detectron2_stage("roi_heads.", "box_branch.", 5)
     for level in _LEVELS:
         for kind in ("lateral", "output"):
             yield f"backbone.fpn_{kind}{level + 2}", f"backbone.{kind}.{level}.conv"
@@ -180,16 +180,16 @@ def _detectron2() -> Iterator[Pair]:
     yield f"{rpn}anchor_deltas", "rpn.head.deltas"
     yield "roi_heads.box_predictor.cls_score", _CLASSES
     yield "roi_heads.box_predictor.bbox_pred", _BOXES
-    yield "roi_heads.mask_head.deconv", "mask_branch.head.deconv"
-    yield "roi_heads.mask_head.predictor", "mask_branch.head.logits"
-    yield "roi_heads.keypoint_head.score_lowres", "keypoint_branch.deconv"
+    yield "roi_heads.mask_head.deconv", "branches.masks.head.deconv"
+    yield "roi_heads.mask_head.predictor", "branches.masks.head.logits"
+    yield "roi_heads.keypoint_head.score_lowres", "branches.keypoints.deconv"
     for n in _CONVOLUTIONS:
         yield f"{rpn}conv.conv{n}", f"rpn.head.convs.{n}"
         yield f"roi_heads.box_head.fc{n + 1}", f"box_branch.head.hidden.{2 * n}"
-        for theirs, ours in (("box_head.conv", "box_branch"), ("mask_head.mask_fcn", "mask_branch")):
+        for theirs, ours in (("box_head.conv", "box_branch"), ("mask_head.mask_fcn", "branches.masks")):
             yield f"roi_heads.{theirs}{n + 1}", f"{ours}.head.convs.{2 * n}.conv"
             yield f"roi_heads.{theirs}{n + 1}.norm", f"{ours}.head.convs.{2 * n}.norm"
-        yield f"roi_heads.keypoint_head.conv_fcn{n + 1}", f"keypoint_branch.convs.{2 * n}"
+        yield f"roi_heads.keypoint_head.conv_fcn{n + 1}", f"branches.keypoints.convs.{2 * n}"
 
 
 TORCHVISION = Layout(

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from maskrcnn import recipes
 from maskrcnn.network.model import MaskRCNN
+from maskrcnn.plain import with_values
+from maskrcnn.recipes.options import Options
 from maskrcnn.weights.classes import COCO_KEYPOINTS, COCO_SKELETON, classes_of
 from maskrcnn.weights.download import fetch
 from maskrcnn.weights.files import description_in, read_checkpoint, tensors_in
@@ -50,12 +52,17 @@ class ModelCheckpoint:
 
     def build_untrained(self) -> MaskRCNN:
         """Build the network with weights drawn at random, as at the start of a training."""
-        return recipes.find(self.recipe)(len(self.class_names), **self.arguments)
+        return recipes.build(self.recipe, len(self.class_names), self.arguments)
+
+    @property
+    def options(self) -> Options:
+        """The options of the recipe. Raises ValueError where the arguments are not the recipe's."""
+        return with_values(recipes.options_of_recipe(self.recipe), self.arguments)
 
     @property
     def max_detections(self) -> int:
         """How many detections the network gives in a picture."""
-        return recipes.Options(**self.arguments).max_detections
+        return self.options.boxes.max_detections
 
     def plain(self) -> dict[str, Any]:
         """Return it as values that a checkpoint can keep."""
@@ -146,7 +153,7 @@ def model_from_library(tensors: Mapping[str, Tensor], trained_on: str = "coco") 
         )
     weights = to_ours(tensors)
     recipe, arguments, num_classes = infer_recipe(weights, layout.name)
-    is_people = arguments.get("keypoints") == len(COCO_KEYPOINTS)
+    is_people = arguments.get("keypoints.count") == len(COCO_KEYPOINTS)
     classes = classes_of(num_classes, "people" if is_people else trained_on)
     short_side, long_side = _SIDES.get(trained_on, _COCO_SIDES)
     trained = ModelCheckpoint(

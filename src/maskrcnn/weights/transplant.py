@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 # The layers with rows of their own for each class, and how many; rows that remain are background's, the last.
-_ROWS = {"box_branch.cls_score": 1, "box_branch.bbox_pred": 4, "mask_branch.head.logits": 1}
+_ROWS = {"box_branch.cls_score": 1, "box_branch.bbox_pred": 4, "branches.masks.head.logits": 1}
 
 Origins = dict[str, str | None]  # the class that each class takes its rows from, if any
 
