@@ -1,16 +1,16 @@
-"""What flows through the library: a batch of pictures, its ground truth, and what the network found.
+"""The values that networks take and return: a batch of images, its ground truth, detections.
 
 The coordinate rule. Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)`` and its centre is
 ``i + 0.5``. ``boxes`` are always ``x1, y1, x2, y2`` with width ``x2 - x1``; ``sizes_hw`` are always rows,
 columns. Everything in this module is in the frame of the network's input; file pixels exist only in ``data``
 and ``predict``.
 
-Every stage works on tensors of a fixed capacity with a mask that says which slots hold something, so that no
-shape depends on the data. Letters of the shapes, used throughout:
+Every stage works on tensors of a fixed capacity (slots) with a mask of the valid ones, so that no shape
+depends on the data. Letters of the shapes, used throughout:
 
-    B pictures of a batch      C channels           H, W rows and columns of the network's input
-    G objects of the truth     A anchors            P proposals
-    S sampled regions          D detections         K object classes (background not counted)
+    B images of a batch        C channels           H, W rows and columns of the network's input
+    G ground-truth objects     A anchors            P proposals
+    S sampled anchors          D detections         K object classes (background not counted)
     N regions, flat            M side of a mask     J keypoints
 """
 
@@ -25,28 +25,28 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Pictures of one size class, padded on the right and at the bottom to a common shape.
+    """Images, padded on the right and at the bottom to a common shape.
 
-    Pixel values are 0 … 255, as stored (uint8) or as float; the network normalises them, clears padding.
+    Pixel values are 0 … 255, uint8 or float; the network normalises them and clears the padding.
     """
 
     images: Shaped[Tensor, "B C H W"]
-    sizes_hw: Int[Tensor, "B 2"]  # the part of each image that holds the picture
+    sizes_hw: Int[Tensor, "B 2"]  # of each image without its padding
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on `device`."""
         return Batch(*(field.to(device, non_blocking=True) for field in self))
 
     def pinned(self) -> Batch:
-        """Return the same batch in memory that a CUDA device reads by itself, while the host goes on."""
+        """Return the same batch in pinned memory, from which a CUDA device copies asynchronously."""
         return Batch(*(field.pin_memory() for field in self))
 
 
 class MaskTable(NamedTuple):
-    """The truth's masks, each as the crop of its own box: memory grows with the objects' areas, not G·H·W.
+    """Ground-truth masks, each as the crop of its own box: memory grows with the objects' areas, not G·H·W.
 
     Crops lie one after another in `pixels`, each row by row. A crop keeps the resolution of its source:
-    `affine` is ``(scale_x, shift_x, scale_y, shift_y)`` and leads from the network's input to the crop,
+    `affine` is ``(scale_x, shift_x, scale_y, shift_y)`` and maps the network's input to the crop,
     ``x_crop = scale_x * x + shift_x`` (negative scale: mirrored), so no transform resamples a mask.
     """
 
@@ -57,15 +57,15 @@ class MaskTable(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Ground truth of a batch. Slots where `valid` is False hold nothing, and their numbers mean nothing.
+    """Ground truth of a batch. Slots where `valid` is False are empty, and their numbers mean nothing.
 
-    There is at least one slot (G ≥ 1), also where no picture has an object.
+    There is at least one slot (G ≥ 1), also where no image has an object.
     """
 
     boxes: Float[Tensor, "B G 4"]
     labels: Int[Tensor, "B G"]  # 0 … K-1
     valid: Bool[Tensor, "B G"]
-    crowd: Bool[Tensor, "B G"]  # a region of many objects: neither found nor missed
+    crowd: Bool[Tensor, "B G"]  # a region of many objects, which is not learnt from
     masks: MaskTable | None = None
     # x, y, visibility (0 not labelled, 1 hidden, 2 visible)
     keypoints: Float[Tensor, "B G J 3"] | None = None
@@ -83,7 +83,7 @@ def _to(field: Tensor | MaskTable, device: torch.device | str) -> Tensor | MaskT
 
 
 class Detections(NamedTuple):
-    """What the network found, best first: `valid` says how many of the D slots of each picture are taken."""
+    """Detections, best first; of the D slots of each image, the first ones are valid."""
 
     boxes: Float[Tensor, "B D 4"]
     scores: Float[Tensor, "B D"]
@@ -99,7 +99,7 @@ class Detections(NamedTuple):
 
 
 def _fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return tensors on the CPU: their bytes side by side, the widest elements first, as numbers must lie."""
+    """Return tensors on the CPU by one transfer: bytes in one buffer, widest elements first to be aligned."""
     widest_first = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
     pieces = [tensors[i].contiguous().view(torch.uint8).flatten() for i in widest_first]
     parts = torch.cat(pieces).cpu().split([len(piece) for piece in pieces])

@@ -46,8 +46,8 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2 up to its last bottleneck, returning maps of 24, 32, 96 and 320 channels.
 
-    The published 1280-channel layer behind it, made to be averaged for classification, is left out: it only
-    widens the last map, and a pyramid's lateral convolution would narrow it again at once.
+    The published 1280-channel layer after it, made for classification, is left out: it only widens the last
+    map, and a pyramid's lateral convolution would narrow it again.
     """
 
     strides = (4, 8, 16, 32)

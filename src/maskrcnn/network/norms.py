@@ -1,6 +1,6 @@
-"""Normalisation layers. A norm is a function from a number of channels to a layer, passed to the networks.
+"""Normalisation layers. A norm is a function from a number of channels to a layer, which networks take.
 
-Another epsilon or another number of groups is another function, e.g. ``partial(FrozenBatchNorm2d, eps=0.0)``.
+Another epsilon or number of groups is another function, e.g. ``partial(FrozenBatchNorm2d, eps=0.0)``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Norm = Callable[[int], nn.Module]
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation whose four vectors never change: a fixed scale and shift per channel.
 
-    They are buffers, so no optimiser sees them and they are not counted as parameters.
+    They are buffers: no optimiser updates them, and they do not count as parameters.
     """
 
     weight: Tensor
@@ -38,11 +38,11 @@ class FrozenBatchNorm2d(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return `x` scaled and shifted, in its own precision."""
         scale, shift = scale_and_shift(self)
-        # Unlike batch_norm, addcmul keeps no copy of x for the backward pass: it needs the scale alone.
+        # Unlike batch_norm, addcmul saves no copy of x for the backward pass, which needs the scale alone.
         return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
 
     def extra_repr(self) -> str:
-        """Return what print shows."""
+        """Return the text for print."""
         return f"{self.weight.numel()}, eps={self.eps}"
 
 
@@ -56,7 +56,7 @@ def scale_and_shift(
 
 
 def frozen_batch_norm(channels: int) -> nn.Module:
-    """Fixed statistics: for training from published weights with few pictures a step, as the paper does."""
+    """Fixed statistics: for training from published weights with few images a step, as the paper does."""
     return FrozenBatchNorm2d(channels)
 
 
@@ -71,7 +71,7 @@ def sync_batch_norm(channels: int) -> nn.Module:
 
 
 def group_norm(channels: int) -> nn.Module:
-    """Statistics of one picture over 32 groups of channels (Wu and He 2018), or fewer that divide."""
+    """Statistics of one image over 32 groups of channels (Wu and He 2018), or fewer that divide."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
@@ -86,7 +86,7 @@ def conv_norm(
 
 
 def stacked(layers: Iterable[nn.Module]) -> nn.Sequential:
-    """Return the layers one after another, a ReLU behind each."""
+    """Return the layers in sequence, each followed by a ReLU."""
     return nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU(inplace=True))))
 
 

@@ -1,13 +1,13 @@
 """ResNet and ResNeXt bodies (He et al. 2016; Xie et al. 2017), cut and dilated as detectors need them.
 
-A body leads a picture to a list of feature maps, one per name in `stages`, and says their `strides` and
-`out_channels`. The forms of the paper's Table 2a are choices of `stages`:
+A body maps an image to a list of feature maps, one per name in `stages`, and has their `strides` and
+`out_channels` as attributes. The backbones of the paper's Table 2a are choices of `stages`:
 
     FPN  ``("res2", "res3", "res4", "res5")``, the default
     C4   ``("res4",)``, with `res5_stage` as the head of every region
     C5   ``("res5",)``; dilated C5 adds ``dilate_c5=True`` and has stride 16
 
-Stages behind the last one returned are not built.
+Stages after the last one returned are not built.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ STAGES = ("res2", "res3", "res4", "res5")
 Block = Callable[..., nn.Module]  # block(in_channels, out_channels, *, stride, dilation, norm)
 
 
-class Form(TypedDict, total=False):
-    """What may be chosen for any depth; see `ResNet`."""
+class ResNetOptions(TypedDict, total=False):
+    """Arguments of `ResNet` that every depth takes."""
 
     stages: Sequence[str]
     norm: Norm
@@ -37,7 +37,7 @@ class Form(TypedDict, total=False):
 
 
 class AddReLU(nn.Module):
-    """Where branch and shortcut of a block meet."""
+    """The end of a residual block: a sum and a ReLU. A module, so that it can be replaced by a faster one."""
 
     def forward(
         self, branch: Float[Tensor, "B C H W"], shortcut: Float[Tensor, "B C H W"]
@@ -59,19 +59,19 @@ class BasicBlock(nn.Module):
         self.conv2 = _conv3x3(out_channels, out_channels, dilation=dilation)
         self.norm2 = norm(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.sum = AddReLU()
-        _calm(self.norm2)
+        self.add_relu = AddReLU()
+        _damp(self.norm2)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
         """Return the block's map, smaller by its stride."""
         branch = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return self.sum(self.norm2(self.conv2(branch)), self.shortcut(x))
+        return self.add_relu(self.norm2(self.conv2(branch)), self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
     """A 1×1, a 3×3 and a 1×1 convolution beside a shortcut; with groups, the block of ResNeXt.
 
-    The 3×3 has `groups` groups of `width_per_group` channels in res2 (1 × 64: ResNet), and these double from
+    The 3×3 has `groups` groups of `width_per_group` channels in res2 (1 × 64: ResNet); the width doubles from
     stage to stage. The stride is in the 3×3 (torchvision, ResNeXt) or, `stride_in_1x1`, in the first 1×1
     (He et al.'s weights, and so Detectron2's ResNet-50 and 101).
     """
@@ -98,14 +98,14 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.norm3 = norm(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.sum = AddReLU()
-        _calm(self.norm3)
+        self.add_relu = AddReLU()
+        _damp(self.norm3)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
         """Return the block's map, smaller by its stride."""
         branch = F.relu(self.norm1(self.conv1(x)), inplace=True)
         branch = F.relu(self.norm2(self.conv2(branch)), inplace=True)
-        return self.sum(self.norm3(self.conv3(branch)), self.shortcut(x))
+        return self.add_relu(self.norm3(self.conv3(branch)), self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -156,32 +156,32 @@ class ResNet(nn.Module):
         return maps
 
 
-def resnet18(**form: Unpack[Form]) -> ResNet:
+def resnet18(**options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-18."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), channels=64, **form)
+    return ResNet(BasicBlock, (2, 2, 2, 2), channels=64, **options)
 
 
-def resnet34(**form: Unpack[Form]) -> ResNet:
+def resnet34(**options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-34."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), channels=64, **form)
+    return ResNet(BasicBlock, (3, 4, 6, 3), channels=64, **options)
 
 
-def resnet50(*, stride_in_1x1: bool = False, **form: Unpack[Form]) -> ResNet:
+def resnet50(*, stride_in_1x1: bool = False, **options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-50; `stride_in_1x1` as in `Bottleneck`."""
     block = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
-    return ResNet(block, (3, 4, 6, 3), channels=256, **form)
+    return ResNet(block, (3, 4, 6, 3), channels=256, **options)
 
 
-def resnet101(*, stride_in_1x1: bool = False, **form: Unpack[Form]) -> ResNet:
+def resnet101(*, stride_in_1x1: bool = False, **options: Unpack[ResNetOptions]) -> ResNet:
     """ResNet-101; `stride_in_1x1` as in `Bottleneck`."""
     block = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
-    return ResNet(block, (3, 4, 23, 3), channels=256, **form)
+    return ResNet(block, (3, 4, 23, 3), channels=256, **options)
 
 
-def resnext101(groups: int = 32, width_per_group: int = 8, **form: Unpack[Form]) -> ResNet:
-    """ResNeXt-101, 32×8d unless told; ``resnext101(64, 4)`` is 64×4d."""
+def resnext101(groups: int = 32, width_per_group: int = 8, **options: Unpack[ResNetOptions]) -> ResNet:
+    """ResNeXt-101, 32×8d by default; ``resnext101(64, 4)`` is 64×4d."""
     block = partial(Bottleneck, groups=groups, width_per_group=width_per_group)
-    return ResNet(block, (3, 4, 23, 3), channels=256, **form)
+    return ResNet(block, (3, 4, 23, 3), channels=256, **options)
 
 
 def res5_stage(
@@ -197,9 +197,9 @@ def res5_stage(
 
 
 def freeze(body: nn.Module, stages: Iterable[str]) -> None:
-    """Stop the named parts of `body`, e.g. ``("stem", "res2")``, from learning.
+    """Freeze the named parts of `body`, e.g. ``("stem", "res2")``.
 
-    Their BatchNorms become frozen ones, so that their statistics rest as well.
+    Their BatchNorms become frozen ones, so that their statistics do not change either.
     Raises ValueError for a part that does not exist.
     """
     for name in stages:
@@ -212,7 +212,7 @@ def freeze(body: nn.Module, stages: Iterable[str]) -> None:
 
 
 def init_convolutions(body: nn.Module) -> None:
-    """Draw every convolution from N(0, 2 / fan_out) (He et al. 2015), with the fan_out of one group."""
+    """Initialise every convolution from N(0, 2 / fan_out) (He et al. 2015), with the fan_out of one group."""
     for conv in body.modules():
         if isinstance(conv, nn.Conv2d):
             fan_out = conv.weight[0, 0].numel() * conv.out_channels // conv.groups
@@ -236,11 +236,12 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> n
     return conv_norm(in_channels, out_channels, 1, stride=stride, norm=norm)
 
 
-def _calm(norm: nn.Module) -> None:
-    """Quieten the last norm of a residual branch where nothing else will.
+def _damp(norm: nn.Module) -> None:
+    """Set the scale of a frozen norm at the end of a residual branch to 0.2.
 
-    A frozen norm without weights would double the variance in each of up to 33 blocks: it gets 0.2. One that
-    learns keeps 1; at 0 (Goyal et al. 2017, §5.1) it learnt more slowly in the few hundred steps tried.
+    Without published weights, a scale of 1 would double the variance in each of up to 33 blocks. A norm that
+    learns keeps 1: with 0 (Goyal et al. 2017, §5.1) networks learnt more slowly in the few hundred steps
+    tried.
     """
     if not isinstance(norm.weight, nn.Parameter):
         nn.init.constant_(norm.weight, 0.2)  # type: ignore[arg-type]

@@ -90,11 +90,11 @@ def infer_recipe(weights: Weights, library: str) -> InferredRecipe:
 
 def backbone_defaults(weights: Weights) -> dict[str, Any]:
     """Return the options that a Caffe2 backbone, under our names, needs to see what it was trained on."""
-    names = ("input.bgr", "input.mean", "input.std", "body.stride_in_1x1")
+    names = ["input.bgr", "input.mean", "input.std", "body.stride_in_1x1"]
     body = _body(weights, "")
     defaults = _defaults("detectron2", body)
     if "resnext" in body:
-        names = names[:-1]  # its blocks have their stride elsewhere
+        names.remove("body.stride_in_1x1")  # its blocks have no choice
     return {name: defaults[name] for name in names}
 
 
