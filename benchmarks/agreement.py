@@ -24,8 +24,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.transform import resize_boxes
 
-from maskrcnn.bench.networks import ours as drawn
-from maskrcnn.bench.networks import theirs as twin
+from maskrcnn.bench.networks import random_checkpoint as drawn
+from maskrcnn.bench.torchvision import torchvision_network as twin
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import coco_metrics
