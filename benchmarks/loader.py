@@ -46,9 +46,9 @@ def main() -> None:
 
     passes = [
         load_once(dataset, count, resize, transform, settings.batch_size)
-        for _ in range(arguments.repeats + 1)
+        for _ in range(1 + arguments.repeats)
     ]
-    rates = {stage: count / statistics.median(one[stage] for one in passes[1:]) for stage in passes[0]}
+    rates = {stage: count / statistics.median(spent[stage] for spent in passes[1:]) for stage in passes[0]}
     for workers in (0, arguments.workers):
         batches = training_batches(
             dataset, resize, transform, batch_size=settings.batch_size, stride=STRIDE, workers=workers, seed=0

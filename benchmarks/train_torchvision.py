@@ -74,7 +74,7 @@ def torchvision_step(spec: StepSpec) -> Step:
 
 
 def torchvision_target(scene: Scene) -> dict[str, torch.Tensor]:
-    """Return the objects of a picture as torchvision takes them: masks of the picture's size, labels from 1."""
+    """Return the objects of a picture for torchvision: masks of the picture's size, labels from 1."""
     picture, truth = scene
     masks = torch.zeros((len(truth.boxes), *picture.shape[1:]), dtype=torch.uint8)
     for mask, crop, (x1, y1, x2, y2) in zip(masks, truth.crops, truth.boxes.astype(int), strict=True):

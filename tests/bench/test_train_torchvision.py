@@ -21,9 +21,10 @@ def script(monkeypatch):
 def test_masks_fill_their_boxes(script):
     [(picture, truth)] = scenes = make_scenes(SPEC)
     target = script.torchvision_target(scenes[0])
-    assert target["masks"].shape == (5, *picture.shape[1:])
-    assert (picture[:, target["masks"].any(0)] == 240).all()  # the ellipses are bright
-    for mask, box in zip(target["masks"], target["boxes"].tolist(), strict=True):
+    masks = target["masks"].bool()
+    assert masks.shape == (5, *picture.shape[1:])
+    assert (picture[:, masks.any(0)] == 240).all()  # the ellipses are bright
+    for mask, box in zip(masks, target["boxes"].tolist(), strict=True):
         rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
         assert box == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
     assert torch.equal(target["labels"] - 1, torch.from_numpy(truth.labels))

@@ -92,7 +92,7 @@ def bench_detection(
     }
 
 
-def _efficiency(run: Callable[[], Any], timing: Timing, peak: float) -> dict[str, float]:
+def _efficiency(run: Callable[[], Any], timing: Timing, peak: float) -> dict[str, Any]:
     """Return the operations of `run`, the machine's peak per second, and the share of it that was reached."""
     operations = count_flops(run)
     share = operations / (timing.median / 1000) / peak
