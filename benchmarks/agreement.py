@@ -24,8 +24,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.transform import resize_boxes
 
-from maskrcnn.bench.networks import ours as drawn
-from maskrcnn.bench.networks import theirs as twin
+from maskrcnn.bench.networks import random_checkpoint as drawn
+from maskrcnn.bench.torchvision import torchvision_network as twin
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import coco_metrics
@@ -110,7 +110,11 @@ def as_ours(theirs: TorchvisionMaskRCNN, arguments: argparse.Namespace) -> MaskR
     """Return our network with their weights, recognised; anchors and caps are in no file."""
     trained = model_from_library(theirs.state_dict())
     sides = tuple(float(side) for side in arguments.anchors.split(","))
-    others = {"norm_eps": 1e-5, "anchor_sizes": sides, "max_detections": theirs.roi_heads.detections_per_img}
+    others = {
+        "body.norm_eps": 1e-5,
+        "proposals.anchor_sizes": sides,
+        "boxes.max_detections": theirs.roi_heads.detections_per_img,
+    }
     return fold_norms(replace(trained, arguments={**trained.arguments, **others}).build())
 
 

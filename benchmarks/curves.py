@@ -7,10 +7,11 @@ from statistics import mean
 
 import contest
 import torch
+from train_torchvision import torchvision_step
 
-from maskrcnn.bench.training import Step, StepSpec, our_step, their_step
+from maskrcnn.bench.training import Step, StepSpec, make_step
 
-_PARTS = 6  # means of so many parts of the training are printed
+_PRINTED = 6  # means over consecutive steps
 
 
 def main() -> None:
@@ -20,24 +21,25 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0002, help="learning rate (default: 0.0002)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     curves: dict[str, list[float]] = {}
     for name, make, precision in (
-        ("ours", our_step, "float32"),
-        ("ours in bf16", our_step, "bf16"),
-        ("torchvision", their_step, "float32"),
+        ("ours", make_step, "float32"),
+        ("ours in bf16", make_step, "bf16"),
+        ("torchvision", torchvision_step, "float32"),
     ):
         side = (given.size, given.size)
-        work = StepSpec("resnet50_fpn", given.device, precision, 2, side, 10, given.threads, given.rate)
+        spec = StepSpec("resnet50_fpn", given.device, precision, 2, side, 10, given.threads, given.rate)
         torch.manual_seed(0)
-        curves[name] = curve(make(work), given.steps)
-        part = -(-given.steps // _PARTS)
-        means = (mean(curves[name][first : first + part]) for first in range(0, given.steps, part))
+        curves[name] = curve(make(spec), given.steps)
+        length = -(-given.steps // _PRINTED)
+        means = (mean(curves[name][first : first + length]) for first in range(0, given.steps, length))
         print(f"{name:12}", *(f"{loss:8.3f}" for loss in means), flush=True)
     contest.write(given.json, {"losses": curves})
 
 
 def curve(step: Step, steps: int) -> list[float]:
-    """Return the whole loss of each step."""
+    """Return the sum of the losses at each step."""
     losses = (step() for _ in range(steps))
     return [sum(loss for name, loss in parts.items() if name.startswith("loss_")) for parts in losses]
 

@@ -1,4 +1,4 @@
-"""Detection by exported files, beside PyTorch's own and torchvision's, on the same weights and picture.
+"""Detection by exported files, by PyTorch and by torchvision, with the same weights on the same picture.
 
 Write the network, export it, compare:
 
@@ -15,47 +15,48 @@ import contest
 import numpy as np
 import torch
 
-from maskrcnn.bench.inference import agreement
-from maskrcnn.bench.networks import ours, picture, theirs
+from maskrcnn.bench.networks import noise_picture, random_checkpoint
+from maskrcnn.bench.torchvision import agreement, to_torchvision, torchvision_network
 from maskrcnn.predict.load import load, predictor_of
 from maskrcnn.predict.predictor import Predictor
 
 SIZE_HW = 800, 1216
+CPU = torch.device("cpu")
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = contest.arguments("detection by exported files, against PyTorch's and torchvision's", repeats=7)
+    parser = contest.arguments("detection by exported files, by PyTorch and by torchvision", repeats=7)
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--write", type=Path, help="write the network to this file, and no more")
+    parser.add_argument("--write", type=Path, help="only write the network to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    trained = ours("resnet50_fpn")
+    checkpoint = random_checkpoint("resnet50_fpn")
     if arguments.write:
-        torch.save({"trained": trained.plain()}, arguments.write)
+        torch.save({"trained": checkpoint.plain()}, arguments.write)
         return
 
-    other = theirs(trained, SIZE_HW).eval()
-    pixels = picture(SIZE_HW)
-    array, image = pixels.permute(1, 2, 0).contiguous().numpy(), pixels.float() / 255
-    predictors = {"ours": predictor_of(trained, trained.build(), "cpu")}
+    model = torchvision_network(checkpoint, SIZE_HW).eval()
+    pixels = noise_picture(SIZE_HW)
+    picture, images = pixels.permute(1, 2, 0).contiguous().numpy(), to_torchvision([pixels], CPU)
+    predictors = {"ours": predictor_of(checkpoint, checkpoint.build(), "cpu")}
     predictors |= {path.name: load(path, "cpu") for path in arguments.files}
-    answer = other([image])[0]
-    apart = {name: agreement(predictor, array, answer) for name, predictor in predictors.items()}
-    contestants = {name: masks_by(predictor, array) for name, predictor in predictors.items()}
-    times = contest.take_turns(
-        {**contestants, "torchvision": lambda: other([image])}, repeats=arguments.repeats
+    theirs = model(images)[0]
+    differences = {name: agreement(predictor, picture, theirs) for name, predictor in predictors.items()}
+    contestants = {name: predict_masks(predictor, picture) for name, predictor in predictors.items()}
+    timings = contest.take_turns(
+        {**contestants, "torchvision": lambda: model(images)}, repeats=arguments.repeats
     )
-    for name, own in times.items():
-        ratio = own.median / times["torchvision"].median
-        print(f"{name:16} {own.median:8.1f} ms, {ratio:.3f} of torchvision's {apart.get(name, '')}")
-    milliseconds = {name: own._asdict() for name, own in times.items()}
-    contest.write(arguments.json, {"milliseconds": milliseconds, "agreement": apart})
+    for name, timing in timings.items():
+        ratio = timing.median / timings["torchvision"].median
+        print(f"{name:16} {timing.median:8.1f} ms, {ratio:.3f} of torchvision's {differences.get(name, '')}")
+    milliseconds = {name: timing._asdict() for name, timing in timings.items()}
+    contest.write(arguments.json, {"milliseconds": milliseconds, "agreement": differences})
 
 
-def masks_by(predictor: Predictor, array: np.ndarray) -> Callable[[], np.ndarray]:
-    """Return what detects and makes the masks of the picture's size."""
-    return lambda: predictor.predict(array, score=0.0).masks
+def predict_masks(predictor: Predictor, picture: np.ndarray) -> Callable[[], np.ndarray]:
+    """Return a function that detects and returns masks of the picture's size."""
+    return lambda: predictor.predict(picture, score=0.0).masks
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# All that only a GPU can show, in less than ten minutes on one data-centre GPU:
+# Every measurement that needs a GPU, in less than ten minutes on one data-centre GPU:
 #
 #     bash benchmarks/gpu.sh OUTPUT [DATA]
 #
 # OUTPUT gets a JSON file for each measurement (with day, versions and the name of the device) and log.txt.
-# DATA is a folder in COCO layout for the training with real loading; without it pictures are drawn.
+# DATA is a folder in COCO layout for a training with its loading; without it, synthetic pictures are used.
 #
-# It needs python3 with torch for CUDA, Triton, NumPy and Pillow; torchvision to compare with. Nothing is
-# installed, nothing downloaded. What else the machine lacks (jaxtyping, rich, faster-coco-eval; beartype, pytest
+# It needs python3 with torch for CUDA, Triton, NumPy and Pillow, and torchvision for the comparisons. Nothing is
+# installed, nothing downloaded. What else is missing (jaxtyping, rich, faster-coco-eval; beartype, pytest
 # and hypothesis for the tests) is taken from wheels in the folder $WHEELS, by default .wheels, which git ignores:
 #
 #     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
 #         --dest .wheels jaxtyping wadler-lindig beartype rich faster-coco-eval pytest hypothesis sortedcontainers
 #
-# A step that fails or takes too long is noted in the log, and the next one runs; the script then ends with 1.
+# A step that fails or takes too long is logged, and the next one runs; the script then exits with status 1.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-output=${1:?where the figures go: bash benchmarks/gpu.sh OUTPUT [DATA]} data=${2:-}
+output=${1:?expected a folder for the figures: bash benchmarks/gpu.sh OUTPUT [DATA]} data=${2:-}
 mkdir -p "$output"
 output=$(realpath "$output") work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -28,7 +28,7 @@ done
 export PYTHONPATH="$PWD/src:$work/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 FAILED="$work/failed"
 maskrcnn=(python3 -c 'import sys; from maskrcnn.cli import main; sys.exit(main())')
 
-# step SECONDS COMMAND…: runs it, for so long at most, and no longer than until the 570th second of all
+# step SECONDS COMMAND…: runs COMMAND for at most SECONDS, and at most until second 570 of the script
 step() {
     local left=$((570 - SECONDS))
     printf '\n[%3d s] %s\n' "$SECONDS" "${*:2}"
@@ -45,12 +45,13 @@ for batch in 1 8; do
     step 60 "${bench[@]}" --batch "$batch" --repeats 20 --json "$output/inference_$batch.json"
 done
 step 60 "${bench[@]}" --batch 1 --capture --repeats 20 --json "$output/inference_1_captured.json"
-step 120 "${bench[@]}" --train --batch 8 --repeats 10 --json "$output/training.json"
+step 120 python3 benchmarks/train_torchvision.py --device cuda --precision bf16 --size 800x1344 --batch 8 \
+    --repeats 10 --json "$output/training.json"
 
 if [[ -z $data ]]; then
-    data=$work/drawn
+    data=$work/synthetic
     step 60 python3 -c \
-        "from maskrcnn.data.synthetic import draw_dataset; draw_dataset('$data', train=64, val=8, size=640)"
+        "from maskrcnn.data.synthetic import synthetic_dataset; synthetic_dataset('$data', train=64, val=8, size=640)"
 fi
 step 30 python3 benchmarks/loader.py "$data" --pictures 32 --repeats 3 --workers 12 --set batch_size=8 \
     --json "$output/loader.json"

@@ -1,6 +1,6 @@
-"""What of a detection on a CPU is convolutions and linear layers? Where freed memory is kept, and where not.
+"""The share of a detection on a CPU that is convolutions and linear layers, with and without `keep_memory`.
 
-Each of the two has a process of its own, for what an allocator was told cannot be untold.
+Each of the two runs in a process of its own, because `keep_memory` cannot be undone.
 
 python benchmarks/layers.py [--json FILE]
 """
@@ -13,8 +13,8 @@ import contest
 import torch
 from torch import nn
 
-from maskrcnn.bench.networks import ours, picture
-from maskrcnn.bench.stages import clocked
+from maskrcnn.bench.networks import noise_picture, random_checkpoint
+from maskrcnn.bench.stages import Stage, timed
 from maskrcnn.bench.timing import milliseconds
 from maskrcnn.data.batch import pad
 from maskrcnn.fast.cpu import ChannelsLastLinear, OnePassSum, QuarterMerge
@@ -29,30 +29,30 @@ KINDS = {
 
 
 def main() -> None:
-    arguments = contest.arguments("the layers of a detection, timed", repeats=15).parse_args()
+    arguments = contest.arguments("time of the layers of a detection", repeats=15).parse_args()
     figures: dict[str, Any] = {}
-    for how in ("freed memory returned", "freed memory kept"):
+    for case in ("freed memory returned", "freed memory kept"):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            spent = pool.apply(measured, (how.endswith("kept"), arguments.threads, arguments.repeats))
+            spent = pool.apply(time_layers, (case.endswith("kept"), arguments.threads, arguments.repeats))
         rest = 1 - spent["convolutions, linear layers"] / spent["all"]
-        print(f"{how}: {rest:.1%} outside convolutions and linear layers")
+        print(f"{case}: {rest:.1%} outside convolutions and linear layers")
         for name, value in spent.items():
             print(f"    {name:40} {value:7.1f} ms")
-        figures[how] = {"milliseconds": spent, "outside": rest}
+        figures[case] = {"milliseconds": spent, "outside": rest}
     contest.write(arguments.json, {"recipe": RECIPE, "size_hw": SIZE_HW, **figures})
 
 
 @torch.inference_mode()
-def measured(keep: bool, threads: int, repeats: int) -> dict[str, float]:
-    """Return the milliseconds of each kind of layer in a detection, medians."""
+def time_layers(keep: bool, threads: int, repeats: int) -> dict[str, float]:
+    """Return the milliseconds of each kind of layer in a detection, medians, and of all of it."""
     if keep:
         keep_memory()
     torch.set_num_threads(threads)
-    trained = ours(RECIPE)
-    predictor = predictor_of(trained, trained.build(), "cpu")
-    batch = pad([picture(SIZE_HW)], predictor.model.stride)
-    parts = [
-        (kind, layer, "forward")
+    checkpoint = random_checkpoint(RECIPE)
+    predictor = predictor_of(checkpoint, checkpoint.build(), "cpu")
+    batch = pad([noise_picture(SIZE_HW)], predictor.model.stride)
+    stages = [
+        Stage(kind, layer, "forward")
         for layer in predictor.model.modules()
         for kind, types in KINDS.items()
         if isinstance(layer, types)
@@ -60,7 +60,7 @@ def measured(keep: bool, threads: int, repeats: int) -> dict[str, float]:
     runs = []
     for _ in range(repeats + 3):
         spent: dict[str, float] = {}
-        with clocked(parts, spent):
+        with timed(stages, spent):
             spent["all"] = milliseconds(lambda: predictor.detect(batch))
         runs.append(spent)
     return {name: statistics.median(run[name] for run in runs[3:]) for name in runs[0]}

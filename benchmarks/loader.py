@@ -1,9 +1,9 @@
-"""Loading: how many pictures a second does one core make ready for training, and where does the time go?
+"""Loading for training: pictures per second and core, stage by stage.
 
-Every stage is timed on its own, in one process with one thread: decoding (of a JPEG that is going to shrink
-at less than its size, beside the same at its whole size), resizing, the transforms, the objects' way to the
-network's input with their masks cut to crops, and the batch. Then the loader as `maskrcnn train` runs it,
-with no worker and with some. `--set` changes the training's settings, as there.
+The stages are timed in one process with one thread: decoding (of a large JPEG at a reduced size, and for
+comparison at its whole size), resizing, the transforms, the conversion of the objects to the network's input
+with their masks as crops, and the batch. Then the loader as `maskrcnn train` runs it, without workers and
+with some. `--set` changes the settings of the training, as there.
 
 python benchmarks/loader.py DATA [--set short_sides=1024 jitter=0.2,0.2,0.2] [--json FILE]
 """
@@ -45,15 +45,16 @@ def main() -> None:
     resize, transform = sizes(settings), augmentation(settings)
 
     passes = [
-        a_pass(dataset, count, resize, transform, settings.batch_size) for _ in range(arguments.repeats + 1)
+        load_once(dataset, count, resize, transform, settings.batch_size)
+        for _ in range(1 + arguments.repeats)
     ]
-    rates = {stage: count / statistics.median(one[stage] for one in passes[1:]) for stage in passes[0]}
+    rates = {stage: count / statistics.median(spent[stage] for spent in passes[1:]) for stage in passes[0]}
     for workers in (0, arguments.workers):
         batches = training_batches(
             dataset, resize, transform, batch_size=settings.batch_size, stride=STRIDE, workers=workers, seed=0
         )
-        next(batches)  # the workers are up
-        title = f"loader, {workers} workers" if workers else "loader, in the process itself"
+        next(batches)  # starts the workers
+        title = f"loader, {workers} workers" if workers else "loader, no workers"
         rates[title] = (
             settings.batch_size * arguments.repeats / seconds(lambda b=batches: drain(b, arguments.repeats))
         )
@@ -64,24 +65,25 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="pictures per second and core that become ready for training"
-    )
+    parser = argparse.ArgumentParser(description="pictures per second and core that are loaded for training")
     parser.add_argument("data", type=Path, help="folder in COCO layout")
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="as of maskrcnn train")
-    parser.add_argument("--pictures", type=int, default=64, help="how many are timed (default: 64)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="as in maskrcnn train")
+    parser.add_argument("--pictures", type=int, default=64, help="number of pictures (default: 64)")
     parser.add_argument(
-        "--repeats", type=int, default=5, help="passes over them, batches of the loader (default: 5)"
+        "--repeats",
+        type=int,
+        default=5,
+        help="timed passes over the pictures, and timed batches of the loader (default: 5)",
     )
     parser.add_argument("--workers", type=int, default=2, help="of the loader (default: 2)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args()
 
 
-def a_pass(
+def load_once(
     dataset: CocoDataset, count: int, resize: Resize, transform: Transform, batch_size: int
 ) -> Seconds:
-    """Make `count` pictures ready once, and return the seconds that each stage took for all of them."""
+    """Load `count` pictures once; return the seconds of each stage for all of them together."""
     spent: Seconds = {}
     ready = []
     for index in range(count):
@@ -107,7 +109,7 @@ def a_pass(
 
 @contextmanager
 def clock(spent: Seconds, stage: str) -> Iterator[None]:
-    """Add the seconds that the block takes to those of its stage."""
+    """Add the duration of the block to the seconds of its stage."""
     start = time.perf_counter()
     yield
     spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - start

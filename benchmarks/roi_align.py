@@ -1,7 +1,7 @@
 """RoIAlign: `maskrcnn.ops.roi_align.roi_align` against torchvision's kernel, forward and with backward.
 
-Both read the same map and boxes with 2 × 2 samples a bin. Each gets the map in the memory layout that it has
-in its own network: ours channels-last, torchvision's channels-first.
+Both read the same map and boxes with 2 × 2 samples per bin. Each gets the map in the memory layout that it
+has in its own network: ours channels-last, torchvision's channels-first.
 
 python benchmarks/roi_align.py [--json benchmarks/results/roi_align.json]
 """
@@ -32,11 +32,11 @@ def main() -> None:
 
 
 def regions(count: int) -> Tensor:
-    """Return boxes of 16 … 400 px a side that lie within the picture."""
-    draw = torch.Generator().manual_seed(count)
+    """Return boxes within the picture, with sides of 16 … 400 px."""
+    generator = torch.Generator().manual_seed(count)
     limit = STRIDE * torch.tensor([SIZE_HW[1], SIZE_HW[0]])
-    sides = 16 + 384 * torch.rand(count, 2, generator=draw)
-    corner = torch.rand(count, 2, generator=draw) * (limit - sides)
+    sides = 16 + 384 * torch.rand(count, 2, generator=generator)
+    corner = torch.rand(count, 2, generator=generator) * (limit - sides)
     return torch.cat((corner, corner + sides), 1)
 
 
@@ -51,7 +51,7 @@ def compare(title: str, boxes: Tensor, bins: int, repeats: int) -> dict[str, Any
     def theirs(features: Tensor) -> Tensor:
         return torchvision.ops.roi_align(features, [boxes], bins, 1 / STRIDE, sampling_ratio=2, aligned=True)
 
-    entrants = {
+    contestants = {
         "ours": (
             ours,
             features.to(memory_format=torch.channels_last),
@@ -59,8 +59,8 @@ def compare(title: str, boxes: Tensor, bins: int, repeats: int) -> dict[str, Any
         ),
         "theirs": (theirs, features, weight),
     }
-    forward = {name: lambda run=run, own=own: run(own) for name, (run, own, _) in entrants.items()}
-    both = {name: lambda args=args: gradient(*args) for name, args in entrants.items()}
+    forward = {name: lambda run=run, own=own: run(own) for name, (run, own, _) in contestants.items()}
+    both = {name: lambda args=args: gradient(*args) for name, args in contestants.items()}
     with torch.no_grad():
         times = contest.take_turns(forward, repeats=repeats)
         error = relative_error(forward["ours"](), forward["theirs"]())

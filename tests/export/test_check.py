@@ -1,21 +1,21 @@
-"""Two networks' answers to the same pictures, made by hand."""
+"""Differences between detections that are made by hand."""
 
 import pytest
 import torch
 
 import networks
-from maskrcnn.export.check import HALF, SINGLE, Case, cases, compared
-from maskrcnn.export.graph import least_side
+from maskrcnn.export.check import HALF, SINGLE, Case, check_cases, compare
+from maskrcnn.export.graph import InputShape, min_side
 from maskrcnn.export.run import describe
 from maskrcnn.types import Batch, Detections
 
-TRAINED = networks.small(max_detections=4)
-MODEL = TRAINED.build()
-DYNAMIC = describe(TRAINED, MODEL, None, None)
+CHECKPOINT = networks.small(max_detections=4)
+MODEL = CHECKPOINT.build()
+DYNAMIC = describe(CHECKPOINT, MODEL)
 CASE = Case("one", Batch(torch.zeros(1, 3, 96, 96, dtype=torch.uint8), torch.tensor([[96, 96]])))
 
 
-def found(*objects, masks=None):
+def detections(*objects, masks=None):
     """Detections of one picture in four slots: (x1, score, label) each."""
     boxes = torch.zeros(1, 4, 4)
     scores, labels, valid = torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 4)
@@ -26,79 +26,79 @@ def found(*objects, masks=None):
     return Detections(boxes, scores, labels, valid.bool(), probs)
 
 
-def figures(one, other, tolerance=SINGLE):
-    [answer] = compared(lambda _: one, lambda _: other, [CASE], DYNAMIC, tolerance)
-    return answer
+def difference(one, other, tolerance=SINGLE):
+    [result] = compare(lambda _: one, lambda _: other, [CASE], DYNAMIC, tolerance)
+    return result
 
 
-def test_small_differences_are_told():
+def test_small_differences_are_reported():
     masks = torch.zeros(1, 4, 2, 2)
     masks[0, 1, 0, 0] = 0.005
-    answer = figures(
-        found((10, 0.9, 0), (20, 0.8, 1)), found((10.03125, 0.9, 0), (20, 0.8005, 1), masks=masks)
+    result = difference(
+        detections((10, 0.9, 0), (20, 0.8, 1)), detections((10.03125, 0.9, 0), (20, 0.8005, 1), masks=masks)
     )
-    assert answer[:3] == ("one", "1x3x96x96", 2)
-    assert answer.boxes == 0.03125 and abs(answer.scores - 0.0005) < 1e-6 and abs(answer.masks - 0.005) < 1e-6
+    assert result[:3] == ("one", "1x3x96x96", 2)
+    assert result.boxes == 0.03125 and abs(result.scores - 0.0005) < 1e-6 and abs(result.masks - 0.005) < 1e-6
 
 
 def test_another_order_is_no_difference():
-    answer = figures(found((10, 0.9, 0), (20, 0.9, 1)), found((20, 0.9, 1), (10, 0.9, 0)))
-    assert answer.boxes == answer.scores == 0
+    result = difference(detections((10, 0.9, 0), (20, 0.9, 1)), detections((20, 0.9, 1), (10, 0.9, 0)))
+    assert result.boxes == result.scores == 0
 
 
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [
-        (found((10.1, 0.9, 0)), "case 'one' .*boxes differ by 0.1, where 0.05"),
-        (found((10, 0.898, 0)), "scores differ by 0.002"),
-        (found((10, 0.9, 1)), "boxes differ by inf"),  # another class
-        (found(), "boxes differ by inf"),
-        (found((10, 0.9, 0), (30, 0.7, 2)), "boxes differ by inf"),  # one too many
-        (found((10, 0.9, 0), masks=torch.full((1, 4, 2, 2), 0.02)), "masks differ by 0.02"),
-        (found((float("nan"), 0.9, 0)), "boxes differ by nan"),
+        (detections((10.1, 0.9, 0)), "case 'one' .*boxes differ by 0.1, and at most 0.05"),
+        (detections((10, 0.898, 0)), "scores differ by 0.002"),
+        (detections((10, 0.9, 1)), "boxes differ by inf"),  # another class
+        (detections(), "boxes differ by inf"),
+        (detections((10, 0.9, 0), (30, 0.7, 2)), "boxes differ by inf"),  # one too many
+        (detections((10, 0.9, 0), masks=torch.full((1, 4, 2, 2), 0.02)), "masks differ by 0.02"),
+        (detections((float("nan"), 0.9, 0)), "boxes differ by nan"),
     ],
 )
-def test_large_differences_are_refused(other, sentence):
+def test_large_differences_are_rejected(other, sentence):
     with pytest.raises(ValueError, match=sentence):
-        figures(found((10, 0.9, 0)), other)
+        difference(detections((10, 0.9, 0)), other)
 
 
-def test_what_is_at_the_threshold_or_in_the_last_slot_may_be_absent():
-    figures(found((10, 0.9, 0), (30, 0.0501, 2)), found((10, 0.9, 0)))
+def test_detections_at_the_threshold_or_in_the_last_slot_may_be_missing():
+    difference(detections((10, 0.9, 0), (30, 0.0501, 2)), detections((10, 0.9, 0)))
     with pytest.raises(ValueError, match="boxes"):
-        figures(found((10, 0.9, 0), (30, 0.06, 2)), found((10, 0.9, 0)))
+        difference(detections((10, 0.9, 0), (30, 0.06, 2)), detections((10, 0.9, 0)))
     four = [(10, 0.9, 0), (15, 0.8, 0), (20, 0.7, 1)]
-    figures(found(*four, (30, 0.6, 2)), found(*four, (35, 0.6, 2)))
-    figures(found((10, 0.9, 0), (30, 0.4, 2)), found((11.5, 0.87, 0)), HALF)
+    difference(detections(*four, (30, 0.6, 2)), detections(*four, (35, 0.6, 2)))
+    difference(detections((10, 0.9, 0), (30, 0.4, 2)), detections((11.5, 0.87, 0)), HALF)
 
 
-def test_cases_are_those_that_the_input_allows():
+def test_cases_depend_on_the_dynamic_dimensions():
     picture = torch.zeros(3, 120, 200, dtype=torch.uint8)
-    shown = cases(DYNAMIC, picture)
-    assert [(case.name, tuple(case.batch.images.shape)) for case in shown] == [
+    cases = check_cases(DYNAMIC, picture)
+    assert [(case.name, tuple(case.batch.images.shape)) for case in cases] == [
         ("picture", (1, 3, 128, 224)),  # 120 × 200 fits into 160 × 200 as it is
         ("blank", (1, 3, 128, 224)),
         ("odd size", (1, 3, 96, 160)),
         ("batch of 3", (3, 3, 96, 160)),
     ]
-    assert shown[2].batch.sizes_hw.tolist() == [[85, 143]]
-    fixed = describe(TRAINED, MODEL, (64, 96), 2)
-    assert [case.name for case in cases(fixed, picture)] == ["picture", "blank"]
-    assert cases(fixed, picture)[0].batch.sizes_hw.tolist() == [[57, 96]]
-    assert cases(fixed, picture)[0].batch.images.shape == (1, 3, 64, 96)
+    assert cases[2].batch.sizes_hw.tolist() == [[85, 143]]
+    fixed = describe(CHECKPOINT, MODEL, InputShape((64, 96), 2))
+    assert [case.name for case in check_cases(fixed, picture)] == ["picture", "blank"]
+    assert check_cases(fixed, picture)[0].batch.sizes_hw.tolist() == [[57, 96]]
+    assert check_cases(fixed, picture)[0].batch.images.shape == (1, 3, 64, 96)
 
 
-def test_inputs_that_cannot_be_are_refused():
+def test_impossible_inputs_are_rejected():
     with pytest.raises(ValueError, match="multiples of 32 px, not 100x96"):
-        describe(TRAINED, MODEL, (100, 96), None)
+        describe(CHECKPOINT, MODEL, InputShape((100, 96)))
     with pytest.raises(ValueError, match="at least 1 picture, not 0"):
-        describe(TRAINED, MODEL, None, 0)
+        describe(CHECKPOINT, MODEL, InputShape(batch=0))
 
 
-def test_least_side():
+def test_min_side():
     # 60 proposals: at 32 px P2 has 8 × 8 × 3 anchors, enough, but P6 has two cells from 65 px on alone
-    assert least_side(MODEL) == 96
+    assert min_side(MODEL) == 96
     # 1000 proposals of 1000 a level at most: 96 px have 1000 + 432 + 108 + 27 + 12 anchors
-    assert least_side(networks.small(proposals=1000).build()) == 96
+    assert min_side(networks.small(proposals=1000).build()) == 96
     # one level of 15 anchors a cell, at most 4000 of them, 1000 wanted: 9 × 9 × 15 = 1215, from 129 px on
-    assert least_side(networks.small("resnet18_c4", proposals=1000).build()) == 129
+    assert min_side(networks.small("resnet18_c4", proposals=1000).build()) == 129

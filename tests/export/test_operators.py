@@ -1,4 +1,4 @@
-"""Each operator of the graph in ONNX Runtime, beside the library's own, on random and degenerate input."""
+"""The graph's operators in ONNX Runtime equal the library's own, on random and degenerate input."""
 
 from functools import partial
 
@@ -14,18 +14,18 @@ from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp
 pytest.importorskip("onnxscript", reason="onnxscript writes ONNX files")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime runs them")
 
-from maskrcnn.export.onnx import standard, translated  # noqa: E402
+from maskrcnn.export.onnx import onnx_operator, to_onnx  # noqa: E402
 
 
-def answer(module, arguments, dynamic, path, others):
-    """Export a module; return what ONNX Runtime answers to `others`."""
+def outputs_in_onnx(module, arguments, dynamic, path, others):
+    """Export a module; return its outputs for `others` in ONNX Runtime."""
     names = [f"in{i}" for i in range(len(arguments))]
     program = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
-    translated(program, names, ["out"]).save(path)
+    to_onnx(program, names, ["out"]).save(path)
     session = onnxruntime.InferenceSession(path)
     return [
-        torch.from_numpy(session.run(None, {n: a.numpy() for n, a in zip(names, given, strict=True)})[0])
-        for given in others
+        torch.from_numpy(session.run(None, {n: a.numpy() for n, a in zip(names, inputs, strict=True)})[0])
+        for inputs in others
     ]
 
 
@@ -47,12 +47,17 @@ def test_suppression(tmp_path):
         for seed, (count, segments) in enumerate([(200, 1), (200, 5), (300, 60), (7, 1), (1, 2)])
     ]
     boxes, _ = others[0]
-    others += [(boxes, torch.full((200,), -1)), (boxes, torch.arange(200) // 100 * 7)]  # nothing; gaps
+    others += [
+        (boxes, torch.full((200,), -1)),
+        (boxes, torch.arange(200) // 100 * 7),
+    ]  # no segment at all; segments 0 and 7
     n = Dim("n", min=1, max=1000)
-    given = answer(Suppression(), sorted_boxes(50, 3, 9), ({0: n}, {0: n}), tmp_path / "a.onnx", others)
-    for got, (boxes, segments) in zip(given, others, strict=True):
+    outputs = outputs_in_onnx(
+        Suppression(), sorted_boxes(50, 3, 9), ({0: n}, {0: n}), tmp_path / "a.onnx", others
+    )
+    for got, (boxes, segments) in zip(outputs, others, strict=True):
         assert torch.equal(got, keep_in_order(boxes, segments, 0.5))
-    assert 0 < int(given[0].sum()) < 200
+    assert 0 < int(outputs[0].sum()) < 200
 
 
 class Order(nn.Module):
@@ -64,8 +69,8 @@ class Order(nn.Module):
 def test_equal_values_keep_their_order(dtype, tmp_path):
     others = [(torch.randint(-2, 3, (2, count)).to(dtype),) for count in (1, 7, 300)]
     n = Dim("n", min=1, max=1000)
-    given = answer(Order(), others[-1], ({1: n},), tmp_path / "a.onnx", others)
-    for got, (values,) in zip(given, others, strict=True):
+    outputs = outputs_in_onnx(Order(), others[-1], ({1: n},), tmp_path / "a.onnx", others)
+    for got, (values,) in zip(outputs, others, strict=True):
         assert torch.equal(got, Order()(values))
 
 
@@ -92,9 +97,9 @@ OPERATORS = {
     "aligned": partial(roi_align, aligned=True, sampling_ratio=2),
     "legacy": partial(roi_align, aligned=False, sampling_ratio=2),
     "adaptive": partial(roi_align, sampling_ratio=0),
-    "highest": partial(roi_align, reduction=maximum, sampling_ratio=2),
+    "max": partial(roi_align, reduction=maximum, sampling_ratio=2),
     "warped": partial(roi_warp, sampling_ratio=2),
-    "warped, highest": partial(roi_warp, sampling_ratio=2, reduction=maximum),
+    "warped, max": partial(roi_warp, sampling_ratio=2, reduction=maximum),
     "pooled": roi_pool,
 }
 
@@ -104,15 +109,17 @@ def test_regions(name, tmp_path):
     operator = OPERATORS[name]
     others = [maps_and_boxes(count, seed) for seed, count in enumerate((60, 1, 33))]
     n = Dim("n", min=1, max=1000)
-    module = Reading(standard(operator))
-    given = answer(module, maps_and_boxes(20, 9), ({}, {}, {0: n}, {0: n}), tmp_path / "a.onnx", others)
-    for got, arguments in zip(given, others, strict=True):
+    module = Reading(onnx_operator(operator))
+    outputs = outputs_in_onnx(
+        module, maps_and_boxes(20, 9), ({}, {}, {0: n}, {0: n}), tmp_path / "a.onnx", others
+    )
+    for got, arguments in zip(outputs, others, strict=True):
         torch.testing.assert_close(got, Reading(operator)(*arguments), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(got, module(*arguments), atol=1e-4, rtol=1e-4)
 
 
-def test_what_cannot_be_written_is_refused():
+def test_operators_without_an_onnx_form_are_rejected():
     with pytest.raises(ValueError, match="set sampling_ratio"):
-        standard(partial(roi_align, reduction=maximum, sampling_ratio=0))
-    with pytest.raises(ValueError, match="cannot be exported"):
-        standard(lambda *arguments: None)
+        onnx_operator(partial(roi_align, reduction=maximum, sampling_ratio=0))
+    with pytest.raises(ValueError, match="is not supported in ONNX: use RoIAlign"):
+        onnx_operator(lambda *arguments: None)

@@ -1,4 +1,4 @@
-"""Whole networks as files: what they hold, what they answer, and what happens when they answer wrongly."""
+"""Whole networks as files: their contents, their detections, and wrong files, which are not kept."""
 
 import shutil
 from dataclasses import replace
@@ -12,16 +12,17 @@ import maskrcnn
 import networks
 from maskrcnn import cli
 from maskrcnn.export import run
-from maskrcnn.export.graph import INPUTS
-from maskrcnn.export.program import read_package
+from maskrcnn.export.graph import INPUTS, InputShape, to_half
 from maskrcnn.runtimes.network import ExportedNetwork
 from maskrcnn.runtimes.read import read_exported
+from maskrcnn.runtimes.torch_program import read_package
+from maskrcnn.types import Batch
 from maskrcnn.weights.model_checkpoint import read_model
 
-PICTURE = run.drawn(3).permute(1, 2, 0).contiguous().numpy()[:200, :310]
+PICTURE = run.synthetic_example(3).permute(1, 2, 0).contiguous().numpy()[:200, :310]
 
 
-def same(one, other):
+def assert_same(one, other):
     assert len(one) == len(other) > 0
     np.testing.assert_allclose(one.boxes, other.boxes, atol=0.05)
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
@@ -55,13 +56,18 @@ def dynamic(weights):
 
 
 @pytest.mark.slow
-def test_an_onnx_file_holds_all_and_asks_for_nothing(dynamic, weights):
+def test_an_onnx_file_is_complete_and_uses_standard_operators(dynamic, weights):
     import onnx
 
     assert dynamic.path == weights.with_suffix(".onnx")
     assert sorted(path.name for path in dynamic.path.parent.iterdir()) == ["network.onnx", "network.pt"]
-    assert [figure.case for figure in dynamic.figures] == ["picture", "blank", "odd size", "batch of 3"]
-    assert min(figure.detections for figure in dynamic.figures) > 0
+    assert [difference.case for difference in dynamic.differences] == [
+        "picture",
+        "blank",
+        "odd size",
+        "batch of 3",
+    ]
+    assert min(difference.detections for difference in dynamic.differences) > 0
     model = onnx.load(dynamic.path)
     onnx.checker.check_model(model)
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)] and not model.functions
@@ -75,7 +81,7 @@ def test_an_onnx_file_holds_all_and_asks_for_nothing(dynamic, weights):
 def test_an_onnx_file_predicts_as_the_checkpoint_does(dynamic, weights):
     exported, original = maskrcnn.load(dynamic.path, "cpu"), maskrcnn.load(weights, "cpu")
     for picture in (PICTURE, PICTURE[:60, :40]):
-        same(exported.predict(picture, 0.1), original.predict(picture, 0.1))
+        assert_same(exported.predict(picture, 0.1), original.predict(picture, 0.1))
 
 
 @pytest.mark.slow
@@ -85,22 +91,29 @@ def test_an_input_of_one_size(tmp_path, capsys):
     weights = networks.saved(networks.small("resnet18_c4", proposals=20), tmp_path)
     words = ["export", str(weights), "--size", "96x160", "--batch", "2", "--output", str(tmp_path / "a.onnx")]
     assert cli.main(words) == 0
-    said = capsys.readouterr().out
-    assert "picture" in said and "batch of 3" not in said and str(tmp_path / "a.onnx") in said
+    output = capsys.readouterr().out
+    assert "picture" in output and "batch of 3" not in output and str(tmp_path / "a.onnx") in output
     predictor = maskrcnn.load(str(tmp_path / "a.onnx"))
     pictures = [PICTURE[:186], PICTURE[:, :100], PICTURE[:90]]
     (_, wide), (_, upright), _ = predictor.predict_many(pictures, score=0.0, batch_size=3)
     assert upright.size_hw == (200, 100) and upright.boxes[:, 2].max() <= 100
     original = maskrcnn.load(weights, "cpu")
     original.resize = predictor.resize
-    same(wide, original.predict(PICTURE[:186], 0.0))  # 186 × 310 fill 96 × 160; others are padded to it
+    assert_same(
+        wide, original.predict(PICTURE[:186], 0.0)
+    )  # 186 × 310 fill 96 × 160; others are padded to it
 
 
 @pytest.mark.slow
 def test_an_exported_program(weights, tmp_path):
     written = run.export(weights, "torch", output=tmp_path / "network.pt2")
-    assert [figure.case for figure in written.figures] == ["picture", "blank", "odd size", "batch of 3"]
-    assert max(figure.boxes for figure in written.figures) < 1e-3
+    assert [difference.case for difference in written.differences] == [
+        "picture",
+        "blank",
+        "odd size",
+        "batch of 3",
+    ]
+    assert max(difference.boxes for difference in written.differences) < 1e-3
 
 
 @pytest.mark.slow
@@ -109,10 +122,10 @@ def test_native_code(tmp_path):
         pytest.skip("there is no C++ compiler")
     weights = networks.saved(networks.small(proposals=20), tmp_path)
     path = tmp_path / "network.pt2"
-    written = run.export(weights, "aotinductor", size_hw=(128, 160), batch=1, output=path)
-    assert [figure.case for figure in written.figures] == ["picture", "blank"]
-    assert max(figure.boxes for figure in written.figures) < 1e-3
-    assert read_package(path).description.class_names == ("cat", "dog", "hen")
+    written = run.export(weights, "aotinductor", shape=InputShape((128, 160), 1), output=path)
+    assert [difference.case for difference in written.differences] == ["picture", "blank"]
+    assert max(difference.boxes for difference in written.differences) < 1e-3
+    assert read_package(path).description.labels.class_names == ("cat", "dog", "hen")
 
 
 @pytest.mark.slow
@@ -121,12 +134,12 @@ def test_openvino(weights, tmp_path):
     pytest.importorskip("onnxscript", reason="by way of ONNX")
     written = run.export(weights, "openvino", output=tmp_path / "network.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["network.bin", "network.xml"]
-    found, expected = read_exported(written.path), read_model(weights)
-    assert found.description.class_names == expected.class_names
+    exported, expected = read_exported(written.path), read_model(weights)
+    assert exported.description.labels.class_names == expected.class_names
 
 
-def fake(answer):
-    """A format whose files hold nothing and whose networks give `answer(model, batch)`."""
+def fake(detect):
+    """A format whose files are empty and whose networks return `detect(model, batch)`."""
     kept = {}
 
     def write(model, description, path):
@@ -135,18 +148,20 @@ def fake(answer):
 
     def read(path):
         network = ExportedNetwork(kept["description"], lambda images, sizes_hw: {})
-        object.__setattr__(network, "detect", lambda batch: answer(kept["model"], batch))
+        object.__setattr__(network, "detect", lambda batch: detect(kept["model"], batch))
         return network
 
     return run.Format(".fake", write, read)
 
 
-def test_a_file_that_answers_wrongly_is_not_kept(tmp_path, monkeypatch):
+def test_a_file_with_other_detections_is_not_kept(tmp_path, monkeypatch):
     weights = networks.saved(networks.small(), tmp_path)
     right = fake(lambda model, batch: model.detect(batch))
     wrong = fake(lambda model, batch: model.detect(batch)._replace(boxes=model.detect(batch).boxes + 1))
     monkeypatch.setattr(run, "FORMATS", {"right": right, "wrong": wrong})
-    with pytest.raises(ValueError, match=r"case 'picture' \(1x3x160x160\), boxes differ by 1,.*no file"):
+    with pytest.raises(
+        ValueError, match=r"case 'picture' \(1x3x160x160\), boxes differ by 1,.*no file was written"
+    ):
         run.export(weights, "wrong")
     assert [path.name for path in tmp_path.iterdir()] == ["network.pt"]
     written = run.export(weights, "right")
@@ -154,35 +169,54 @@ def test_a_file_that_answers_wrongly_is_not_kept(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["network.fake", "network.pt"]
 
 
-def test_half_precision_finds_the_same(tmp_path, monkeypatch):
+def test_half_precision_detects_the_same(tmp_path, monkeypatch):
     weights = networks.saved(networks.small(), tmp_path)
     dtypes = []
 
-    def answer(model, batch):
+    def detect(model, batch):
         dtypes.extend({parameter.dtype for parameter in model.parameters()})
         return model.detect(batch)
 
-    monkeypatch.setattr(run, "FORMATS", {"right": fake(answer)})
+    monkeypatch.setattr(run, "FORMATS", {"right": fake(detect)})
     run.export(weights, "right", half=True)
     assert set(dtypes) == {torch.float16}
 
 
-def test_what_is_asked_for_wrongly(tmp_path, capsys):
+def test_impossible_exports_are_rejected(tmp_path, capsys):
     weights = networks.saved(networks.small(), tmp_path)
     for words, sentence in (
         (["--size", "100x96"], "multiples of 32 px, not 100x96"),
-        (["--output", "a.xml"], "ends in .onnx, not as a.xml"),
-        (["--int8", str(tmp_path)], "only the format openvino is quantised, not onnx"),
+        (["--output", "a.xml"], "must end in .onnx, not be named a.xml"),
+        (["--int8", str(tmp_path)], "int8 is supported only in the format openvino, not in onnx"),
     ):
         assert cli.main(["export", str(weights), *words]) == 2
         assert sentence in capsys.readouterr().err
 
 
-def test_metadata_tells_what_the_network_was(weights):
-    trained = read_model(weights)
-    model = trained.build()
-    about = run.describe(trained, model, (64, 96), 1)
-    assert about.pixel_mean == pytest.approx((123.675, 116.28, 103.53))
-    assert about.pixel_std == pytest.approx((58.395, 57.12, 57.375))
-    assert (about.stride, about.channels, about.max_detections, about.bgr) == (32, 3, 12, False)
-    assert replace(about, size_hw=None, batch=None) == run.describe(trained, model, None, None)
+def test_the_description_is_that_of_the_network(weights):
+    checkpoint = read_model(weights)
+    model = checkpoint.build()
+    description = run.describe(checkpoint, model, InputShape((64, 96), 1))
+    expected = description.input
+    assert expected.mean == pytest.approx((123.675, 116.28, 103.53))
+    assert expected.std == pytest.approx((58.395, 57.12, 57.375))
+    assert (expected.stride, expected.channels, expected.bgr, description.max_detections) == (
+        32,
+        3,
+        False,
+        12,
+    )
+    dynamic = replace(description, input=replace(expected, size_hw=None, batch=None))
+    assert dynamic == run.describe(checkpoint, model)
+
+
+@pytest.mark.parametrize("form", ["resnet18_fpn", "resnet18_fpn_box", "resnet18_fpn_keypoint"])
+def test_half_precision_keeps_boxes_and_scores_in_single(form):
+    model = networks.small(form).build().eval()
+    half = to_half(model)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    image = torch.from_numpy(PICTURE[:96, :128]).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        detections = half.detect(Batch(image, torch.tensor([[96, 128]])))
+    assert detections.boxes.dtype == detections.scores.dtype == torch.float32

@@ -1,1 +1,1 @@
-"""How fast is it on this machine? Beside torchvision, where that is installed."""
+"""Measures detection and training on this machine, and detection beside torchvision where it is installed."""

@@ -1,11 +1,11 @@
-"""Where the time of a detection goes: body, pyramid, RPN, suppression, regions, heads."""
+"""How the time of a detection divides between body, pyramid, RPN, NMS, regions and heads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -14,30 +14,37 @@ from maskrcnn.network.model import MaskRCNN
 from maskrcnn.types import Batch
 
 
-def stages(model: MaskRCNN, batch: Batch, *, repeats: int = 3) -> dict[str, float]:
+class Stage(NamedTuple):
+    """A method of a module, whose time counts for the stage `name`."""
+
+    name: str
+    module: nn.Module
+    method: str
+
+
+def time_stages(model: MaskRCNN, batch: Batch, *, repeats: int = 3) -> dict[str, float]:
     """Return the milliseconds of each stage of `detect`, medians, in their order.
 
-    "rest" is what lies between them. On a GPU each stage is waited for, so they add up to more than a
-    detection takes.
+    "rest" is the time between the stages. On a GPU the measurement waits for each stage to finish, so the
+    stages add up to more than a detection takes.
     """
-    runs = [_stages(model, batch) for _ in range(repeats + 1)][1:]
+    runs = [_stages_once(model, batch) for _ in range(repeats + 1)][1:]
     return {name: median(run[name] for run in runs) for name in runs[0]}
 
 
-def _stages(model: MaskRCNN, batch: Batch) -> dict[str, float]:
+def _stages_once(model: MaskRCNN, batch: Batch) -> dict[str, float]:
     spent: dict[str, float] = {}
-    with clocked(_parts(model), spent):
+    with timed(_detection_stages(model), spent):
         whole = milliseconds(lambda: model.detect(batch))
-    if "pyramid" in spent:  # which calls the body
+    if "pyramid" in spent:  # the pyramid calls the body
         spent["pyramid"] -= spent["body"]
     return {**spent, "rest": whole - sum(spent.values())}
 
 
-def _parts(model: MaskRCNN) -> list[tuple[str, nn.Module, str]]:
-    """Return name, module and method of each stage."""
+def _detection_stages(model: MaskRCNN) -> list[Stage]:
     backbone = model.backbone
     body = getattr(backbone, "body", None)
-    parts = [
+    stages = [
         ("body", body or backbone, "forward"),
         ("pyramid", body and backbone, "forward"),
         ("RPN head", model.rpn, "forward"),
@@ -47,29 +54,26 @@ def _parts(model: MaskRCNN) -> list[tuple[str, nn.Module, str]]:
         ("boxes, NMS", model.box_branch, "select"),
         *((f"{name} branch", branch, "detect") for name, branch in model.branches.items()),
     ]
-    return [(name, module, method) for name, module, method in parts if module is not None]
+    return [Stage(name, module, method) for name, module, method in stages if module is not None]
 
 
 @contextmanager
-def clocked(parts: list[tuple[str, nn.Module, str]], spent: dict[str, float]) -> Iterator[None]:
-    """Let the methods of `parts` (name, module, method) add to `spent` the milliseconds that they take.
-
-    Afterwards they are themselves again.
-    """
-    for name, module, method in parts:
-        setattr(module, method, _clock(getattr(module, method), name, spent))
+def timed(stages: Sequence[Stage], spent: dict[str, float]) -> Iterator[None]:
+    """Within the block, the methods of `stages` add their milliseconds to `spent`, by the stages' names."""
+    for name, module, method in stages:
+        setattr(module, method, _timed(getattr(module, method), name, spent))
     try:
         yield
     finally:
-        for _, module, method in parts:
-            vars(module).pop(method, None)
+        for _, module, method in stages:
+            vars(module).pop(method, None)  # which hid the method of the class
 
 
-def _clock(run: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
-    def timed(*arguments: Any) -> Any:
-        answer: list[Any] = []
-        taken = milliseconds(lambda: answer.append(run(*arguments)))
-        spent[name] = spent.get(name, 0.0) + taken
-        return answer[0]
+def _timed(run: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def wrapper(*arguments: Any) -> Any:
+        outputs: list[Any] = []
+        duration = milliseconds(lambda: outputs.append(run(*arguments)))
+        spent[name] = spent.get(name, 0.0) + duration
+        return outputs[0]
 
-    return timed
+    return wrapper

@@ -1,4 +1,7 @@
-"""Timing side by side: contestants take turns within one run, for a busy machine slows all of them alike."""
+"""Times, floating-point operations and memory of a function.
+
+Contestants of a comparison take turns within one run, so that a busy machine slows all of them alike.
+"""
 
 from __future__ import annotations
 
@@ -25,49 +28,50 @@ class Timing(NamedTuple):
 def take_turns(
     contestants: Mapping[str, Callable[[], Any]], *, repeats: int, warm_up: int = 2
 ) -> dict[str, Timing]:
-    """Return the times of each contestant over `repeats` turns, after `warm_up` turns not counted."""
+    """Return the timing of each contestant over `repeats` turns, after `warm_up` turns that do not count."""
     turns: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(warm_up + repeats):
         for name, run in contestants.items():
             turns[name].append(milliseconds(run))
-    counted = {name: own[warm_up:] for name, own in turns.items()}
-    return {name: Timing(statistics.median(own), min(own)) for name, own in counted.items()}
+    timed = {name: times[warm_up:] for name, times in turns.items()}
+    return {name: Timing(statistics.median(times), min(times)) for name, times in timed.items()}
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
-    """Return how long `run` takes until its last kernel is done."""
-    synchronise()
+    """Return the duration of `run`, including the GPU kernels that it starts."""
+    synchronize()
     start = time.perf_counter()
     run()
-    synchronise()
+    synchronize()
     return 1000 * (time.perf_counter() - start)
 
 
-def synchronise() -> None:
-    """Wait for the GPU, if there is one."""
+def synchronize() -> None:
+    """Wait until the GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def operations(run: Callable[[], Any]) -> int:
+def count_flops(run: Callable[[], Any]) -> int:
     """Return the floating-point operations of the convolutions and matrix products in `run`."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
-def product_peak(device: torch.device, dtype: torch.dtype, *, repeats: int = 5) -> float:
-    """Return the operations a second that this machine reaches in a large matrix product."""
+def peak_flops(device: torch.device, dtype: torch.dtype, *, repeats: int = 5) -> float:
+    """Return the floating-point operations per second that a large matrix product reaches on `device`."""
     side = 8192 if device.type == "cuda" else 2048
     first, second = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    times = take_turns({"product": lambda: first @ second}, repeats=repeats)
-    return 2 * side**3 / (times["product"].best / 1000)
+    timings = take_turns({"product": lambda: first @ second}, repeats=repeats)
+    return 2 * side**3 / (timings["product"].best / 1000)
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> int | None:
-    """Return the bytes that `run` needs at its peak beyond what is held before; None where none can tell.
+    """Return the bytes that `run` allocates at its peak, beyond what was allocated before.
 
-    On a CPU these are resident bytes of the process, which only Linux counts; on a GPU PyTorch's own.
+    On a GPU these are PyTorch's allocations; elsewhere they are resident bytes of the process, which only
+    Linux counts: on another system the answer is None.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -76,21 +80,21 @@ def peak_memory(run: Callable[[], Any], device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device) - before
     clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     try:
-        clear.write_text("5")  # the peak begins anew
+        clear.write_text("5")  # resets VmHWM, the peak, to the present size
     except OSError:
         return None
-    before = _resident(status, "VmRSS")
+    before = _status_bytes(status, "VmRSS")
     run()
-    return max(_resident(status, "VmHWM") - before, 0)
+    return max(_status_bytes(status, "VmHWM") - before, 0)
 
 
-def _resident(status: Path, name: str) -> int:
+def _status_bytes(status: Path, name: str) -> int:
     line = next(line for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return what the figures belong to: the day, versions, processor, threads, GPU."""
+    """Return what figures depend on: date, versions, processor, threads and GPU."""
     versions = {name: _version(name) for name in ("torch", "torchvision")}
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {

@@ -4,74 +4,106 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from maskrcnn.cli.arguments import DEVICES, Commands, acceleration_of, add_acceleration, size
+
+_OBJECTS = 10  # in a picture of a training step, by default
 
 
 def add(commands: Commands) -> None:
     """Add the command's grammar."""
-    parser = commands.add_parser("bench", help="measure detection on this machine")
+    parser = commands.add_parser("bench", help="measure the speed of detection or training on this machine")
     parser.add_argument("--recipe", default="resnet50_fpn", help="the network (default: resnet50_fpn)")
     parser.add_argument(
-        "--size", type=size, default=(800, 1216), metavar="HxW", help="of pictures, in pixels"
+        "--size",
+        type=size,
+        default=(800, 1216),
+        metavar="HxW",
+        help="height and width of the pictures, in pixels (default: 800x1216)",
     )
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
-    parser.add_argument("--against", choices=("torchvision",), help="with the same weights, in turns")
-    parser.add_argument("--train", action="store_true", help="measure a training step, not a detection")
-    parser.add_argument("--objects", type=int, default=10, metavar="N", help="a picture, for --train")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures per batch (default: 1)")
+    parser.add_argument(
+        "--against",
+        choices=("torchvision",),
+        help="measure this library, too: same weights and pictures, in turns; detection only",
+    )
+    parser.add_argument("--train", action="store_true", help="measure a training step instead of a detection")
+    parser.add_argument(
+        "--objects",
+        type=int,
+        metavar="N",
+        help=f"objects in each picture of a training step (default: {_OBJECTS})",
+    )
     add_acceleration(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed turns (default: 10)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, too")
+    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed repeats (default: 10)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
-    from rich import print as print_tables
-
-    from maskrcnn.bench.inference import bench, printed
-    from maskrcnn.bench.training import StepSpec, bench_training, printed_training
-    from maskrcnn.device import resolve_device
     from maskrcnn.files import write_json
 
-    for name in ("batch", "repeats", "objects"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    if arguments.train and (arguments.compile or arguments.capture):
-        raise ValueError("--compile and --capture are for detection: leave them away with --train")
-    speed = acceleration_of(arguments)
-    device = resolve_device(arguments.device)
-    if arguments.train:
-        work = StepSpec(
-            arguments.recipe,
-            str(device),
-            arguments.precision,
-            arguments.batch,
-            arguments.size,
-            arguments.objects,
-            _threads(),
-        )
-        figures = bench_training(work, against=arguments.against, repeats=arguments.repeats)
-        print_tables(printed_training(figures))
-    else:
-        figures = bench(
-            arguments.recipe,
-            arguments.size,
-            batch_size=arguments.batch,
-            against=arguments.against,
-            speed=speed,
-            device=device,
-            repeats=arguments.repeats,
-        )
-        print_tables(printed(figures))
+    _check(arguments)
+    figures = _training(arguments) if arguments.train else _detection(arguments)
     if arguments.json:
         write_json(arguments.json, figures)
         print(f"figures {arguments.json}")
     return 0
 
 
-def _threads() -> int:
-    import torch
+def _check(arguments: argparse.Namespace) -> None:
+    for name in ("batch", "repeats", "objects"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, not {value}")
+    if arguments.train and (arguments.compile or arguments.capture):
+        raise ValueError("--compile and --capture apply to detection only: remove them, or --train")
+    if arguments.train and arguments.against:
+        raise ValueError(
+            "--against applies to detection only: remove it, or --train; benchmarks/train_torchvision.py in "
+            "the repository compares training steps"
+        )
+    if arguments.objects is not None and not arguments.train:
+        raise ValueError("--objects applies to training steps only: remove it, or add --train")
 
-    return torch.get_num_threads()
+
+def _detection(arguments: argparse.Namespace) -> dict[str, Any]:
+    from rich import print as print_tables
+
+    from maskrcnn.bench.inference import bench_detection, detection_report
+
+    figures = bench_detection(
+        arguments.recipe,
+        arguments.size,
+        batch_size=arguments.batch,
+        against=arguments.against,
+        acceleration=acceleration_of(arguments),
+        device=arguments.device,
+        repeats=arguments.repeats,
+    )
+    print_tables(detection_report(figures))
+    return figures
+
+
+def _training(arguments: argparse.Namespace) -> dict[str, Any]:
+    import torch
+    from rich import print as print_tables
+
+    from maskrcnn.bench.training import StepSpec, bench_training, training_table
+    from maskrcnn.device import resolve_device
+
+    spec = StepSpec(
+        recipe=arguments.recipe,
+        device=str(resolve_device(arguments.device)),
+        precision=arguments.precision,
+        batch_size=arguments.batch,
+        size_hw=arguments.size,
+        objects=_OBJECTS if arguments.objects is None else arguments.objects,
+        threads=torch.get_num_threads(),
+    )
+    figures = bench_training(spec, repeats=arguments.repeats)
+    print_tables(training_table(figures))
+    return figures

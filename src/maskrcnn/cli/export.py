@@ -57,20 +57,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     from rich import print as print_table
 
-    from maskrcnn.export.check import table
+    from maskrcnn.export.check import differences_table
+    from maskrcnn.export.graph import InputShape
     from maskrcnn.export.run import export
 
     written = export(
         arguments.weights,
         arguments.format,
-        size_hw=arguments.size,
-        batch=arguments.batch,
+        shape=InputShape(arguments.size, arguments.batch),
         half=arguments.half,
         int8=arguments.int8,
         picture=arguments.picture,
         output=arguments.output,
     )
-    print_table(table(written.figures))
+    print_table(differences_table(written.differences))
     for name, metrics in written.metrics.items():
         for kind, numbers in metrics.items():
             print(f"{name} {kind} AP {numbers['AP'] or 0.0:.1f}, AP50 {numbers['AP50'] or 0.0:.1f}")

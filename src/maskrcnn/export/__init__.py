@@ -1,1 +1,1 @@
-"""A trained network as one file for other runtimes, checked against the network it came from."""
+"""Writes a network for another runtime, and checks that it detects what the original detects."""

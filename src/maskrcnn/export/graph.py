@@ -1,10 +1,14 @@
-"""Detection as one graph of tensors: from a batch to named outputs, with dynamic batch, height and width."""
+"""Detection as one graph of tensors: from a batch to named outputs, with dynamic batch, height and width.
+
+What the export needs to know of a network's modules is here; the writers see the graph alone.
+"""
 
 from __future__ import annotations
 
 import copy
 import warnings
 from itertools import count
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int, UInt8
@@ -12,21 +16,22 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.runtimes.description import Description
+from maskrcnn.runtimes.description import InputFormat
 from maskrcnn.types import Batch
 
 INPUTS = ["images", "sizes_hw"]
 
-_LARGEST = 16384  # px, of a side of dynamic size
-_MOST = 1024  # pictures of a dynamic batch
+_MAX_SIDE = 16384  # px, of an input of dynamic size
+_MAX_BATCH = 1024  # pictures of a dynamic batch
 
 
-class Graph(nn.Module):
-    """`detect`, from images (B, C, H, W) of uint8 and their sizes (B, 2) to tensors by name.
+class DetectGraph(nn.Module):
+    """`MaskRCNN.detect`, from images (B, C, H, W) of uint8 and their sizes (B, 2) to tensors by name.
 
-    `boxes` (B, D, 4) are x1, y1, x2, y2 in pixels of the input, `scores` (B, D) fall, `labels` (B, D) count
-    the classes from 0, `masks` (B, D, M, M) are probabilities within the box, `keypoint_heatmaps`
-    (B, D, J, M, M) are logits within the box. Of each picture's D slots the first `count` (B,) are taken.
+    `boxes` (B, D, 4) are x1, y1, x2, y2 in pixels of the input, `scores` (B, D) are sorted, highest first,
+    `labels` (B, D) count the classes from 0, `masks` (B, D, M, M) are probabilities within the box,
+    `keypoint_heatmaps` (B, D, J, M, M) are logits within the box. The first `count` (B,) of a picture's D
+    slots hold its detections.
     """
 
     def __init__(self, model: MaskRCNN) -> None:
@@ -34,74 +39,106 @@ class Graph(nn.Module):
         self.model = model
 
     def forward(self, images: UInt8[Tensor, "B C H W"], sizes_hw: Int[Tensor, "B 2"]) -> dict[str, Tensor]:
-        """Return the detections by name: those that the network has a branch for."""
-        found = self.model.detect(Batch(images, sizes_hw))
+        """Return the detections by name; masks and keypoints only where the network predicts them."""
+        detections = self.model.detect(Batch(images, sizes_hw))
         outputs = {
-            "boxes": found.boxes,
-            "scores": found.scores,
-            "labels": found.labels,
-            "masks": found.mask_probs,
-            "keypoint_heatmaps": found.keypoint_heatmaps,
-            "count": found.valid.sum(1),
+            "boxes": detections.boxes,
+            "scores": detections.scores,
+            "labels": detections.labels,
+            "masks": detections.mask_probs,
+            "keypoint_heatmaps": detections.keypoint_heatmaps,
+            "count": detections.valid.sum(1),
         }
         return {name: output for name, output in outputs.items() if output is not None}
 
 
-def outputs(model: MaskRCNN) -> list[str]:
-    """Return the names of the outputs that `Graph` gives, in its order."""
-    masks = ["masks"] * ("masks" in model.branches)
-    heatmaps = ["keypoint_heatmaps"] * ("keypoints" in model.branches)
-    return ["boxes", "scores", "labels", *masks, *heatmaps, "count"]
+class InputShape(NamedTuple):
+    """The input of a graph: None stands for a dynamic dimension."""
+
+    size_hw: tuple[int, int] | None = None  # px
+    batch: int | None = None  # pictures
 
 
-def traced(model: MaskRCNN, description: Description) -> ExportedProgram:
-    """Return the graph of `model`, whose norms are folded, for the input that `description` names."""
-    least, unit = description.least_side, description.stride
-    # What it is traced with leaves no trace, as long as no side and no number is 1 or equals another.
-    height, width = description.size_hw or (least + 4 * unit, least + 5 * unit)
-    images = torch.zeros(description.batch or 2, description.channels, height, width, dtype=torch.uint8)
+DYNAMIC = InputShape()
+
+
+def input_format(model: MaskRCNN, shape: InputShape) -> InputFormat:
+    """Return the input of `model` in a graph of this shape. Raises ValueError for an impossible shape."""
+    size_hw, batch = shape
+    if size_hw is not None and any(side < 1 or side % model.stride for side in size_hw):
+        raise ValueError(
+            f"the sides of this network's input must be multiples of {model.stride} px, "
+            f"not {size_hw[0]}x{size_hw[1]}"
+        )
+    if batch is not None and batch < 1:
+        raise ValueError(f"a batch must hold at least 1 picture, not {batch}")
+    return InputFormat(
+        size_hw=size_hw,
+        batch=batch,
+        channels=model.in_channels,
+        stride=model.stride,
+        min_side=min_side(model),
+        mean=tuple(model.normalise.mean.flatten().tolist()),
+        std=tuple(model.normalise.std.flatten().tolist()),
+        bgr=model.normalise.bgr,
+    )
+
+
+def min_side(model: MaskRCNN) -> int:
+    """Return the smallest side, px, of an input of dynamic size.
+
+    From this side on, every level of the pyramid has at least two cells on each axis, and there are enough
+    anchors to fill all slots of the proposals, so that their number does not depend on the size.
+    """
+    anchors, topn = model.rpn.anchors, model.rpn.test_topn
+    for side in count(model.stride, model.stride):
+        cells = [-(-side // stride) for stride in anchors.strides]
+        candidates = sum(min(topn.pre_nms, cell**2 * anchors.per_cell) for cell in cells)
+        if min(cells) > 1 and candidates >= topn.post_nms:
+            return side
+    raise AssertionError
+
+
+def export_graph(model: MaskRCNN, input: InputFormat) -> ExportedProgram:
+    """Return the graph of `model`, whose norms are folded, as torch.export's program for this input."""
+    smallest, unit = input.min_side, input.stride
+    # The example leaves no trace in a dynamic graph if no dimension is 1 and no two are equal.
+    height, width = input.size_hw or (smallest + 4 * unit, smallest + 5 * unit)
+    images = torch.zeros(input.batch or 2, input.channels, height, width, dtype=torch.uint8)
     sizes_hw = torch.tensor([[height, width]] * len(images))
-    pictures = {} if description.batch else {0: Dim("batch", min=1, max=_MOST)}
-    sides = {} if description.size_hw else {2: _side("height", least, unit), 3: _side("width", least, unit)}
+    batch = {} if input.batch else {0: Dim("batch", min=1, max=_MAX_BATCH)}
+    sides = {} if input.size_hw else {2: _side("height", smallest, unit), 3: _side("width", smallest, unit)}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         return torch.export.export(
-            Graph(model).eval(),
+            DetectGraph(model).eval(),
             (images, sizes_hw),
-            dynamic_shapes={"images": {**pictures, **sides}, "sizes_hw": pictures},
+            dynamic_shapes={"images": {**batch, **sides}, "sizes_hw": batch},
             strict=False,
         )
 
 
-def _side(name: str, least: int, unit: int) -> Dim:
-    dim = Dim(name, min=least // unit, max=_LARGEST // unit)
+def _side(name: str, smallest: int, unit: int) -> Dim:
+    dim = Dim(name, min=smallest // unit, max=_MAX_SIDE // unit)
     return dim if unit == 1 else unit * dim
 
 
-def half(model: MaskRCNN) -> MaskRCNN:
-    """Return a copy of `model` that computes its layers in half precision, and boxes and scores in single."""
+def output_names(program: ExportedProgram) -> list[str]:
+    """Return the names of a graph's outputs, in their order."""
+    spec: Any = program.call_spec.out_spec
+    return list(spec.unflatten(range(spec.num_leaves)))
+
+
+def to_half(model: MaskRCNN) -> MaskRCNN:
+    """Return a copy of `model` whose layers compute in half precision; boxes and scores stay in single."""
     model = copy.deepcopy(model)
-    model.backbone = nn.Sequential(_ToHalf(), model.backbone.half())
-    for part in (model.rpn, model.box_branch, model.branches):
-        part.half()
+    for name, part in model.named_children():
+        if name != "normalise":
+            part.half()
+    model.backbone = nn.Sequential(_ToHalf(), model.backbone)
     return model
 
 
 class _ToHalf(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.half()
-
-
-def least_side(model: MaskRCNN) -> int:
-    """Return the least side of an input of dynamic size, px.
-
-    From there on every level has at least two cells on each axis, and there are always enough anchors for all
-    slots of the proposals, so that their number is fixed.
-    """
-    anchors, topn = model.rpn.anchors, model.rpn.test_topn
-    for side in count(model.stride, model.stride):
-        cells = [-(-side // stride) for stride in anchors.strides]
-        offered = sum(min(topn.pre_nms, cell**2 * anchors.per_cell) for cell in cells)
-        if min(cells) > 1 and offered >= topn.post_nms:
-            return side
-    raise AssertionError

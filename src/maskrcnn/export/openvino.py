@@ -1,4 +1,4 @@
-"""The graph as an OpenVINO file, in floats or quantised to whole numbers on the user's pictures."""
+"""Writes the graph for OpenVINO, in floats or quantized to int8 on the user's pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.loader import picture_batches
@@ -23,11 +24,11 @@ from maskrcnn.runtimes.network import ExportedNetwork
 from maskrcnn.runtimes.openvino import read_openvino
 from maskrcnn.types import Batch
 
-_SHOWN = 300  # pictures at most
+_MAX_CALIBRATION = 300  # pictures; NNCF's own default
 
 
 def write_openvino(model: MaskRCNN, description: Description, path: Path) -> None:
-    """Write `model`, whose norms are folded, as ``.xml`` and, beside it, ``.bin``, by way of ONNX.
+    """Write `model`, whose norms are folded, as an ``.xml`` with a ``.bin`` beside it, through ONNX.
 
     Raises ValueError where OpenVINO is not installed, and as `write_onnx` does.
     """
@@ -40,38 +41,35 @@ def write_openvino(model: MaskRCNN, description: Description, path: Path) -> Non
         openvino.save_model(converted, path, compress_to_fp16=False)
 
 
-def in_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metrics]:
-    """Replace the file by one whose layers compute in int8, and judge both where `data` has annotations.
+def quantize_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metrics]:
+    """Replace the file `path` of `network` by one whose layers compute in int8; return both's metrics.
 
-    The ranges of the layers' inputs are taken from at most 300 pictures: of the data set's training split, or
-    of its other one, or of the folder. Raises ValueError where NNCF, which quantises, is not installed, and
-    as reading pictures and data does.
+    The ranges of activations are measured on at most 300 pictures: of the training split of the data set
+    `data`, of its validation split where it has no other, or of the folder `data`. Both networks are
+    evaluated on the validation split, else on the training split; a folder without annotations gives no
+    metrics. Raises ValueError where NNCF is not installed, and as reading pictures and data does.
     """
     openvino, nncf = import_extra("openvino", "openvino"), import_extra("nncf", "openvino")
     splits = list(_splits(data))
+    predictor = predictor_of_exported(network)
     pictures = splits[0].paths if splits else find_pictures([data])
-    float_predictor = predictor_of_exported(network)
-    inputs = [
-        {"images": images, "sizes_hw": sizes_hw}
-        for batch in _batches(float_predictor, pictures[:_SHOWN])
-        for images, sizes_hw in network.inputs(batch)
-    ]
-    metrics = {"float": _judged(float_predictor, splits[-1])} if splits else {}
+    inputs = _calibration_inputs(predictor, network, pictures[:_MAX_CALIBRATION])
+    metrics = {"float": _evaluated(network, splits[-1])} if splits else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # what marks empty slots overflows its statistics
-        quantised = nncf.quantize(
+        warnings.simplefilter("ignore", RuntimeWarning)  # the scores of empty slots overflow its statistics
+        quantized = nncf.quantize(
             openvino.Core().read_model(path),
             nncf.Dataset(inputs),
-            preset=nncf.QuantizationPreset.MIXED,  # scales symmetric for weights, shifted for what flows
+            preset=nncf.QuantizationPreset.MIXED,  # symmetric for weights, asymmetric for activations
             subset_size=len(inputs),
         )
-    quantised.set_rt_info(network.description.to_json(), KEY)
-    beside = path.with_name("int8.xml")
-    openvino.save_model(quantised, beside, compress_to_fp16=False)  # not over weights that are being read
+    quantized.set_rt_info(network.description.to_json(), KEY)
+    unfinished = path.with_name("int8.xml")  # the weights of `path` are still being read
+    openvino.save_model(quantized, unfinished, compress_to_fp16=False)
     for suffix in (".xml", ".bin"):
-        beside.with_suffix(suffix).replace(path.with_suffix(suffix))
+        unfinished.with_suffix(suffix).replace(path.with_suffix(suffix))
     if splits:
-        metrics["int8"] = _judged(predictor_of_exported(read_openvino(path)), splits[-1])
+        metrics["int8"] = _evaluated(read_openvino(path), splits[-1])
     return metrics
 
 
@@ -81,10 +79,20 @@ def _splits(data: Path) -> Iterator[CocoDataset]:
             yield CocoDataset(*find_split(data, split))
 
 
+def _calibration_inputs(
+    predictor: Predictor, network: ExportedNetwork, pictures: Sequence[Path]
+) -> list[dict[str, Any]]:
+    return [
+        {"images": images, "sizes_hw": sizes_hw}
+        for batch in _batches(predictor, pictures)
+        for images, sizes_hw in network.split_inputs(batch)
+    ]
+
+
 def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
-    """Yield the pictures one by one, as the network sees them."""
+    """Yield the pictures one by one, resized and padded. Raises ValueError for one that cannot be read."""
     network = predictor.model
-    read = picture_batches(
+    batches = picture_batches(
         pictures,
         predictor.resize,
         batch_size=1,
@@ -92,12 +100,12 @@ def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
         workers=0,
         channels=network.in_channels,
     )
-    for batch in read:
+    for batch in batches:
         if batch.batch is None:
-            raise ValueError(f"cannot quantise on {batch.failures[0][1]}")
+            raise ValueError(f"cannot calibrate int8: {batch.failures[0][1]}")
         yield batch.batch
 
 
-def _judged(predictor: Predictor, dataset: CocoDataset) -> Metrics:
-    assert isinstance(predictor.model, ExportedNetwork)
-    return evaluate(predictor, dataset, max_detections=predictor.model.description.max_detections)
+def _evaluated(network: ExportedNetwork, dataset: CocoDataset) -> Metrics:
+    max_detections = network.description.max_detections
+    return evaluate(predictor_of_exported(network), dataset, max_detections=max_detections)

@@ -71,13 +71,13 @@ def predictor_of_exported(network: ExportedNetwork) -> Predictor:
     about = network.description
     predictor = Predictor(
         network,
-        class_names=about.class_names,
-        category_ids=about.category_ids,
+        class_names=about.labels.class_names,
+        category_ids=about.labels.category_ids,
         short_side=about.short_side,
         long_side=about.long_side,
-        skeleton=about.skeleton,
-        keypoint_names=about.keypoint_names,
+        skeleton=about.labels.skeleton,
+        keypoint_names=about.labels.keypoint_names,
     )
-    if about.size_hw is not None:
-        predictor.resize = fit(about.size_hw)
+    if about.input.size_hw is not None:
+        predictor.resize = fit(about.input.size_hw)
     return predictor

@@ -1,1 +1,1 @@
-"""Mask R-CNN."""
+"""Exported networks: what their files say, and the runtimes that execute them."""

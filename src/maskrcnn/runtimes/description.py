@@ -1,77 +1,89 @@
-"""What an exported file says of its network."""
+"""The description that an exported file carries: what a predictor needs besides the graph."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from types import GenericAlias
-from typing import Any, get_args, get_origin, get_type_hints
 
-KEY = "maskrcnn"  # under which a file keeps its description
+from maskrcnn.plain import from_plain, to_plain
+
+KEY = "maskrcnn"  # of the description in the metadata of a file
+FORMAT = 2  # of the description; raised whenever a field is added, removed or changes its meaning
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names of what a network detects, in the order of its labels and of its keypoints."""
+
+    class_names: tuple[str, ...]  # of the labels 0 … K-1
+    category_ids: tuple[int, ...]  # of the same classes in the data set
+    keypoint_names: tuple[str, ...]
+    skeleton: tuple[tuple[int, ...], ...]  # pairs of keypoints, from 0, that a drawing joins by a line
+
+    def __post_init__(self) -> None:
+        names, ids = len(self.class_names), len(self.category_ids)
+        if not names == ids > 0:
+            raise ValueError(f"expected as many category ids as class names, not {ids} for {names}")
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """The input of a graph: ``images`` (B, C, H, W) of uint8, padded on the right and at the bottom.
+
+    `mean`, `std` and `bgr` are for information, because the graph applies them itself: with `bgr` it reverses
+    the channels, which come as RGB; then it computes ``(images - mean) / std``, on the scale 0 … 255.
+    """
+
+    size_hw: tuple[int, int] | None  # px; None: any multiples of `stride` from `min_side` on
+    batch: int | None  # pictures; None: any number
+    channels: int
+    stride: int  # px
+    min_side: int  # px
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool
+
+    def __post_init__(self) -> None:
+        for name in ("size_hw", "batch", "channels", "stride", "min_side"):
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (1 if value is None else value,)
+            if min(numbers) < 1:
+                raise ValueError(f"input.{name} must be at least 1, not {value}")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What it takes to look at pictures with an exported network and to say what it sees."""
+    """What an exported file says of its network."""
 
     recipe: str
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    keypoint_names: tuple[str, ...]
-    skeleton: tuple[tuple[int, ...], ...]
-    short_side: int | None  # of pictures, px; None: as in the file
-    long_side: int
-    size_hw: tuple[int, int] | None  # of the input; None: any from `least_side` on
-    least_side: int
-    stride: int  # divides the sides of the input
-    batch: int | None  # pictures at a time; None: any number
-    channels: int
-    # What the graph does itself, for who wants to know: on the scale 0 … 255, in the order that it uses.
-    pixel_mean: tuple[float, ...]
-    pixel_std: tuple[float, ...]
-    bgr: bool
-    max_detections: int
-    score_threshold: float
+    labels: Labels
+    input: InputFormat
+    short_side: int | None  # px, to which pictures are resized where the input has no fixed size; None: not
+    long_side: int  # px, at most
+    max_detections: int  # of a picture
+    score_threshold: float  # that every detection exceeds
 
     def to_json(self) -> str:
-        """Return it as text."""
-        return json.dumps(asdict(self), allow_nan=False)
+        """Return the description as text, for `read_description`."""
+        return json.dumps({"format": FORMAT, **to_plain(self)}, allow_nan=False)
 
 
 def read_description(text: str | None, path: Path) -> Description:
-    """Return the description that `text` holds. Raises ValueError, naming the file, where it holds none."""
-    kinds = get_type_hints(Description)
+    """Return the description that the file `path` holds as `text`, or None where it has no such metadata.
+
+    Raises ValueError, naming the file, where it was not written by ``maskrcnn export``, was written by a
+    version with another format, or is damaged.
+    """
     try:
         values = json.loads(text or "")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} does not say what it finds: it was not written by maskrcnn export"
+            f"{path} has no description of its network: expected a file that maskrcnn export wrote"
         ) from error
-    names = [field.name for field in fields(Description)]
-    if not isinstance(values, dict) or sorted(values) != sorted(names):
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise ValueError(f"{path} was written by another version of maskrcnn export: export it again")
-    values = {name: _tuples(values[name]) for name in names}
-    for name, value in values.items():
-        if not _is(value, kinds[name]):
-            raise ValueError(f"{path}: {name} is {value!r:.60}")
-    if not len(values["class_names"]) == len(values["category_ids"]) > 0:
-        raise ValueError(f"{path}: there are not as many category ids as class names")
-    return Description(**values)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON is of a kind that `Description` has."""
-    if isinstance(kind, GenericAlias):
-        first, *rest = get_args(kind)
-        fits = isinstance(value, tuple) and (rest == [...] or len(value) == 1 + len(rest))
-        return fits and all(_is(item, first) for item in value)
-    if get_origin(kind) is not None or not isinstance(kind, type):  # a union
-        return any(_is(value, one) for one in get_args(kind))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    try:
+        return from_plain(Description, values)
+    except (ValueError, OverflowError, RecursionError) as error:  # of huge numbers, of deep lists
+        raise ValueError(f"the description in {path} is damaged: {error}; export it again") from error

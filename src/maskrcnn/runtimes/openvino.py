@@ -1,4 +1,4 @@
-"""Networks executed by OpenVINO."""
+"""Exported networks in OpenVINO."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from maskrcnn.runtimes.network import Arrays, ExportedNetwork
 
 
 def read_openvino(path: Path, device: str = "auto", *, precision: str | None = None) -> ExportedNetwork:
-    """Return the network of a file of ``maskrcnn export --format openvino``, worked by OpenVINO.
+    """Return the network in a file of ``maskrcnn export --format openvino``, executed by OpenVINO.
 
-    `device` is cpu, gpu or another of OpenVINO's; auto is its own choice. `precision` is what it computes in,
-    such as "f32"; None leaves that to OpenVINO. Raises ValueError as `read_onnx` does.
+    `device` is cpu, gpu or another device of OpenVINO; with auto, OpenVINO chooses. `precision` is that of
+    the arithmetic, such as "f32"; with None, OpenVINO chooses. Raises ValueError where OpenVINO is not
+    installed, for a file that it cannot read or compile for the device, and as `read_description` does.
     """
     openvino = import_extra("openvino", "openvino")
     hints: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()} if device == "cpu" else {}
@@ -28,14 +29,13 @@ def read_openvino(path: Path, device: str = "auto", *, precision: str | None = N
         model = core.read_model(path)
         compiled = core.compile_model(model, device.upper(), hints)
     except RuntimeError as error:
-        raise ValueError(f"{path} cannot be read by OpenVINO on the device '{device}': {error}") from error
-    description = read_description(
-        model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None, path
-    )
+        raise ValueError(f"OpenVINO cannot read {path} for the device '{device}': {error}") from error
+    text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
+    description = read_description(text, path)
     names = [output.get_any_name() for output in model.outputs]
 
     def run(images: np.ndarray, sizes_hw: np.ndarray) -> Arrays:
-        found = compiled({"images": images, "sizes_hw": sizes_hw})
-        return {name: found[name].copy() for name in names}
+        outputs = compiled({"images": images, "sizes_hw": sizes_hw})
+        return {name: outputs[name].copy() for name in names}
 
     return ExportedNetwork(description, run)
