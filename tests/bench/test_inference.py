@@ -48,7 +48,7 @@ def test_stages_add_up_and_leave_the_network_as_it_was(recipe):
         after = model.detect(batch)
     assert {"body", "RPN head", "proposals, NMS", "box regions", "box head"} < stages.keys()
     assert ("pyramid" in stages) == ("fpn" in recipe)
-    assert ("mask head" in stages) == (recipe == "resnet18_fpn")
+    assert ("masks branch" in stages) == (recipe == "resnet18_fpn")
     assert all(duration >= 0 for duration in stages.values())
     assert torch.equal(before.boxes, after.boxes)
     assert all("forward" not in vars(module) for module in model.modules())

@@ -9,7 +9,7 @@ from maskrcnn.export.graph import InputShape, min_side
 from maskrcnn.export.run import describe
 from maskrcnn.types import Batch, Detections
 
-CHECKPOINT = networks.small(max_detections=4)
+CHECKPOINT = networks.small(**{"boxes.max_detections": 4})
 MODEL = CHECKPOINT.build()
 DYNAMIC = describe(CHECKPOINT, MODEL)
 CASE = Case("one", Batch(torch.zeros(1, 3, 96, 96, dtype=torch.uint8), torch.tensor([[96, 96]])))
@@ -99,6 +99,6 @@ def test_min_side():
     # 60 proposals: at 32 px P2 has 8 × 8 × 3 anchors, enough, but P6 has two cells from 65 px on alone
     assert min_side(MODEL) == 96
     # 1000 proposals of 1000 a level at most: 96 px have 1000 + 432 + 108 + 27 + 12 anchors
-    assert min_side(networks.small(proposals=1000).build()) == 96
+    assert min_side(networks.small(**{"proposals.post_nms": 1000}).build()) == 96
     # one level of 15 anchors a cell, at most 4000 of them, 1000 wanted: 9 × 9 × 15 = 1215, from 129 px on
-    assert min_side(networks.small("resnet18_c4", proposals=1000).build()) == 129
+    assert min_side(networks.small("resnet18_c4", **{"proposals.post_nms": 1000}).build()) == 129

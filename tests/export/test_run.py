@@ -44,7 +44,7 @@ def _unchecked():
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    trained = networks.small(keypoints=2, keypoint_channels=8)
+    trained = networks.small(**{"keypoints.count": 2, "keypoints.channels": 8})
     return networks.saved(trained, tmp_path_factory.mktemp("weights"))
 
 
@@ -88,7 +88,7 @@ def test_an_onnx_file_predicts_as_the_checkpoint_does(dynamic, weights):
 def test_an_input_of_one_size(tmp_path, capsys):
     pytest.importorskip("onnxscript", reason="onnxscript writes ONNX files")
     pytest.importorskip("onnxruntime", reason="ONNX Runtime runs them")
-    weights = networks.saved(networks.small("resnet18_c4", proposals=20), tmp_path)
+    weights = networks.saved(networks.small("resnet18_c4", **{"proposals.post_nms": 20}), tmp_path)
     words = ["export", str(weights), "--size", "96x160", "--batch", "2", "--output", str(tmp_path / "a.onnx")]
     assert cli.main(words) == 0
     output = capsys.readouterr().out
@@ -120,7 +120,7 @@ def test_an_exported_program(weights, tmp_path):
 def test_native_code(tmp_path):
     if not any(map(shutil.which, ("g++", "clang++"))):
         pytest.skip("there is no C++ compiler")
-    weights = networks.saved(networks.small(proposals=20), tmp_path)
+    weights = networks.saved(networks.small(**{"proposals.post_nms": 20}), tmp_path)
     path = tmp_path / "network.pt2"
     written = run.export(weights, "aotinductor", shape=InputShape((128, 160), 1), output=path)
     assert [difference.case for difference in written.differences] == ["picture", "blank"]
