@@ -143,9 +143,12 @@ def test_inputs_stay_and_uncompressed_run_lengths_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"image_id": 9}, "in image 9, which the truth does not list"),
-        ({"score": float("nan")}, "in image 1 has the score nan"),
-        ({"segmentation": None}, "image 1: 'segmentation' is missing"),
+        ({"image_id": 9}, "1 of 1 detections have an image_id that the ground truth does not list: 9"),
+        (
+            {"score": float("nan")},
+            "1 of 1 detections have a score that is not a finite number: nan in image 1",
+        ),
+        ({"segmentation": None}, "image 1: 'segmentation' is not a mask in run lengths"),
         ({"segmentation": {"size": [60, 40], "counts": [2400]}}, r"image 1: .*size \[60, 40\]"),
         (
             {"segmentation": {"size": [40, 60], "counts": [7]}},
@@ -161,7 +164,7 @@ def test_detections_that_cannot_be_meant(tmp_path, change, sentence):
 def test_a_truth_without_void_is_refused(tmp_path):
     truth = truth_of(tmp_path, TWO_CARS)
     del truth["images"][0]["void"]
-    with pytest.raises(ValueError, match="image 1: 'void' is missing"):
+    with pytest.raises(ValueError, match="image 1: 'void' is not a mask in run lengths"):
         cityscapes_metrics(truth, [])
 
 

@@ -75,7 +75,7 @@ def test_a_draw_is_pictures_copied(monkeypatch, seed):
             drawn["images"].append(image | {"id": new["image_id"]})
             drawn["annotations"] += [o | new for o in truth["annotations"] if o["image_id"] == image["id"]]
             drawn_found += [d | new for d in found if d["image_id"] == image["id"]]
-    monkeypatch.setattr(intervals, "_draws", lambda *_: np.stack([counts, counts]).astype(np.int32))
+    monkeypatch.setattr(intervals, "_resample", lambda *_: np.stack([counts, counts]).astype(np.int32))
     expected = coco_metrics(drawn, drawn_found, ["bbox"])["bbox"]
     for metric in ("AP", "AP50", "AP75"):
         ours = interval(truth, found, kind="bbox", metric=metric)
@@ -85,7 +85,7 @@ def test_a_draw_is_pictures_copied(monkeypatch, seed):
 def test_many_draws_go_in_several_goes(monkeypatch):
     truth, found = scene(np.random.default_rng(0))
     whole = interval(truth, found, kind="bbox", resamples=50)
-    monkeypatch.setattr(intervals, "_AT_ONCE", 200)
+    monkeypatch.setattr(intervals, "_CHUNK_SIZE", 200)
     assert interval(truth, found, kind="bbox", resamples=50) == pytest.approx(whole, abs=1e-9)
 
 
@@ -161,13 +161,13 @@ def test_covers_the_known_difference():
 
 def test_mistakes():
     truth = one_each(2, range(1))
-    with pytest.raises(ValueError, match=r"no metric 'AP57' to resample: did you mean AP5?"):
+    with pytest.raises(ValueError, match=r"the metric 'AP57' cannot be resampled: did you mean AP75\?"):
         interval(truth, [], metric="AP57")
     with pytest.raises(ValueError, match="resamples must be at least 1, not 0"):
         difference(truth, [], [], resamples=0)
-    with pytest.raises(ValueError, match="the truth has no object to be found"):
+    with pytest.raises(ValueError, match="the ground truth has no object to find"):
         difference(one_each(2, range(0)), [], [])
-    with pytest.raises(ValueError, match="lists no picture"):
+    with pytest.raises(ValueError, match="lists no image"):
         interval(one_each(0, range(0)), [])
-    with pytest.raises(ValueError, match="picture 7, which the truth does not list"):
+    with pytest.raises(ValueError, match="image_id that the ground truth does not list: 7"):
         interval(truth, [box_in(7, score=0.5)], kind="bbox")

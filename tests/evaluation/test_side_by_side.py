@@ -1,15 +1,21 @@
 """Truth and detections side by side: what the colours say, and where keypoints are."""
 
-import base64
-import io
 from itertools import combinations
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn.evaluation.errors import classify_errors, match_images, run_lengths
-from maskrcnn.evaluation.side_by_side import NEITHER, UNFOUND, WRONG, pair_colour, side_by_side
+from maskrcnn.evaluation.coco_format import to_rle
+from maskrcnn.evaluation.errors import classify_errors
+from maskrcnn.evaluation.image_matches import match_images
+from maskrcnn.evaluation.side_by_side import (
+    CROWD_COLOUR,
+    MISSED_COLOUR,
+    WRONG_COLOUR,
+    pair_colour,
+    side_by_side,
+)
 
 WIDTH, HEIGHT, FACTOR = 120, 80, 4  # drawn at 480 by 320
 
@@ -18,7 +24,7 @@ def square(x: float, y: float, category: int = 1, **more) -> dict:
     ring = [x, y, x + 20, y, x + 20, y + 20, x, y + 20]
     made = {"image_id": 1, "category_id": category, "bbox": [x, y, 20, 20], "segmentation": [ring], **more}
     if "score" in made:
-        made["segmentation"] = run_lengths(made, (HEIGHT, WIDTH))
+        made["segmentation"] = to_rle(made, (HEIGHT, WIDTH))
     return made
 
 
@@ -30,8 +36,7 @@ def drawn(tmp_path, objects: list[dict], found: list[dict], by_masks: bool = Tru
     truth = {"images": images, "annotations": objects, "categories": categories}
     [scene] = match_images(truth, found, by_masks=by_masks)
     pair = side_by_side(tmp_path / "1.png", scene, classify_errors(scene), truth, found, by_masks=by_masks)
-    files = [io.BytesIO(base64.b64decode(address.partition(",")[2])) for address in pair]
-    return [np.array(Image.open(file)).astype(int) for file in files]
+    return [np.array(image).astype(int) for image in pair]
 
 
 def at(pixels: np.ndarray, x: float, y: float) -> list[int]:
@@ -50,20 +55,20 @@ def test_colours_say_what_found_what(tmp_path):
         square(90, 50, score=0.5),  # in the crowd
     ]
     there, here = drawn(tmp_path, objects, found)
-    near = {"abs": 30}  # JPEG's
+    near = {"abs": 30}  # edges and rounding
     assert at(there, 60, 0) == pytest.approx(pair_colour(0), **near)
     assert at(here, 60, 0) == pytest.approx(pair_colour(0), **near)
     assert at(there, 0, 0) == pytest.approx(pair_colour(1), **near)
     assert at(here, 0, 0) == pytest.approx(pair_colour(1), **near)
-    assert at(there, 30, 0) == pytest.approx(UNFOUND, **near)
-    assert at(here, 0, 40) == pytest.approx(WRONG, **near) == at(here, 30, 0)
-    assert at(there, 90, 50) == pytest.approx(NEITHER, **near)
-    assert at(here, 90, 50) == pytest.approx(NEITHER, **near)
+    assert at(there, 30, 0) == pytest.approx(MISSED_COLOUR, **near)
+    assert at(here, 0, 40) == pytest.approx(WRONG_COLOUR, **near) == at(here, 30, 0)
+    assert at(there, 90, 50) == pytest.approx(CROWD_COLOUR, **near)
+    assert at(here, 90, 50) == pytest.approx(CROWD_COLOUR, **near)
 
 
 def test_no_pair_looks_like_what_has_no_partner():
     pairs = [pair_colour(number) for number in range(200)]
-    for one in (WRONG, UNFOUND, NEITHER):
+    for one in (WRONG_COLOUR, MISSED_COLOUR, CROWD_COLOUR):
         assert min(np.abs(np.subtract(one, pair)).max() for pair in pairs) > 60
     assert all(max(blue, green) == 255 > red for red, green, blue in pairs)
     for first, second in combinations(pairs[:4], 2):

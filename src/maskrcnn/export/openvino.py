@@ -12,7 +12,8 @@ from maskrcnn.data.folder import find_split
 from maskrcnn.data.loader import picture_batches
 from maskrcnn.data.pictures import find_pictures
 from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.evaluation.coco import Metrics, evaluate
+from maskrcnn.evaluation.coco import Metrics
+from maskrcnn.evaluation.run import evaluate
 from maskrcnn.export.onnx import write_onnx
 from maskrcnn.extras import import_extra
 from maskrcnn.network.model import MaskRCNN
@@ -56,7 +57,7 @@ def in_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metri
         for batch in _batches(float_predictor, pictures[:_SHOWN])
         for images, sizes_hw in network.inputs(batch)
     ]
-    metrics = {"float": _judged(float_predictor, splits[-1])} if splits else {}
+    metrics = {"float": _metrics(network, splits[-1])} if splits else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # what marks empty slots overflows its statistics
         quantised = nncf.quantize(
@@ -71,7 +72,7 @@ def in_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metri
     for suffix in (".xml", ".bin"):
         beside.with_suffix(suffix).replace(path.with_suffix(suffix))
     if splits:
-        metrics["int8"] = _judged(predictor_of_exported(read_openvino(path)), splits[-1])
+        metrics["int8"] = _metrics(read_openvino(path), splits[-1])
     return metrics
 
 
@@ -98,6 +99,6 @@ def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
         yield batch.batch
 
 
-def _judged(predictor: Predictor, dataset: CocoDataset) -> Metrics:
-    assert isinstance(predictor.model, ExportedNetwork)
-    return evaluate(predictor, dataset, max_detections=predictor.model.description.max_detections)
+def _metrics(network: ExportedNetwork, dataset: CocoDataset) -> Metrics:
+    predictor = predictor_of_exported(network)
+    return evaluate(predictor, dataset, max_detections=network.description.max_detections).metrics

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,9 +14,10 @@ from rich.table import Table as Printed
 
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
-from maskrcnn.evaluation.coco import Metrics, coco_metrics, detections_to_coco, predicted, truth_of
+from maskrcnn.evaluation.cityscapes import is_cityscapes
+from maskrcnn.evaluation.coco import Metrics, truth_of
 from maskrcnn.evaluation.intervals import Interval, difference
+from maskrcnn.evaluation.run import evaluate
 from maskrcnn.files import replacing, write_json
 from maskrcnn.paper.page import page
 from maskrcnn.paper.tables import METRICS, Row, Table, cells
@@ -103,7 +103,7 @@ def run_table(
     row; `init` names weights to start from, `IMAGENET` those of each row's body; `options` of the recipes
     hold for every row. Raises what `train` raises, and ValueError for data that the table is not about.
     """
-    check_data(table, data)
+    truth = validation_truth(table, data)
     runs = [
         run_row(
             row,
@@ -117,7 +117,6 @@ def run_table(
         for row in table.rows
     ]
     trained = read_model(runs[0].folder / "last.pt")
-    truth = truth_of(open_split(data, "val", trained))
     ahead = differences(table, runs, truth, trained.max_detections)
     write_json(output / "figures.json", figures(table, runs, ahead, settings))
     with replacing(output / "page.html") as unfinished:
@@ -127,15 +126,16 @@ def run_table(
     return Report(printed(table, runs, ahead), output / "figures.json", output / "page.html")
 
 
-def check_data(table: Table, data: str | Path) -> None:
-    """Raise ValueError, before anything is trained, where data lacks what a table's figures are about.
+def validation_truth(table: Table, data: str | Path) -> dict[str, Any]:
+    """Return the ground truth of the split "val", checked before anything is trained.
 
-    There must be a split "val", or FileNotFoundError says so.
+    Raises ValueError if it lacks what the table's figures are about, and FileNotFoundError if there is none.
     """
     kinds = ("instances", "person_keypoints")
     file, pictures = find_split(data, "val", kinds[::-1] if table.kind == "keypoints" else kinds)
     dataset = CocoDataset(file, pictures)
-    if table.kind == "cityscapes" and not is_cityscapes(truth_of(dataset)):
+    truth = truth_of(dataset)
+    if table.kind == "cityscapes" and not is_cityscapes(truth):
         raise ValueError(
             f"{data} is not Cityscapes, which this table is about: expected leftImg8bit/ and gtFine/ as they "
             "are downloaded"
@@ -145,6 +145,7 @@ def check_data(table: Table, data: str | Path) -> None:
             f"{file} names no keypoints, which this table is about: expected them in its categories, as in "
             "COCO's person_keypoints_val2017.json"
         )
+    return truth
 
 
 def run_row(
@@ -179,7 +180,7 @@ def run_row(
             resume=is_begun,
             settings=settings,
         )
-        write_json(folder / "judged.json", _judged(read_model(weights), data, folder))
+        write_json(folder / "judged.json", _evaluated(read_model(weights), data, folder))
     judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
     return Run(row, settings.seed, folder, **judged)
 
@@ -202,18 +203,13 @@ def _claim(folder: Path, asked: dict[str, Any]) -> None:
         )
 
 
-def _judged(trained: ModelCheckpoint, data: str | Path, folder: Path) -> dict[str, Any]:
+def _evaluated(trained: ModelCheckpoint, data: str | Path, folder: Path) -> dict[str, Any]:
+    """Return the fields of a `Run` that come from its evaluation, and draw predictions into the folder."""
     dataset = open_split(data, "val", trained)
     predictor = predictor_of(trained, trained.build())
-    start = time.perf_counter()
-    detections, kinds = detections_to_coco(predicted(predictor, dataset.paths), dataset)
-    seconds = (time.perf_counter() - start) / max(len(dataset), 1)
+    evaluation = evaluate(predictor, dataset, max_detections=trained.max_detections)
     write_predictions(predictor, dataset.paths[:_SHOWN], folder / "pictures")
-    truth = truth_of(dataset)
-    metrics = coco_metrics(truth, detections, kinds, trained.max_detections)
-    if is_cityscapes(truth):
-        metrics["cityscapes"] = cityscapes_metrics(truth, detections)
-    return {"metrics": metrics, "detections": detections, "seconds_per_picture": seconds}
+    return {name: getattr(evaluation, name) for name in ("metrics", "detections", "seconds_per_picture")}
 
 
 def differences(
