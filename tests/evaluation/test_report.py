@@ -114,6 +114,23 @@ def test_everything_is_on_the_page(report):
     assert "maximum number" not in page.text
 
 
+def test_other_benchmarks_have_their_own_tables(report):
+    metrics = coco_metrics(TRUTH, FOUND)
+    class_names = [f"class{i}" for i in (1, 2, 3)]
+    street = {"AP": 12.34, "AP50": None, "per_class": {key: {"AP": 1.0, "AP50": 2.0} for key in class_names}}
+    lvis = {**metrics["bbox"], "APr": 7.5, "per_class": {key: {"AP": 8.0} for key in class_names}}
+    page = report(TRUTH, FOUND, metrics=metrics | {"cityscapes": street, "lvis": {"bbox": lvis}})
+    assert "Masks, by the rules of Cityscapes" in page.text and "Boxes, by the rules of LVIS" in page.text
+    assert ["all classes", "12.3", "-"] in page.rows() and ["class2", "1.0", "2.0"] in page.rows()
+    assert ["", "AP", "AP50", "AP75", "APs", "APm", "APl", "APr"] in page.rows()
+    assert ["class2", "8.0", "-", "-", "-", "-", "-", "-"] in page.rows()
+
+
+def test_policy_forbids_scripts_and_requests(report):
+    policies = [a["content"] for tag, a in report(TRUTH, FOUND).tags if "http-equiv" in a]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
 def test_confusion_of_few_classes_is_a_matrix(report):
     surer = [detection | {"score": 0.9} for detection in FOUND]
     rows = report(TRUTH, surer).rows()

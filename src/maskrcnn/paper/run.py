@@ -270,23 +270,23 @@ def _metric(run: Run, table: Table, name: str) -> float | None:
 
 
 def _lines(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> list[list[str]]:
-    """Return the report as rows of text, the columns' names first.
+    """Return the report as rows of text, the names of the columns first.
 
-    Of each row of the table the published figures, ours with each seed, and by how much the last row leads.
+    For each row of the table: the published figures, ours with each seed, and the lead of the last row.
     """
-    shown = [name for name in METRICS[:3] if name in table.metrics]
-    lines = [["published, ours", *shown, "s a picture"]]
+    names = [name for name in METRICS[:3] if name in table.metrics]
+    lines = [["published, ours", *names, "seconds per image"]]
     for row in table.rows:
-        lines.append([row.name, *cells(row.published, len(shown)), ""])
+        lines.append([row.name, *cells(row.published, len(names)), ""])
         leads = ahead.get(row.name, [])
         for i, run in enumerate(run for run in runs if run.row == row):
-            ours = [_metric(run, table, name) for name in shown]
+            ours = [_metric(run, table, name) for name in names]
             seconds = f"{run.seconds_per_picture:.2f}"
             lines.append([f"{_INDENT}seed {run.seed}", *map(_figure, ours), seconds])
             if leads:
-                of = dict(zip(("AP", "AP75"), map(_interval, leads[i]), strict=True))
-                lines.append([f"{_INDENT}last row ahead by", *(of.get(name, "") for name in shown), ""])
-    return lines + [[name, *cells(cited, len(shown)), ""] for name, cited in table.cited]
+                lead = dict(zip(("AP", "AP75"), map(_interval, leads[i]), strict=True))
+                lines.append([f"{_INDENT}lead of the last row", *(lead.get(name, "") for name in names), ""])
+    return lines + [[name, *cells(cited, len(names)), ""] for name, cited in table.cited]
 
 
 def _figure(value: float | None) -> str:
@@ -300,11 +300,13 @@ def _interval(interval: Interval) -> str:
 def printed(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> Printed:
     """Return the report as a table, to print with rich."""
     columns, *lines = _lines(table, runs, ahead)
-    made = Printed(*columns, title=table.title, title_justify="left", box=SIMPLE)
-    made.caption = "a row's first line is the paper's; the lead's 95 % interval is over pictures"
+    printed_table = Printed(*columns, title=table.title, title_justify="left", box=SIMPLE)
+    printed_table.caption = (
+        "first line of a row: published; in brackets: 95 % confidence interval over images"
+    )
     for line in lines:
-        made.add_row(*line)
-    return made
+        printed_table.add_row(*line)
+    return printed_table
 
 
 def _pictures(runs: Sequence[Run]) -> dict[str, list[Path]]:
