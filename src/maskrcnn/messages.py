@@ -14,8 +14,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     likely = get_close_matches(name, names, n=1)
     if likely:
         return f"did you mean {likely[0]}?"
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"there are {', '.join(names[:_LISTED])}{more}"
+    return f"there are {first_few(names, _LISTED)}"
 
 
 def first_few(items: Sequence[object], limit: int = 5) -> str:

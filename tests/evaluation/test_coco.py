@@ -47,7 +47,7 @@ def runs(polygon: list[float]) -> dict:
 def scene(rng: np.random.Generator, pictures: int = 12, joints: int = 17) -> tuple[dict, list[dict]]:
     """Random truth, a sixth of it crowds, and detections: moved, missed, doubled, of the wrong class."""
     images = [{"id": 100 + 3 * i, "height": HEIGHT, "width": WIDTH} for i in range(pictures)]
-    truth, found = [], []
+    truth, detections = [], []
     for image in images[:-1]:  # the last one is empty
         for _ in range(rng.integers(0, 9)):
             w, h = rng.uniform(6, 180, 2)
@@ -73,7 +73,7 @@ def scene(rng: np.random.Generator, pictures: int = 12, joints: int = 17) -> tup
             for _ in range(rng.integers(0, 4)):
                 moved = np.array([x, y, w, h]) + rng.normal(0, 0.08, 4) * [w, h, w, h]
                 noisy = points + rng.normal(0, 0.05, points.shape) * [w, h]
-                found.append(
+                detections.append(
                     {
                         "image_id": image["id"],
                         "category_id": category if rng.random() < 0.9 else 9 - category,
@@ -83,11 +83,11 @@ def scene(rng: np.random.Generator, pictures: int = 12, joints: int = 17) -> tup
                         "keypoints": np.column_stack([noisy, np.ones(joints)]).ravel().tolist(),
                     }
                 )
-    return {"images": images, "annotations": truth, "categories": CATEGORIES}, found
+    return {"images": images, "annotations": truth, "categories": CATEGORIES}, detections
 
 
-def along_outlines(judge_class: type) -> type:
-    """pycocotools' judge, whose overlaps are those of boundary AP, worked out pixel by pixel."""
+def along_outlines(base_class: type) -> type:
+    """pycocotools' evaluation with the overlaps of boundary AP, computed pixel by pixel."""
     from pycocotools import mask
 
     def boundary(pixels: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def along_outlines(judge_class: type) -> type:
     def overlap(one: np.ndarray, other: np.ndarray, crowd: bool) -> float:
         return (one & other).sum() / max(1, (one if crowd else one | other).sum())
 
-    class Judge(judge_class):
+    class BoundaryEval(base_class):
         def computeIoU(self, image, category):
             def pixels(entry: dict) -> np.ndarray:
                 return mask.decode(entry["segmentation"]).astype(bool)
@@ -117,29 +117,29 @@ def along_outlines(judge_class: type) -> type:
                         ious[i, j] = min(ious[i, j], overlap(boundary(one), boundary(other), False))
             return ious if ious.size else []
 
-    return Judge
+    return BoundaryEval
 
 
-def pycocotools_says(truth: dict, found: list[dict], kind: str, cap: int) -> tuple[dict, np.ndarray]:
+def pycocotools_says(truth: dict, detections: list[dict], kind: str, cap: int) -> tuple[dict, np.ndarray]:
     """The oracle: its own summary where its cap allows, and its precision of every class."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        judged = COCO()
-        judged.dataset = copy.deepcopy({"info": {}, **truth})
-        judged.createIndex()
+        coco_truth = COCO()
+        coco_truth.dataset = copy.deepcopy({"info": {}, **truth})
+        coco_truth.createIndex()
         field = {"bbox": "bbox", "keypoints": "keypoints"}.get(kind, "segmentation")
         keys = ("image_id", "category_id", "score", field)
-        result = judged.loadRes([{key: copy.deepcopy(one[key]) for key in keys} for one in found])
-        judges = {"boundary": along_outlines(COCOeval)}
-        judge = judges.get(kind, COCOeval)(judged, result, "segm" if kind == "boundary" else kind)
-        judge.params.maxDets = [20] if kind == "keypoints" else [1, 2, cap]
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
+        result = coco_truth.loadRes([{key: copy.deepcopy(one[key]) for key in keys} for one in detections])
+        evaluators = {"boundary": along_outlines(COCOeval)}
+        coco_eval = evaluators.get(kind, COCOeval)(coco_truth, result, "segm" if kind == "boundary" else kind)
+        coco_eval.params.maxDets = [20] if kind == "keypoints" else [1, 2, cap]
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
     order = ("AP", "AP50", "AP75", "APm", "APl") if kind == "keypoints" else NAMES
-    return dict(zip(order, judge.stats, strict=False)), judge.eval["precision"][..., 0, -1]
+    return dict(zip(order, coco_eval.stats, strict=False)), coco_eval.eval["precision"][..., 0, -1]
 
 
 def same(ours: float | None, theirs: float) -> bool:
@@ -149,9 +149,9 @@ def same(ours: float | None, theirs: float) -> bool:
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_pycocotools(kind, seed):
-    truth, found = scene(np.random.default_rng(seed))
-    theirs, precision = pycocotools_says(truth, found, kind, 100)
-    ours = coco_metrics(truth, found, [kind])[kind]
+    truth, detections = scene(np.random.default_rng(seed))
+    theirs, precision = pycocotools_says(truth, detections, kind, 100)
+    ours = coco_metrics(truth, detections, [kind])[kind]
     assert 5 < ours["AP"] < 95
     assert {name: same(ours[name], value) for name, value in theirs.items()} == dict.fromkeys(theirs, True)
     for k, name in enumerate(["star", "disk", "never [seen]"]):  # in order of id
@@ -159,12 +159,12 @@ def test_equals_pycocotools(kind, seed):
         assert same(ours["per_class"][name]["AP"], valid.mean() if valid.size else -1)
 
 
-def careful(truth: dict, found: list[dict]) -> list[dict]:
-    """The found, and for every other object its outline, slightly off: good enough for boundary AP."""
-    rng = np.random.default_rng(len(found))
+def careful(truth: dict, detections: list[dict]) -> list[dict]:
+    """Return the detections, and more of every other object with an outline that is right within pixels."""
+    rng = np.random.default_rng(len(detections))
     objects = truth["annotations"][::2]
     boxes = [np.array(one["bbox"]) + rng.normal(0, 1, 4) for one in objects]
-    return found + [
+    return detections + [
         {key: one[key] for key in ("image_id", "category_id")}
         | {"score": float(rng.random()), "segmentation": to_rle(ellipse(*box))}
         for one, box in zip(objects, boxes, strict=True)
@@ -173,10 +173,10 @@ def careful(truth: dict, found: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_boundary_ap_by_eroding(seed):
-    truth, found = scene(np.random.default_rng(seed), pictures=8)
-    found = careful(truth, found)
-    theirs, precision = pycocotools_says(truth, found, "boundary", 100)
-    ours = coco_metrics(truth, found, ("segm", "boundary"))
+    truth, detections = scene(np.random.default_rng(seed), pictures=8)
+    detections = careful(truth, detections)
+    theirs, precision = pycocotools_says(truth, detections, "boundary", 100)
+    ours = coco_metrics(truth, detections, ("segm", "boundary"))
     assert {name: same(ours["boundary"][name], value) for name, value in theirs.items()} == dict.fromkeys(
         theirs, True
     )
@@ -184,7 +184,7 @@ def test_boundary_ap_by_eroding(seed):
     assert 5 < ours["boundary"]["AP"] < ours["segm"]["AP"] - 5
 
 
-def test_a_kind_that_cannot_be_judged():
+def test_a_kind_that_cannot_be_evaluated():
     with pytest.raises(ValueError, match=r"'boundry' cannot be evaluated: did you mean boundary\?"):
         coco_metrics(one_object(), [], ["boundry"])
     with pytest.raises(
@@ -204,27 +204,27 @@ def test_a_kind_that_cannot_be_judged():
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_the_cap_counts_for_every_number(kind):
-    truth, found = scene(np.random.default_rng(5))
-    _, precision = pycocotools_says(truth, found, kind, 2)
-    ours = coco_metrics(truth, found, [kind], max_detections=2)[kind]
+    truth, detections = scene(np.random.default_rng(5))
+    _, precision = pycocotools_says(truth, detections, kind, 2)
+    ours = coco_metrics(truth, detections, [kind], max_detections=2)[kind]
     assert same(ours["AP"], precision[precision > -1].mean())
-    assert ours["AP"] < coco_metrics(truth, found, [kind])[kind]["AP"] - 1
+    assert ours["AP"] < coco_metrics(truth, detections, [kind])[kind]["AP"] - 1
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
 def test_scores_that_are_no_numbers_are_refused(score):
-    found = [one_detection(), one_detection(score=score)]
+    detections = [one_detection(), one_detection(score=score)]
     with pytest.raises(
         ValueError, match=f"1 of 2 detections have a score that is not a .*: {score} in image 1"
     ):
-        coco_metrics(one_object(), found, ["bbox"])
+        coco_metrics(one_object(), detections, ["bbox"])
 
 
 def test_inputs_stay_as_they_are():
-    truth, found = scene(np.random.default_rng(0))
-    before = copy.deepcopy((truth, found))
-    coco_metrics(truth, found, ["bbox", "segm", "boundary", "keypoints"])
-    assert (truth, found) == before
+    truth, detections = scene(np.random.default_rng(0))
+    before = copy.deepcopy((truth, detections))
+    coco_metrics(truth, detections, ["bbox", "segm", "boundary", "keypoints"])
+    assert (truth, detections) == before
 
 
 def one_object(**more) -> dict:
@@ -271,8 +271,8 @@ def test_missing_area_is_that_of_the_mask():
 def test_a_ring_of_two_points_is_not_a_box():
     disk = ellipse(10, 10, 40, 40)
     truth = one_object(segmentation=[[0, 0, 200, 200], disk])
-    found = [one_detection(segmentation=to_rle(disk))]
-    part = coco_metrics(truth, found, ["segm"])["segm"]
+    detections = [one_detection(segmentation=to_rle(disk))]
+    part = coco_metrics(truth, detections, ["segm"])["segm"]
     assert part["AP"] == part["APm"] == pytest.approx(100) and part["APl"] is None
 
 
@@ -282,19 +282,19 @@ def test_an_object_without_a_mask_is_neither_found_nor_missed(kind):
     truth["annotations"].append(
         one_object(bbox=[80, 60, 40, 40], segmentation=[ellipse(80, 60, 40, 40)])["annotations"][0]
     )
-    found = [
+    detections = [
         one_detection(score=0.9, segmentation=to_rle(ellipse(10, 10, 40, 40))),
         one_detection(score=0.5, segmentation=to_rle(ellipse(80, 60, 40, 40))),
     ]
-    assert coco_metrics(truth, found, [kind])[kind]["AP"] == pytest.approx(100)
+    assert coco_metrics(truth, detections, [kind])[kind]["AP"] == pytest.approx(100)
 
 
 def test_keypoints_that_are_not_cocos():
     rng = np.random.default_rng(3)
-    truth, found = scene(rng, joints=5)
+    truth, detections = scene(rng, joints=5)
     for annotation in truth["annotations"][::5]:
         del annotation["keypoints"], annotation["num_keypoints"]
-    assert 5 < coco_metrics(truth, found, ["keypoints"])["keypoints"]["AP"] < 95
+    assert 5 < coco_metrics(truth, detections, ["keypoints"])["keypoints"]["AP"] < 95
     perfect = [
         annotation | {"score": 0.5} for annotation in truth["annotations"] if annotation.get("num_keypoints")
     ]
@@ -307,8 +307,8 @@ def test_cap_below_one():
 
 
 def test_metrics_as_table_and_file(tmp_path):
-    truth, found = scene(np.random.default_rng(1))
-    metrics = coco_metrics(truth, found, ["bbox", "segm"])
+    truth, detections = scene(np.random.default_rng(1))
+    metrics = coco_metrics(truth, detections, ["bbox", "segm"])
     console = Console(file=io.StringIO(), width=100)
     console.print(metrics_tables(metrics))
     lines = console.file.getvalue().splitlines()
@@ -338,14 +338,14 @@ def real_scene(pictures: int = 80) -> tuple[dict, list[dict]]:
     kept = {image["id"] for image in truth["images"]}
     truth["annotations"] = [one for one in truth["annotations"] if one["image_id"] in kept]
     classes = [category["id"] for category in truth["categories"]]
-    rng, found = np.random.default_rng(0), []
+    rng, detections = np.random.default_rng(0), []
     for annotation in truth["annotations"]:
         pixels, box = coco.annToMask(annotation), np.array(annotation["bbox"])
         for _ in range(rng.choice(4, p=[0.2, 0.5, 0.2, 0.1])):
             shift = np.round(rng.normal(0, 0.06, 2) * box[3:1:-1]).astype(int)
             rle = mask.encode(np.asfortranarray(np.roll(pixels, shift, (0, 1))))
             is_wrong = rng.random() < 0.1
-            found.append(
+            detections.append(
                 {
                     "image_id": annotation["image_id"],
                     "category_id": int(rng.choice(classes)) if is_wrong else annotation["category_id"],
@@ -354,19 +354,19 @@ def real_scene(pictures: int = 80) -> tuple[dict, list[dict]]:
                     "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
                 }
             )
-    return truth, found
+    return truth, detections
 
 
 @pytest.mark.skipif(not COCO_SMALL.is_file(), reason="the shared folder with real annotations is not here")
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_equals_pycocotools_on_real_annotations(kind):
-    truth, found = real_scene()
-    theirs, precision = pycocotools_says(truth, found, kind, 100)
-    ours = coco_metrics(truth, found, [kind])[kind]
+    truth, detections = real_scene()
+    theirs, precision = pycocotools_says(truth, detections, kind, 100)
+    ours = coco_metrics(truth, detections, [kind])[kind]
     assert {name: same(ours[name], value) for name, value in theirs.items()} == dict.fromkeys(theirs, True)
     for k, category in enumerate(truth["categories"]):  # in order of id, as the file has them
         valid = precision[:, :, k][precision[:, :, k] > -1]
         assert same(ours["per_class"][category["name"]]["AP"], valid.mean() if valid.size else -1)
     # Crowds count: without them, what was found in them is wrong.
     alone = truth | {"annotations": [one for one in truth["annotations"] if not one["iscrowd"]]}
-    assert coco_metrics(alone, found, [kind])[kind]["AP"] < ours["AP"] - 1e-3
+    assert coco_metrics(alone, detections, [kind])[kind]["AP"] < ours["AP"] - 1e-3

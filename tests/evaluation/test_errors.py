@@ -30,9 +30,9 @@ def scenes(truth: dict, *detections: dict, cap: int = 100) -> list[ImageMatches]
     return match_images(truth, detections, by_masks=False, max_detections=cap)
 
 
-def judged(truth: dict, *detections: dict) -> tuple[list[str | None], list[bool]]:
-    found_errors = errors.classify_errors(scenes(truth, *detections)[0])
-    return found_errors.types, found_errors.missed.tolist()
+def classified(truth: dict, *detections: dict) -> tuple[list[str | None], list[bool]]:
+    image_errors = errors.classify_errors(scenes(truth, *detections)[0])
+    return image_errors.types, image_errors.missed.tolist()
 
 
 def test_overlap_is_that_of_the_boxes_and_of_a_crowd_the_share_inside():
@@ -41,7 +41,7 @@ def test_overlap_is_that_of_the_boxes_and_of_a_crowd_the_share_inside():
 
 
 def test_right_detection_is_no_error():
-    assert judged(truth_of(obj(0, 100)), det(0, 50, 0.9)) == ([None], [False])  # IoU 0.5: just enough
+    assert classified(truth_of(obj(0, 100)), det(0, 50, 0.9)) == ([None], [False])  # IoU 0.5: just enough
 
 
 @pytest.mark.parametrize(
@@ -57,21 +57,24 @@ def test_right_detection_is_no_error():
     ],
 )
 def test_each_kind(detection: dict, kind: str, missed: bool):
-    assert judged(truth_of(obj(0, 100)), detection) == ([kind], [missed])
+    assert classified(truth_of(obj(0, 100)), detection) == ([kind], [missed])
 
 
 def test_second_detection_of_an_object_is_a_duplicate():
-    assert judged(truth_of(obj(0, 100)), det(0, 90, 0.6), det(0, 60, 0.9)) == ([None, "duplicate"], [False])
+    assert classified(truth_of(obj(0, 100)), det(0, 90, 0.6), det(0, 60, 0.9)) == (
+        [None, "duplicate"],
+        [False],
+    )
 
 
 def test_wrong_class_counts_before_a_poor_place():
     truth = truth_of(obj(0, 100, DOG), obj(70, 100, CAT))
-    assert judged(truth, det(0, 100, 0.9)) == (["class"], [False, True])
+    assert classified(truth, det(0, 100, 0.9)) == (["class"], [False, True])
 
 
 def test_crowd_is_neither_found_nor_missed():
     truth = truth_of(obj(0, 100, crowd=1))
-    assert judged(truth, det(20, 10, 0.9), det(40, 10, 0.8, DOG)) == ([None, "background"], [False])
+    assert classified(truth, det(20, 10, 0.9), det(40, 10, 0.8, DOG)) == ([None, "background"], [False])
     assert scenes(truth, det(20, 10, 0.9))[0].match().tolist() == [IGNORED]
     assert object_counts(scenes(truth), 2).tolist() == [0, 0]
 
@@ -104,10 +107,10 @@ def test_threshold_takes_part_of_a_scene():
 def test_best_threshold_by_hand():
     # right, wrong, right, wrong, wrong of 3 objects: F1 = 2/4, 2/5, 4/6, 4/7, 4/8
     truth = truth_of(obj(0, 20), obj(50, 20), obj(100, 20))
-    found = scenes(
+    images = scenes(
         truth, det(0, 20, 0.9), det(200, 20, 0.8), det(50, 20, 0.7), det(250, 20, 0.6), det(300, 20, 0.5)
     )
-    pooled = curves.pool(found, 2)
+    pooled = curves.pool(images, 2)
     assert curves.best_threshold(pooled) == 0.7
     assert curves.operating_point(pooled, 0.7) == (
         0.7,
@@ -123,20 +126,20 @@ def test_equal_scores_are_taken_together():
     # right at 0.9, then two wrong and a right one at 0.5: 1 of 1 or 2 of 4: F1 2/3 and 4/6
     truth = truth_of(obj(0, 20), obj(50, 20))
     tied = [det(50, 20, 0.5), det(200, 20, 0.5), det(250, 20, 0.5)]
-    found = scenes(truth, det(0, 20, 0.9), *tied)
-    assert curves.best_threshold(curves.pool(found, 2)) == 0.9
+    images = scenes(truth, det(0, 20, 0.9), *tied)
+    assert curves.best_threshold(curves.pool(images, 2)) == 0.9
 
 
 def test_nothing_right_has_no_best_threshold():
-    for found in (scenes(truth_of(obj(0, 20))), scenes(truth_of(), det(0, 20, 0.9)), []):
-        pooled = curves.pool(found, 2)
+    for images in (scenes(truth_of(obj(0, 20))), scenes(truth_of(), det(0, 20, 0.9)), []):
+        pooled = curves.pool(images, 2)
         assert curves.best_threshold(pooled) is None
         assert curves.operating_point(pooled, 0.5)[1:] == (0, 0, 0)
 
 
 def test_confusion_by_hand():
     truth = truth_of(obj(0, 20), obj(50, 20), obj(100, 20, DOG), obj(150, 20, DOG), obj(200, 100, crowd=1))
-    found = scenes(
+    images = scenes(
         truth,
         det(0, 20, 0.5),  # cat, right, although the next one is surer
         det(0, 20, 0.9, DOG),  # dog where only a taken cat is: background
@@ -145,8 +148,8 @@ def test_confusion_by_hand():
         det(350, 20, 0.6),  # cat in the background
         det(210, 20, 0.6),  # in the crowd of cats: not counted
     )
-    # rows: said cat, dog, missed; columns: is cat, dog, background
-    assert errors.confusion_matrix(found, 2).tolist() == [[1, 0, 1], [1, 1, 1], [0, 1, 0]]
+    # rows: predicted cat, dog, missed; columns: object is cat, dog, background
+    assert errors.confusion_matrix(images, 2).tolist() == [[1, 0, 1], [1, 1, 1], [0, 1, 0]]
 
 
 def test_precision_recall_gives_cocos_ap():
@@ -162,10 +165,10 @@ def test_precision_recall_gives_cocos_ap():
     truth = truth_of(*annotations, images=8)
     truth["categories"] = [*CATEGORIES, {"id": 1, "name": "never"}]
     for cap in (1, 2, 100):
-        found = scenes(truth, *detections, cap=cap)
+        images = scenes(truth, *detections, cap=cap)
         metrics = coco_metrics(truth, detections, ["bbox"], cap)["bbox"]
         for iou, name in ((0.5, "AP50"), (0.75, "AP75")):
-            precision = curves.precision_recall(curves.pool(found, 3, iou))
+            precision = curves.precision_recall(curves.pool(images, 3, iou))
             assert precision.shape == (3, len(RECALLS))
             assert np.isnan(precision[0]).all()  # a class without examples
             assert 100 * np.nanmean(precision) == pytest.approx(metrics[name], abs=1e-9)

@@ -61,12 +61,12 @@ class Page(HTMLParser):
 
 def entry(image: int, x: float, y: float, side: float, category: int = 1, score: float | None = None) -> dict:
     ring = [x, y, x + side, y, x + side, y + side, x, y + side]
-    made = {"image_id": image, "category_id": category, "bbox": [x, y, side, side], "segmentation": [ring]}
+    fields = {"image_id": image, "category_id": category, "bbox": [x, y, side, side], "segmentation": [ring]}
     if score is None:
-        return made | {"id": 1, "iscrowd": 0, "area": side * side}
-    lengths = to_rle(made, (HEIGHT, WIDTH))
+        return fields | {"id": 1, "iscrowd": 0, "area": side * side}
+    lengths = to_rle(fields, (HEIGHT, WIDTH))
     counts = lengths["counts"] if isinstance(lengths["counts"], str) else lengths["counts"].decode()
-    return made | {"score": score, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}
+    return fields | {"score": score, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}
 
 
 def truth_of(*annotations: dict, classes: int = 2, pictures: int = 2) -> dict:
@@ -109,7 +109,7 @@ def test_everything_is_on_the_page(report):
     assert [row[:2] for row in page.rows() if row[0] == "missed"] == [["missed", "2"], ["missed", "1"]]
     assert ["class3", "-", "-", "-", "-", "-", "-"] in page.rows()
     assert page.count("svg") == 3
-    assert page.count("img") == 4  # truth and found of both pictures
+    assert page.count("img") == 4  # ground truth and detections of both images
     assert "IoU 0.5: AP50 25.2" in page.text  # half of class 1, 51 of 101 recalls, and none of class 2
     assert "maximum number" not in page.text
 
@@ -140,14 +140,14 @@ def test_confusion_of_few_classes_is_a_matrix(report):
         "1",
         "0",
         "1",
-    ] in rows  # said class 1: was class 1, class 2, never class 3, nothing
+    ] in rows  # predicted class 1: objects of class 1, 2, 3, and background
     assert ["missed", "1", "0", "0", ""] in rows
 
 
 def test_confusion_of_many_classes_is_a_list_of_pairs(report):
     truth = truth_of(entry(1, 10, 10, 30, 7), entry(1, 60, 10, 30, 7), entry(2, 10, 10, 30, 1), classes=80)
-    found = [entry(1, 10, 10, 30, 3, 0.9), entry(1, 60, 10, 30, 7, 0.9), entry(2, 10, 10, 30, 1, 0.9)]
-    page = report(truth, found)
+    detections = [entry(1, 10, 10, 30, 3, 0.9), entry(1, 60, 10, 30, 7, 0.9), entry(2, 10, 10, 30, 1, 0.9)]
+    page = report(truth, detections)
     assert ["class7", "class3", "1", "50 %"] in page.rows()
     assert ["class7", "2", "1", "1", "0", "0"] in page.rows()
     assert page.count("details") == 3  # both tables of AP, and every class's confusion
@@ -183,7 +183,7 @@ def test_page_needs_nothing_else(report):
 
 @pytest.mark.parametrize("kinds", [("bbox",), ("bbox", "segm")])
 @pytest.mark.parametrize(
-    ("truth", "found"),
+    ("truth", "detections"),
     [
         (truth_of(), []),
         (TRUTH, []),
@@ -192,8 +192,8 @@ def test_page_needs_nothing_else(report):
         (truth_of(pictures=1), []),
     ],
 )
-def test_empty_cases(report, truth: dict, found: list, kinds: tuple):
-    assert report(truth, found, kinds).count("h2") == 6
+def test_empty_cases(report, truth: dict, detections: list, kinds: tuple):
+    assert report(truth, detections, kinds).count("h2") == 6
 
 
 def test_what_is_missing_is_said(report):

@@ -151,8 +151,8 @@ def test_cityscapes_has_its_own_metrics(tmp_path, monkeypatch):
     data = CocoDataset(*find_split(tmp_path / "data", "val"))
     labels = {"class_names": data.class_names, "category_ids": data.category_ids}
     car = data.class_names.index("car")
-    found = result(((0, 0, 20, 15),), (car,), size_hw=tuple(data.sizes_hw[0].tolist()), **labels)
-    evaluation = evaluate([found], data)
+    detected = result(((0, 0, 20, 15),), (car,), size_hw=tuple(data.sizes_hw[0].tolist()), **labels)
+    evaluation = evaluate([detected], data)
     assert list(evaluation.metrics) == ["bbox", "segm", "cityscapes"]
     assert evaluation.metrics["cityscapes"]["AP"] == pytest.approx(50)
     mask = np.zeros((40, 60), bool)
@@ -160,7 +160,7 @@ def test_cityscapes_has_its_own_metrics(tmp_path, monkeypatch):
     assert evaluation.metrics["cityscapes"] == cityscapes_metrics(
         evaluation.truth, [detection(mask, 26, 0.5)]
     )
-    boxes = result(((0, 0, 20, 15),), (car,), size_hw=found.size_hw, mask_probs=None, **labels)
+    boxes = result(((0, 0, 20, 15),), (car,), size_hw=detected.size_hw, mask_probs=None, **labels)
     assert list(evaluate([boxes], data).metrics) == ["bbox"]  # Cityscapes evaluates masks
 
 
