@@ -111,8 +111,9 @@ def test_boundary_ap_on_request(tmp_path):
     metrics = evaluate([result()], data, also=["boundary", "segm"]).metrics
     assert list(metrics) == ["bbox", "segm", "boundary"]
     assert metrics["boundary"]["AP"] == pytest.approx(100)
+    without_masks = (result(mask_probs=None) if i < 1 else pytest.fail("went on") for i in range(2))
     with pytest.raises(ValueError, match="'boundary' cannot be evaluated: the network predicts only bbox"):
-        evaluate([result(mask_probs=None)], data, also=["boundary"])
+        evaluate(without_masks, dataset(tmp_path, truth_of(2)), also=["boundary"])
 
 
 def untouched():
@@ -124,7 +125,10 @@ def untouched():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"also": ["borders"]}, "'borders' cannot be evaluated: there are bbox"),
+        (
+            {"also": ["borders"]},
+            "'borders' cannot be evaluated: there are bbox, segm, boundary, keypoints, lvis",
+        ),
         ({"also": ["lvis"]}, "LVIS' AP cannot be computed, because 3 fields are missing"),
         ({"max_detections": 0}, "max_detections must be at least 1, not 0"),
     ],

@@ -100,15 +100,10 @@ def check_max_detections(max_detections: int) -> None:
         raise ValueError(f"max_detections must be at least 1, not {max_detections}")
 
 
-def field_of(kind: str) -> str:
-    """Return the field of an entry that `kind` evaluates. Raises ValueError for an unknown kind."""
+def _check_kind(kind: str, detections: Sequence[Entry]) -> None:
     if kind not in FIELDS:
         raise ValueError(f"'{kind}' cannot be evaluated: {nearest(kind, FIELDS)}")
-    return FIELDS[kind]
-
-
-def _check_kind(kind: str, detections: Sequence[Entry]) -> None:
-    field = field_of(kind)
+    field = FIELDS[kind]
     without = [entry["image_id"] for entry in detections if field not in entry]
     if without:
         raise ValueError(

@@ -11,10 +11,10 @@ from torch import nn
 
 from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
-from maskrcnn.evaluation.coco import Metrics, check_max_detections, coco_metrics, field_of, truth_of
+from maskrcnn.evaluation.coco import FIELDS, Metrics, check_max_detections, coco_metrics, truth_of
 from maskrcnn.evaluation.coco_format import Entry
 from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
-from maskrcnn.messages import first_few
+from maskrcnn.messages import first_few, nearest
 from maskrcnn.predict.predictor import PictureError, Predictor
 from maskrcnn.results.result import Result
 from maskrcnn.weights.finite import check_finite
@@ -64,7 +64,7 @@ def evaluate(
         check_finite(source.model)
     start = time.perf_counter()
     results = _predict(source, dataset.paths) if isinstance(source, Predictor) else source
-    detections, kinds = detections_to_coco(results, dataset)
+    detections, kinds = detections_to_coco(_with_kinds(results, also), dataset)
     seconds = (time.perf_counter() - start) / max(len(dataset), 1)
     metrics = _metrics(truth, detections, kinds, max_detections, also)
     return Evaluation(metrics, detections, truth, max_detections, seconds)
@@ -72,26 +72,39 @@ def evaluate(
 
 def _check_also(also: Sequence[str], truth: Entry) -> None:
     for kind in also:
-        if kind == LVIS:
-            check_lvis(truth)
-        else:
-            field_of(kind)
+        if kind not in (*FIELDS, LVIS):
+            raise ValueError(f"'{kind}' cannot be evaluated: {nearest(kind, (*FIELDS, LVIS))}")
+    if LVIS in also:
+        check_lvis(truth)
 
 
 def _metrics(
     truth: Entry, detections: Sequence[Entry], kinds: Sequence[str], max_detections: int, also: Sequence[str]
 ) -> Metrics:
     """Compute all metrics of detections that have the fields of `kinds`."""
-    more = [kind for kind in also if kind != LVIS]
-    for kind in more:
-        if field_of(kind) not in {field_of(predicted) for predicted in kinds}:
-            raise ValueError(f"'{kind}' cannot be evaluated: the network predicts only {', '.join(kinds)}")
-    metrics = coco_metrics(truth, detections, dict.fromkeys([*kinds, *more]), max_detections)
+    coco_kinds = dict.fromkeys([*kinds, *(kind for kind in also if kind != LVIS)])
+    metrics = coco_metrics(truth, detections, coco_kinds, max_detections)
     if is_cityscapes(truth) and "segm" in kinds:
         metrics["cityscapes"] = cityscapes_metrics(truth, detections)
     if LVIS in also:
         metrics[LVIS] = lvis_metrics(truth, detections, [kind for kind in kinds if kind != "keypoints"])
     return metrics
+
+
+def _with_kinds(
+    results: Iterable[Result | PictureError], also: Sequence[str]
+) -> Iterator[Result | PictureError]:
+    """Yield the results. Raises ValueError at the first one that lacks what `also` needs."""
+    for result in results:
+        if isinstance(result, Result):
+            kinds = _kinds(result)
+            fields = {FIELDS[kind] for kind in kinds}
+            for kind in also:
+                if kind != LVIS and FIELDS[kind] not in fields:
+                    raise ValueError(
+                        f"'{kind}' cannot be evaluated: the network predicts only {', '.join(kinds)}"
+                    )
+        yield result
 
 
 def _predict(predictor: Predictor, paths: Sequence[Path]) -> Iterator[Result | PictureError]:
