@@ -1,9 +1,8 @@
-"""Do we answer what torchvision answers, for the same weights, on real pictures?
+"""Compare our detections with torchvision's, for the same weights, on real images.
 
-Both networks get the same input: the pictures as torchvision resizes them. Printed are the largest
-differences of boxes, scores and mask probabilities, and COCO's metrics of torchvision's detections and of
-ours, ours also with masks pasted as torchvision pastes them. Without --weights they are drawn, as in
-`inference.py`.
+Both networks get the same input: the images as torchvision resizes them. Prints the largest differences of
+boxes, scores and mask probabilities, and COCO's metrics of torchvision's detections and of ours; of ours also
+with masks pasted as torchvision pastes them. Without --weights, both have the same random weights.
 
 python benchmarks/agreement.py DATA [--weights FILE.pth] [--short-side 400] [--limit 50]
 """
@@ -24,7 +23,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.transform import resize_boxes
 
-from maskrcnn.bench.networks import random_checkpoint as drawn
+from maskrcnn.bench.networks import random_checkpoint as untrained
 from maskrcnn.bench.torchvision import torchvision_network as twin
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.readers.coco import CocoDataset
@@ -38,15 +37,21 @@ from maskrcnn.weights.model_checkpoint import model_from_library
 
 
 def main() -> None:
-    parser = contest.arguments("ours against torchvision on real pictures", repeats=1)
+    parser = contest.arguments("our detections against torchvision's on real images", repeats=1)
     parser.add_argument("data", type=Path, help="folder in COCO layout")
-    parser.add_argument("--weights", type=Path, help="of torchvision's Mask R-CNN (default: drawn)")
-    parser.add_argument("--anchors", default="32,64,128,256,512", help="their sides, one for each level")
-    parser.add_argument("--short-side", type=int, default=400, help="px; 0 keeps the file's")
-    parser.add_argument("--limit", type=int, default=10**9, help="pictures")
+    parser.add_argument("--weights", type=Path, help="of torchvision's Mask R-CNN (default: random)")
+    parser.add_argument(
+        "--anchors", default="32,64,128,256,512", help="anchor sizes in px, one for each level"
+    )
+    parser.add_argument(
+        "--short-side", type=int, default=400, help="of the input, in px; 0 keeps the size of the file"
+    )
+    parser.add_argument("--limit", type=int, default=10**9, help="maximum number of images")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    theirs = load_theirs(arguments) if arguments.weights else twin(drawn("resnet50_fpn"), (800, 1333)).eval()
+    theirs = (
+        load_theirs(arguments) if arguments.weights else twin(untrained("resnet50_fpn"), (800, 1333)).eval()
+    )
     ours = as_ours(theirs, arguments)
     dataset = CocoDataset(*find_split(arguments.data, "val"))
     ids = (
@@ -54,7 +59,11 @@ def main() -> None:
         if len(dataset.category_ids) == ours.num_classes
         else range(1, ours.num_classes + 1)
     )
-    found: dict[str, list[dict[str, Any]]] = {"torchvision": [], "ours": [], "ours, their pasting": []}
+    detections_of: dict[str, list[dict[str, Any]]] = {
+        "torchvision": [],
+        "ours": [],
+        "ours, their pasting": [],
+    }
     differences = []
     count = min(arguments.limit, len(dataset))
     for i in range(count):
@@ -62,20 +71,22 @@ def main() -> None:
         image = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
         theirs.transform.min_size = (arguments.short_side or min(picture.size),)
         with torch.inference_mode():
-            mine, other = both(ours, theirs, image)
-        differences.append(apart(mine, other))
-        for name, (boxes, scores, labels, masks) in answers(mine, other, image).items():
-            found[name] += results(
+            our_detections, their_detections = detect_both(ours, theirs, image)
+        differences.append(compare(our_detections, their_detections))
+        for name, (boxes, scores, labels, masks) in in_file_pixels(
+            our_detections, their_detections, image
+        ).items():
+            detections_of[name] += results(
                 int(dataset.image_ids[i]), boxes, scores, [ids[label] for label in labels], masks
             )
         if i % 20 == 0:
-            print(f"{i + 1} of {count} pictures", flush=True)
+            print(f"{i + 1} of {count} images", flush=True)
     figures: dict[str, Any] = {"pictures": count, "largest": largest(differences)}
-    # Where a box lies at a threshold, rounding decides, and one detection takes another one's place
+    # If a box is at a threshold, rounding decides whether it or another detection is kept
     figures["within 0.01 px"] = sum(d["count"] == 0 and d.get("box_px", 0) <= 0.01 for d in differences)
     figures["largest of these"] = largest([d for d in differences if d.get("box_px", 0) <= 0.01])
     truth = truth_of(dataset, count)
-    for name, detections in found.items():
+    for name, detections in detections_of.items():
         metrics = coco_metrics(truth, detections, max_detections=ours.box_branch.max_detections)
         figures[name] = {
             k: {m: v for m, v in part.items() if m != "per_class"} for k, part in metrics.items()
@@ -86,7 +97,7 @@ def main() -> None:
 
 
 def load_theirs(arguments: argparse.Namespace) -> TorchvisionMaskRCNN:
-    """Build the network of torchvision that a file is for: a ResNet with a pyramid and BatchNorms."""
+    """Build the torchvision network that a file belongs to: a ResNet with FPN and BatchNorm."""
     weights = torch.load(arguments.weights, weights_only=True)
     sides = tuple((int(side),) for side in arguments.anchors.split(","))
     is_small = "backbone.body.layer1.0.conv3.weight" not in weights
@@ -107,7 +118,7 @@ def load_theirs(arguments: argparse.Namespace) -> TorchvisionMaskRCNN:
 
 
 def as_ours(theirs: TorchvisionMaskRCNN, arguments: argparse.Namespace) -> MaskRCNN:
-    """Return our network with their weights, recognised; anchors and caps are in no file."""
+    """Return our network with their weights. Anchors and limits are in no file."""
     trained = model_from_library(theirs.state_dict())
     sides = tuple(float(side) for side in arguments.anchors.split(","))
     others = {
@@ -118,8 +129,10 @@ def as_ours(theirs: TorchvisionMaskRCNN, arguments: argparse.Namespace) -> MaskR
     return fold_norms(replace(trained, arguments={**trained.arguments, **others}).build())
 
 
-def both(ours: MaskRCNN, theirs: TorchvisionMaskRCNN, image: Tensor) -> tuple[Detections, dict[str, Tensor]]:
-    """Return both answers to one picture, boxes in the network's frame, masks 28 × 28."""
+def detect_both(
+    ours: MaskRCNN, theirs: TorchvisionMaskRCNN, image: Tensor
+) -> tuple[Detections, dict[str, Tensor]]:
+    """Return the detections of both networks in one image, boxes in pixels of the input, masks 28 × 28."""
     images, _ = theirs.transform([image])
     features = theirs.backbone(images.tensors)
     proposals, _ = theirs.rpn(images, features)
@@ -129,15 +142,15 @@ def both(ours: MaskRCNN, theirs: TorchvisionMaskRCNN, image: Tensor) -> tuple[De
         for value in (theirs.transform.image_mean, theirs.transform.image_std)
     )
     pixels = (images.tensors * std + mean) * 255
-    found = ours.detect(Batch(pixels, torch.tensor(images.image_sizes)))
-    count = int(found.valid.sum())
-    mine = Detections(*(None if field is None else field[0, :count] for field in found))
+    padded = ours.detect(Batch(pixels, torch.tensor(images.image_sizes)))
+    count = int(padded.valid.sum())
+    mine = Detections(*(None if field is None else field[0, :count] for field in padded))
     other["size_hw"] = torch.tensor(images.image_sizes[0])
     return mine, other
 
 
-def apart(mine: Detections, other: dict[str, Tensor]) -> dict[str, float]:
-    """Return how far the answers lie apart; a detection is compared with the nearest of its class."""
+def compare(mine: Detections, other: dict[str, Tensor]) -> dict[str, float]:
+    """Return the largest differences; a detection is compared with the nearest one of its class."""
     difference = {"count": float(abs(len(mine.boxes) - len(other["boxes"])))}
     if not len(mine.boxes) or not len(other["boxes"]):
         return difference
@@ -156,8 +169,8 @@ def largest(differences: list[dict[str, float]]) -> dict[str, float]:
     return {name: max((d[name] for d in differences if name in d), default=0.0) for name in names}
 
 
-def answers(mine: Detections, other: dict[str, Tensor], image: Tensor) -> dict[str, tuple]:
-    """Return boxes, scores, labels and masks of each contestant in the pixels of the file."""
+def in_file_pixels(mine: Detections, other: dict[str, Tensor], image: Tensor) -> dict[str, tuple]:
+    """Return boxes, scores, labels and masks of each network in pixels of the file."""
     size_hw = (image.shape[1], image.shape[2])
     network = other["size_hw"].tolist()
     my_boxes, their_boxes = (resize_boxes(boxes, network, size_hw) for boxes in (mine.boxes, other["boxes"]))
@@ -192,7 +205,7 @@ def results(
 
 
 def truth_of(dataset: CocoDataset, count: int) -> dict[str, Any]:
-    """Return the truth of the first pictures."""
+    """Return the ground truth of the first `count` images."""
     truth = json.loads(dataset.annotation_file.read_bytes())
     known = {int(image_id) for image_id in dataset.image_ids[:count]}
     images = [image for image in truth["images"] if image["id"] in known]

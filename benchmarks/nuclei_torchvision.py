@@ -1,8 +1,8 @@
 """Train torchvision's Mask R-CNN from scratch for a number of minutes and evaluate it with pycocotools.
 
-What `maskrcnn train DATA --recipe resnet18_fpn` is measured against: a network of the same size in a plain
-script, with what such a script would choose for small cells: random crops, flips, anchors of the cells' size,
-trainable BatchNorm, channels-last convolutions, linear warm-up and a cosine that ends with the time budget.
+The baseline for `maskrcnn train DATA --recipe resnet18_fpn`: a network of the same size in a plain script,
+with usual choices for small cells: random crops, flips, anchors of the cells' size, trainable BatchNorm,
+channels-last convolutions, linear warm-up, and a cosine schedule that ends with the time limit.
 It imports nothing of `maskrcnn`.
 
 python benchmarks/nuclei_torchvision.py DATA --minutes 15 [--json benchmarks/results/nuclei_torchvision.json]
@@ -31,7 +31,7 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-CAPS = (100, 400)  # COCO's cap of detections a picture, and one that these pictures do not reach
+CAPS = (100, 400)  # COCO's limit of detections per image, and one that these images do not reach
 
 
 def main() -> None:
@@ -151,7 +151,7 @@ def flip(image: Tensor, masks: Tensor, draw: random.Random) -> tuple[Tensor, dic
 
 
 def train(model: MaskRCNN, arguments: argparse.Namespace) -> tuple[int, float]:
-    """Train until the time is up; return the steps and the seconds that were used."""
+    """Train until the time limit; return the number of steps and seconds."""
     crops = Crops(arguments.data, arguments.crop, arguments.seed)
     batches = DataLoader(crops, arguments.batch_size, num_workers=arguments.workers, collate_fn=list)
     optimiser = torch.optim.SGD(model.parameters(), arguments.lr, momentum=0.9, weight_decay=1e-4)
@@ -177,13 +177,13 @@ def train(model: MaskRCNN, arguments: argparse.Namespace) -> tuple[int, float]:
 
 
 def learning_rate_factor(step: int, fraction: float) -> float:
-    """Return the share of the highest rate: linear warm-up for 50 steps, a cosine over the time budget."""
+    """Return the factor of the learning rate: linear warm-up for 50 steps, a cosine over the time limit."""
     return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
 @torch.inference_mode()
 def predict(model: MaskRCNN, truth: COCO, folder: Path) -> list[dict[str, Any]]:
-    """Return COCO results of every validation picture at its own size, the scale of the crops."""
+    """Return COCO results of every validation image at its own size, which is the scale of the crops."""
     model.eval()
     results = []
     for number, (image_id, entry) in enumerate(truth.imgs.items()):
@@ -192,26 +192,26 @@ def predict(model: MaskRCNN, truth: COCO, folder: Path) -> list[dict[str, Any]]:
         picture = Image.open(folder / entry["file_name"]).convert("RGB")
         model.transform.min_size = (min(picture.size),)
         image = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
-        (found,) = model([image])
-        boxes = found["boxes"]
+        (detections,) = model([image])
+        boxes = detections["boxes"]
         boxes[:, 2:] -= boxes[:, :2]
-        masks = (found["masks"][:, 0] > 0.5).byte().permute(1, 2, 0).numpy()
+        masks = (detections["masks"][:, 0] > 0.5).byte().permute(1, 2, 0).numpy()
         encoded = run_lengths.encode(np.asfortranarray(masks)) if len(boxes) else []
-        for box, score, mask in zip(boxes.tolist(), found["scores"].tolist(), encoded, strict=True):
+        for box, score, mask in zip(boxes.tolist(), detections["scores"].tolist(), encoded, strict=True):
             one = {"image_id": image_id, "category_id": truth.getCatIds()[0], "score": score}
             results.append({**one, "bbox": box, "segmentation": mask})
     return results
 
 
 def evaluate(truth: COCO, results: list[dict[str, Any]], kind: str) -> dict[str, dict[str, float]]:
-    """Return AP, AP50, AP75 and by size, in percent, for each cap on the detections of a picture."""
+    """Return AP, AP50, AP75 and AP by size, in percent, for each limit on the detections of an image."""
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     if not results:
         return {f"max {cap}": dict.fromkeys(names, 0.0) for cap in CAPS}
-    # Each kind alone: with a box beside it, pycocotools would take a mask's size from the box.
+    # One kind at a time: if a box is there too, pycocotools computes the size of a mask from the box.
     other = "bbox" if kind == "segm" else "segmentation"
-    found = truth.loadRes([{k: v for k, v in one.items() if k != other} for one in results])
-    evaluation = COCOeval(truth, found, kind)
+    detections = truth.loadRes([{k: v for k, v in one.items() if k != other} for one in results])
+    evaluation = COCOeval(truth, detections, kind)
     evaluation.params.maxDets = list(CAPS)
     evaluation.evaluate()
     evaluation.accumulate()

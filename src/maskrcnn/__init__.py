@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskrcnn import recipes as recipes
-    from maskrcnn.evaluation.coco import evaluate as evaluate
+    from maskrcnn.evaluation.run import evaluate as evaluate
     from maskrcnn.fast.memory import keep_memory as keep_memory
     from maskrcnn.predict.load import load as load
     from maskrcnn.predict.predictor import Predictor as Predictor
@@ -41,7 +41,7 @@ _HOMES = {
     "Predictor": ("predict.predictor", "Predictor"),
     "Result": ("results.result", "Result"),
     "Settings": ("training.settings", "Settings"),
-    "evaluate": ("evaluation.coco", "evaluate"),
+    "evaluate": ("evaluation.run", "evaluate"),
     "keep_memory": ("fast.memory", "keep_memory"),
     "load": ("predict.load", "load"),
     "train": ("training.loop", "train"),

@@ -53,10 +53,9 @@ def test_the_words_of_the_commands_stay(capsys):
     assert options("demo", capsys) == ({"--output"}, set())
     flags = {"--recipe", "--output", "--init", "--synonyms", "--resume", "--device", "--set"}
     assert options("train", capsys) == (flags, {"DATA", "RECIPE", "WEIGHTS"})
-    assert options("evaluate", capsys) == (
-        {"--split", "--max", "--also", "--report", "--output", "--precision", "--compile", "--capture"},
-        {"WEIGHTS", "DATA"},
-    )
+    flags = {"--split", "--max", "--also", "--report", "--output", "--device"}
+    flags |= {"--precision", "--compile", "--capture"}
+    assert options("evaluate", capsys) == (flags, {"WEIGHTS", "DATA", "FILE", "DEVICE"})
     flags = {"--format", "--size", "--batch", "--half", "--int", "--picture", "--output"}
     assert options("export", capsys) == (flags, {"WEIGHTS", "DATA", "FILE"})
     flags = {"--output", "--score", "--precision", "--compile", "--capture"}
@@ -146,6 +145,24 @@ def test_evaluate_on_cityscapes(weights, tmp_path, monkeypatch, capsys):
     assert printed(output, "Cityscapes class") == of_classes
 
 
+def test_a_network_of_nan_is_not_evaluated(weights, data, tmp_path, capsys):
+    content = torch.load(weights, weights_only=True)
+    content["trained"]["weights"]["box_branch.cls_score.weight"][0] = float("nan")
+    torch.save(content, tmp_path / "nan.pt")
+    output = tmp_path / "metrics.json"
+    assert main(["evaluate", str(tmp_path / "nan.pt"), str(data), "--output", str(output)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "are NaN or infinite: box_branch.cls_score.weight;" in error
+    assert not output.exists()
+
+
+def test_evaluate_runs_on_the_named_device(weights, data, tmp_path, capsys):
+    words = ["evaluate", str(weights), str(data), "--output", str(tmp_path / "m.json"), "--device"]
+    assert main([*words, "cpu"]) == 0
+    assert main([*words, "cuda:9"]) == 2
+    assert "cuda:9" in capsys.readouterr().err
+
+
 def test_an_unreadable_picture_is_named_and_the_status_says_so(weights, data, tmp_path, capsys):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a picture")
@@ -181,7 +198,10 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("evaluate {weights} {data} --max-detections 0", "--max-detections must be at least 1, not 0"),
         ("paper run 2d --data {data} --seeds 0", "--seeds must be at least 1, not 0"),
         ("predict {weights} {new}/*.jpg", "*.jpg"),
-        ("evaluate {weights} {data} --also lvis", "has no 'neg_category_ids', without which LVIS' AP cannot"),
+        (
+            "evaluate {weights} {data} --also lvis",
+            "because 9 fields are missing: 'neg_category_ids' of image",
+        ),
         ("weights convert {weights} {new}.pt --set lr=0.1", "--set lr: a conversion trains nothing"),
         ("paper run cityscapes --data {data} --output {new}", "is not Cityscapes"),
         ("paper run keypoints --data {data} --output {new}", "names no keypoints"),

@@ -39,17 +39,17 @@ TWO_CARS = street(_26000=A, _26001=B)
 
 
 def test_precision_is_integrated_by_trapezoids(tmp_path):
-    found = [detection(block(*A), CAR, 0.9), detection(block(25, 0, 10, 10), CAR, 0.8)]
-    found.append(detection(block(*B), CAR, 0.7))
+    detections = [detection(block(*A), CAR, 0.9), detection(block(25, 0, 10, 10), CAR, 0.8)]
+    detections.append(detection(block(*B), CAR, 0.7))
     # Precision and recall: 2/3 at 1, 1/2 at 1/2, 1 at 1/2, 1 at 0.
     ap = 100 * ((2 / 3 + 1 / 2) / 2 / 2 + 1 / 2)
-    assert car(cityscapes_metrics(truth_of(tmp_path, TWO_CARS), found)) == pytest.approx((ap, ap))
+    assert car(cityscapes_metrics(truth_of(tmp_path, TWO_CARS), detections)) == pytest.approx((ap, ap))
 
 
 def test_equal_scores_are_one_step(tmp_path):
-    found = [detection(block(*A), CAR, 0.5), detection(block(25, 0, 10, 10), CAR, 0.5)]
+    detections = [detection(block(*A), CAR, 0.5), detection(block(25, 0, 10, 10), CAR, 0.5)]
     ap = 100 * (1 / 2 + 1) / 2 / 2  # 1/2 at 1/2, 1 at 0
-    assert car(cityscapes_metrics(truth_of(tmp_path, TWO_CARS), found)) == pytest.approx((ap, ap))
+    assert car(cityscapes_metrics(truth_of(tmp_path, TWO_CARS), detections)) == pytest.approx((ap, ap))
 
 
 def test_an_overlap_of_a_threshold_is_not_above_it(tmp_path):
@@ -62,11 +62,11 @@ def test_an_overlap_of_a_threshold_is_not_above_it(tmp_path):
 def test_of_two_for_one_object_the_surer_one_is_right(tmp_path):
     truth = truth_of(tmp_path, TWO_CARS)
     exact, close = block(*A), block(0, 0, 13, 20)  # overlaps 1 and 0.65
-    found = [detection(exact, CAR, 0.8), detection(close, CAR, 0.9)]
+    detections = [detection(exact, CAR, 0.8), detection(close, CAR, 0.9)]
     # To 0.6 the surer is right, the exact one too many: 1/2 at 1/2, 1 at 1/2, 1 at 0. From 0.65 the surer is
     # wrong: 1/2 at 1/2, 0 at 0, 1 at 0.
     low, high = 1 / 2, (1 / 2 + 0) / 2 / 2
-    assert car(cityscapes_metrics(truth, found)) == pytest.approx(
+    assert car(cityscapes_metrics(truth, detections)) == pytest.approx(
         (100 * (3 * low + 7 * high) / 10, 100 * low)
     )
 
@@ -74,78 +74,87 @@ def test_of_two_for_one_object_the_surer_one_is_right(tmp_path):
 @pytest.mark.parametrize("value", [4, 29, 26], ids=["void", "caravans", "crowd"])
 def test_what_lies_where_nothing_is_judged_is_forgiven(tmp_path, value):
     truth = truth_of(tmp_path, street(_26000=A) + (value - 7) * block(30, 0, 10, 12))
-    found = [detection(block(*A), CAR, 0.5), detection(block(30, 0, 10, 20), CAR, 0.9)]  # 0.6 of it
+    detections = [detection(block(*A), CAR, 0.5), detection(block(30, 0, 10, 20), CAR, 0.9)]  # 0.6 of it
     # From the threshold 0.6 on it is wrong: 1/2 at 1, 0 at 0, 1 at 0.
-    assert car(cityscapes_metrics(truth, found)) == pytest.approx((100 * (2 + 8 / 4) / 10, 100))
+    assert car(cityscapes_metrics(truth, detections)) == pytest.approx((100 * (2 + 8 / 4) / 10, 100))
 
 
 def test_one_too_many_is_wrong(tmp_path):
-    found = [detection(block(*A), CAR, 0.9), detection(block(*A), CAR, 0.8), detection(block(*B), CAR, 0.7)]
+    detections = [
+        detection(block(*A), CAR, 0.9),
+        detection(block(*A), CAR, 0.8),
+        detection(block(*B), CAR, 0.7),
+    ]
     ap = 100 * ((2 / 3 + 1 / 2) / 2 / 2 + 1 / 2)  # 2/3 at 1, 1/2 at 1/2, 1 at 1/2, 1 at 0
-    assert car(cityscapes_metrics(truth_of(tmp_path, TWO_CARS), found)) == pytest.approx((ap, ap))
+    assert car(cityscapes_metrics(truth_of(tmp_path, TWO_CARS), detections)) == pytest.approx((ap, ap))
 
 
 def test_a_small_crowd_counts_twice(tmp_path):
     truth = truth_of(tmp_path, street(_26000=A, _26=(30, 0, 10, 6)))  # 0.3 of the detection, so 0.6
-    found = [detection(block(*A), CAR, 0.5), detection(block(30, 0, 10, 20), CAR, 0.9)]
-    assert car(cityscapes_metrics(truth, found)) == pytest.approx((100 * (2 + 8 / 4) / 10, 100))
+    detections = [detection(block(*A), CAR, 0.5), detection(block(30, 0, 10, 20), CAR, 0.9)]
+    assert car(cityscapes_metrics(truth, detections)) == pytest.approx((100 * (2 + 8 / 4) / 10, 100))
 
 
 def test_a_share_of_a_threshold_is_too_little_to_be_forgiven(tmp_path):
     truth = truth_of(tmp_path, street(_26000=A, _4=(30, 0, 10, 10)))
-    found = [detection(block(*A), CAR, 0.5), detection(block(30, 0, 10, 20), CAR, 0.9)]  # half of it
-    assert car(cityscapes_metrics(truth, found)) == pytest.approx((25, 25))
+    detections = [detection(block(*A), CAR, 0.5), detection(block(30, 0, 10, 20), CAR, 0.9)]  # half of it
+    assert car(cityscapes_metrics(truth, detections)) == pytest.approx((25, 25))
 
 
 @pytest.mark.parametrize("value", [24, 24000, 29000], ids=["another crowd", "person", "caravan"])
 def test_other_things_forgive_nothing(tmp_path, value):
     truth = truth_of(tmp_path, street(_26000=A) + (value - 7) * block(30, 0, 10, 20))
-    found = [detection(block(*A), CAR, 0.5), detection(block(30, 0, 10, 20), CAR, 0.9)]
-    assert cityscapes_metrics(truth, found)["per_class"]["car"]["AP"] == pytest.approx(25)
+    detections = [detection(block(*A), CAR, 0.5), detection(block(30, 0, 10, 20), CAR, 0.9)]
+    assert cityscapes_metrics(truth, detections)["per_class"]["car"]["AP"] == pytest.approx(25)
 
 
 def test_objects_below_100_pixels_are_not_asked_for(tmp_path):
     truth = truth_of(tmp_path, street(_26000=A, _26001=(30, 0, 9, 11), _26002=(30, 30, 10, 10)))
     exact, small, least = (block(*A), block(30, 0, 9, 11), block(30, 30, 10, 10))
-    found = [detection(exact, CAR, 0.5), detection(least, CAR, 0.4)]
-    assert car(cityscapes_metrics(truth, found)) == pytest.approx((100, 100))
-    assert car(cityscapes_metrics(truth, [*found, detection(small, CAR, 0.9)])) == pytest.approx((100, 100))
-    assert car(cityscapes_metrics(truth, found[:1])) == pytest.approx((50, 50))  # 100 pixels are enough
+    detections = [detection(exact, CAR, 0.5), detection(least, CAR, 0.4)]
+    assert car(cityscapes_metrics(truth, detections)) == pytest.approx((100, 100))
+    assert car(cityscapes_metrics(truth, [*detections, detection(small, CAR, 0.9)])) == pytest.approx(
+        (100, 100)
+    )
+    assert car(cityscapes_metrics(truth, detections[:1])) == pytest.approx((50, 50))  # 100 pixels are enough
     half = detection(
         block(30, 0, 9, 22), CAR, 0.9
     )  # hits nothing; the half of it on the small one is too little
-    assert car(cityscapes_metrics(truth, [*found, half]))[0] < 90
+    assert car(cityscapes_metrics(truth, [*detections, half]))[0] < 90
 
 
 def test_nothing_found_nothing_to_find_and_nothing_there(tmp_path):
     truth = truth_of(tmp_path, street(_26000=A, _24000=(30, 0, 5, 5)), street())
-    found = [detection(block(*B), 24, 0.5), detection(block(*A), CAR, 0.5), detection(block(*A), 7, 0.5)]
-    metrics = cityscapes_metrics(truth, [*found, detection(block(0, 0, 0, 0), CAR, 0.9, 2)])
+    detections = [detection(block(*B), 24, 0.5), detection(block(*A), CAR, 0.5), detection(block(*A), 7, 0.5)]
+    metrics = cityscapes_metrics(truth, [*detections, detection(block(0, 0, 0, 0), CAR, 0.9, 2)])
     assert metrics["per_class"]["car"] == {"AP": 100, "AP50": 100}
     assert metrics["per_class"]["person"] == metrics["per_class"]["bus"] == {"AP": None, "AP50": None}
     assert metrics["AP"] == 100 and list(metrics["per_class"]) == list(CLASSES.values())
     assert car(cityscapes_metrics(truth, [])) == (0, 0)
     nothing = {**truth, "annotations": []}
-    assert cityscapes_metrics(nothing, found)["AP"] is cityscapes_metrics(nothing, [])["AP50"] is None
+    assert cityscapes_metrics(nothing, detections)["AP"] is cityscapes_metrics(nothing, [])["AP50"] is None
 
 
 def test_inputs_stay_and_uncompressed_run_lengths_are_read(tmp_path):
-    truth, found = truth_of(tmp_path, TWO_CARS), [detection(block(*A), CAR, 0.5)]
-    before = copy.deepcopy((truth, found))
-    metrics = cityscapes_metrics(truth, found)
-    assert (truth, found) == before and car(metrics) == pytest.approx((50, 50))
-    mask = found[0]["segmentation"]
+    truth, detections = truth_of(tmp_path, TWO_CARS), [detection(block(*A), CAR, 0.5)]
+    before = copy.deepcopy((truth, detections))
+    metrics = cityscapes_metrics(truth, detections)
+    assert (truth, detections) == before and car(metrics) == pytest.approx((50, 50))
+    mask = detections[0]["segmentation"]
     for counts in (rle_counts(mask).tolist(), mask["counts"].encode()):
-        found[0]["segmentation"] = {**mask, "counts": counts}
-        assert cityscapes_metrics(truth, found) == metrics
+        detections[0]["segmentation"] = {**mask, "counts": counts}
+        assert cityscapes_metrics(truth, detections) == metrics
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"image_id": 9}, "in image 9, which the truth does not list"),
-        ({"score": float("nan")}, "in image 1 has the score nan"),
-        ({"segmentation": None}, "image 1: 'segmentation' is missing"),
+        ({"image_id": 9}, "1 of 1 detections have an image_id that the ground truth does not list: 9"),
+        (
+            {"score": float("nan")},
+            "1 of 1 detections have a score that is not a finite number: nan in image 1",
+        ),
+        ({"segmentation": None}, "image 1: 'segmentation' is not a mask in run lengths"),
         ({"segmentation": {"size": [60, 40], "counts": [2400]}}, r"image 1: .*size \[60, 40\]"),
         (
             {"segmentation": {"size": [40, 60], "counts": [7]}},
@@ -161,7 +170,7 @@ def test_detections_that_cannot_be_meant(tmp_path, change, sentence):
 def test_a_truth_without_void_is_refused(tmp_path):
     truth = truth_of(tmp_path, TWO_CARS)
     del truth["images"][0]["void"]
-    with pytest.raises(ValueError, match="image 1: 'void' is missing"):
+    with pytest.raises(ValueError, match="image 1: 'void' is not a mask in run lengths"):
         cityscapes_metrics(truth, [])
 
 
@@ -196,7 +205,7 @@ def drawn(rng: np.random.Generator) -> np.ndarray:
 
 def guesses(rng: np.random.Generator, values: np.ndarray, image: int) -> list[dict]:
     """Detections of every region: shifted, doubled, of a wrong class, or with an overlap on a threshold."""
-    found = []
+    detections = []
     for value in np.unique(values):
         label = int(value // 1000 or value)
         for _ in range(rng.integers(0, 4)):
@@ -207,24 +216,24 @@ def guesses(rng: np.random.Generator, values: np.ndarray, image: int) -> list[di
             if rng.random() < 0.15:
                 mask |= ellipse(rng)
             guess = label if label in SEEN and rng.random() < 0.9 else int(rng.choice(SEEN))
-            found.append(detection(mask, guess, round(float(rng.random()), 2), image))
+            detections.append(detection(mask, guess, round(float(rng.random()), 2), image))
     ignored, road = (np.flatnonzero(np.isin(values, labels)) for labels in (IGNORED, 7))
     for twentieths in rng.integers(9, 20, 3):  # so much of it on void
         mask = np.zeros(SIZE_HW, bool)
         mask.flat[np.r_[ignored[: 10 * twentieths], road[: 200 - 10 * twentieths]]] = True
-        found.append(detection(mask, int(rng.choice(SEEN)), round(float(rng.random()), 2), image))
-    return found
+        detections.append(detection(mask, int(rng.choice(SEEN)), round(float(rng.random()), 2), image))
+    return detections
 
 
 def scenes(folder: Path, seed: int, pictures: int) -> tuple[dict, list[dict]]:
     rng = np.random.default_rng(seed)
     values = [drawn(rng) for _ in range(pictures)]
-    found = [one for image, one in enumerate(values[:-1], 1) for one in guesses(rng, one, image)]
-    found.append(detection(np.zeros(SIZE_HW, bool), CAR, 0.99))
-    return truth_of(folder, *values), found
+    detections = [one for image, one in enumerate(values[:-1], 1) for one in guesses(rng, one, image)]
+    detections.append(detection(np.zeros(SIZE_HW, bool), CAR, 0.99))
+    return truth_of(folder, *values), detections
 
 
-def official_says(monkeypatch, folder: Path, truth: dict, found: list[dict]) -> dict:
+def official_says(monkeypatch, folder: Path, truth: dict, detections: list[dict]) -> dict:
     """Write the detections as the benchmark wants them, and run its script on them."""
     count_nonzero = np.count_nonzero
     # Under numpy 2.3 the script's counts cannot be written as JSON, under 2.4 in1d is gone.
@@ -240,7 +249,7 @@ def official_says(monkeypatch, folder: Path, truth: dict, found: list[dict]) -> 
         name = image["file_name"].replace("leftImg8bit", "gtFine_instanceIds")
         truths.append(str(folder / "gtFine" / "val" / name))
         lines = []
-        for number, one in enumerate(found):
+        for number, one in enumerate(detections):
             if one["image_id"] == image["id"]:
                 mask = decode(one["segmentation"])
                 Image.fromarray(mask.astype(np.uint8) * 255).save(results / f"{number}.png")
@@ -270,9 +279,9 @@ def test_classes_and_void_are_the_official_ones():
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_the_official_script(monkeypatch, tmp_path, seed):
     pytest.importorskip("cityscapesscripts", reason=NEEDED)
-    truth, found = scenes(tmp_path, seed, pictures=8)
-    theirs = official_says(monkeypatch, tmp_path, truth, found)
-    ours = cityscapes_metrics(json.loads(json.dumps(truth)), found)
+    truth, detections = scenes(tmp_path, seed, pictures=8)
+    theirs = official_says(monkeypatch, tmp_path, truth, detections)
+    ours = cityscapes_metrics(json.loads(json.dumps(truth)), detections)
     assert 5 < ours["AP"] < ours["AP50"] < 90
     assert same(ours["AP"], theirs["allAp"]) and same(ours["AP50"], theirs["allAp50%"])
     assert list(ours["per_class"]) == list(theirs["classes"])

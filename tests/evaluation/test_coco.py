@@ -10,13 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
-from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.evaluation.coco import coco_metrics, detections_to_coco, evaluate, table, write_metrics
-from maskrcnn.predict.predictor import PictureError, Predictor
-from maskrcnn.results.result import Result
+from maskrcnn.evaluation.coco import coco_metrics
+from maskrcnn.evaluation.tables import metrics_tables, write_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools under numpy 2
 
@@ -50,7 +47,7 @@ def runs(polygon: list[float]) -> dict:
 def scene(rng: np.random.Generator, pictures: int = 12, joints: int = 17) -> tuple[dict, list[dict]]:
     """Random truth, a sixth of it crowds, and detections: moved, missed, doubled, of the wrong class."""
     images = [{"id": 100 + 3 * i, "height": HEIGHT, "width": WIDTH} for i in range(pictures)]
-    truth, found = [], []
+    truth, detections = [], []
     for image in images[:-1]:  # the last one is empty
         for _ in range(rng.integers(0, 9)):
             w, h = rng.uniform(6, 180, 2)
@@ -76,7 +73,7 @@ def scene(rng: np.random.Generator, pictures: int = 12, joints: int = 17) -> tup
             for _ in range(rng.integers(0, 4)):
                 moved = np.array([x, y, w, h]) + rng.normal(0, 0.08, 4) * [w, h, w, h]
                 noisy = points + rng.normal(0, 0.05, points.shape) * [w, h]
-                found.append(
+                detections.append(
                     {
                         "image_id": image["id"],
                         "category_id": category if rng.random() < 0.9 else 9 - category,
@@ -86,11 +83,11 @@ def scene(rng: np.random.Generator, pictures: int = 12, joints: int = 17) -> tup
                         "keypoints": np.column_stack([noisy, np.ones(joints)]).ravel().tolist(),
                     }
                 )
-    return {"images": images, "annotations": truth, "categories": CATEGORIES}, found
+    return {"images": images, "annotations": truth, "categories": CATEGORIES}, detections
 
 
-def along_outlines(judge_class: type) -> type:
-    """pycocotools' judge, whose overlaps are those of boundary AP, worked out pixel by pixel."""
+def along_outlines(base_class: type) -> type:
+    """pycocotools' evaluation with the overlaps of boundary AP, computed pixel by pixel."""
     from pycocotools import mask
 
     def boundary(pixels: np.ndarray) -> np.ndarray:
@@ -103,7 +100,7 @@ def along_outlines(judge_class: type) -> type:
     def overlap(one: np.ndarray, other: np.ndarray, crowd: bool) -> float:
         return (one & other).sum() / max(1, (one if crowd else one | other).sum())
 
-    class Judge(judge_class):
+    class BoundaryEval(base_class):
         def computeIoU(self, image, category):
             def pixels(entry: dict) -> np.ndarray:
                 return mask.decode(entry["segmentation"]).astype(bool)
@@ -120,29 +117,29 @@ def along_outlines(judge_class: type) -> type:
                         ious[i, j] = min(ious[i, j], overlap(boundary(one), boundary(other), False))
             return ious if ious.size else []
 
-    return Judge
+    return BoundaryEval
 
 
-def pycocotools_says(truth: dict, found: list[dict], kind: str, cap: int) -> tuple[dict, np.ndarray]:
+def pycocotools_says(truth: dict, detections: list[dict], kind: str, cap: int) -> tuple[dict, np.ndarray]:
     """The oracle: its own summary where its cap allows, and its precision of every class."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        judged = COCO()
-        judged.dataset = copy.deepcopy({"info": {}, **truth})
-        judged.createIndex()
+        coco_truth = COCO()
+        coco_truth.dataset = copy.deepcopy({"info": {}, **truth})
+        coco_truth.createIndex()
         field = {"bbox": "bbox", "keypoints": "keypoints"}.get(kind, "segmentation")
         keys = ("image_id", "category_id", "score", field)
-        result = judged.loadRes([{key: copy.deepcopy(one[key]) for key in keys} for one in found])
-        judges = {"boundary": along_outlines(COCOeval)}
-        judge = judges.get(kind, COCOeval)(judged, result, "segm" if kind == "boundary" else kind)
-        judge.params.maxDets = [20] if kind == "keypoints" else [1, 2, cap]
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
+        result = coco_truth.loadRes([{key: copy.deepcopy(one[key]) for key in keys} for one in detections])
+        evaluators = {"boundary": along_outlines(COCOeval)}
+        coco_eval = evaluators.get(kind, COCOeval)(coco_truth, result, "segm" if kind == "boundary" else kind)
+        coco_eval.params.maxDets = [20] if kind == "keypoints" else [1, 2, cap]
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
     order = ("AP", "AP50", "AP75", "APm", "APl") if kind == "keypoints" else NAMES
-    return dict(zip(order, judge.stats, strict=False)), judge.eval["precision"][..., 0, -1]
+    return dict(zip(order, coco_eval.stats, strict=False)), coco_eval.eval["precision"][..., 0, -1]
 
 
 def same(ours: float | None, theirs: float) -> bool:
@@ -152,9 +149,9 @@ def same(ours: float | None, theirs: float) -> bool:
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_pycocotools(kind, seed):
-    truth, found = scene(np.random.default_rng(seed))
-    theirs, precision = pycocotools_says(truth, found, kind, 100)
-    ours = coco_metrics(truth, found, [kind])[kind]
+    truth, detections = scene(np.random.default_rng(seed))
+    theirs, precision = pycocotools_says(truth, detections, kind, 100)
+    ours = coco_metrics(truth, detections, [kind])[kind]
     assert 5 < ours["AP"] < 95
     assert {name: same(ours[name], value) for name, value in theirs.items()} == dict.fromkeys(theirs, True)
     for k, name in enumerate(["star", "disk", "never [seen]"]):  # in order of id
@@ -162,12 +159,12 @@ def test_equals_pycocotools(kind, seed):
         assert same(ours["per_class"][name]["AP"], valid.mean() if valid.size else -1)
 
 
-def careful(truth: dict, found: list[dict]) -> list[dict]:
-    """The found, and for every other object its outline, slightly off: good enough for boundary AP."""
-    rng = np.random.default_rng(len(found))
+def careful(truth: dict, detections: list[dict]) -> list[dict]:
+    """Return the detections, and more of every other object with an outline that is right within pixels."""
+    rng = np.random.default_rng(len(detections))
     objects = truth["annotations"][::2]
     boxes = [np.array(one["bbox"]) + rng.normal(0, 1, 4) for one in objects]
-    return found + [
+    return detections + [
         {key: one[key] for key in ("image_id", "category_id")}
         | {"score": float(rng.random()), "segmentation": to_rle(ellipse(*box))}
         for one, box in zip(objects, boxes, strict=True)
@@ -176,10 +173,10 @@ def careful(truth: dict, found: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_boundary_ap_by_eroding(seed):
-    truth, found = scene(np.random.default_rng(seed), pictures=8)
-    found = careful(truth, found)
-    theirs, precision = pycocotools_says(truth, found, "boundary", 100)
-    ours = coco_metrics(truth, found, ("segm", "boundary"))
+    truth, detections = scene(np.random.default_rng(seed), pictures=8)
+    detections = careful(truth, detections)
+    theirs, precision = pycocotools_says(truth, detections, "boundary", 100)
+    ours = coco_metrics(truth, detections, ("segm", "boundary"))
     assert {name: same(ours["boundary"][name], value) for name, value in theirs.items()} == dict.fromkeys(
         theirs, True
     )
@@ -187,31 +184,47 @@ def test_boundary_ap_by_eroding(seed):
     assert 5 < ours["boundary"]["AP"] < ours["segm"]["AP"] - 5
 
 
-def test_a_kind_that_cannot_be_judged():
-    with pytest.raises(ValueError, match=r"no kind 'boundry' to judge: did you mean boundary\?"):
+def test_a_kind_that_cannot_be_evaluated():
+    with pytest.raises(ValueError, match=r"'boundry' cannot be evaluated: did you mean boundary\?"):
         coco_metrics(one_object(), [], ["boundry"])
-    with pytest.raises(ValueError, match="cannot judge 'boundary': detection in picture 1 without 'segm"):
+    with pytest.raises(
+        ValueError,
+        match="'boundary' cannot be evaluated: 1 of 1 detections have no 'segmentation', in images 1",
+    ):
         coco_metrics(one_object(), [one_detection()], ["boundary"])
-    with pytest.raises(ValueError, match="detection in picture 3, which the truth does not list"):
+    with pytest.raises(
+        ValueError, match="1 of 1 detections have an image_id that the ground truth does not list: 3"
+    ):
         coco_metrics(one_object(), [one_detection(image_id=3)], ["bbox"])
-    with pytest.raises(ValueError, match="annotation in picture 3, which the truth does not list"):
+    with pytest.raises(
+        ValueError, match="1 of 1 annotations have an image_id that the ground truth does not list: 3"
+    ):
         coco_metrics(one_object(image_id=3), [one_detection()], ["bbox"])
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_the_cap_counts_for_every_number(kind):
-    truth, found = scene(np.random.default_rng(5))
-    _, precision = pycocotools_says(truth, found, kind, 2)
-    ours = coco_metrics(truth, found, [kind], max_detections=2)[kind]
+    truth, detections = scene(np.random.default_rng(5))
+    _, precision = pycocotools_says(truth, detections, kind, 2)
+    ours = coco_metrics(truth, detections, [kind], max_detections=2)[kind]
     assert same(ours["AP"], precision[precision > -1].mean())
-    assert ours["AP"] < coco_metrics(truth, found, [kind])[kind]["AP"] - 1
+    assert ours["AP"] < coco_metrics(truth, detections, [kind])[kind]["AP"] - 1
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_refused(score):
+    detections = [one_detection(), one_detection(score=score)]
+    with pytest.raises(
+        ValueError, match=f"1 of 2 detections have a score that is not a .*: {score} in image 1"
+    ):
+        coco_metrics(one_object(), detections, ["bbox"])
 
 
 def test_inputs_stay_as_they_are():
-    truth, found = scene(np.random.default_rng(0))
-    before = copy.deepcopy((truth, found))
-    coco_metrics(truth, found, ["bbox", "segm", "boundary", "keypoints"])
-    assert (truth, found) == before
+    truth, detections = scene(np.random.default_rng(0))
+    before = copy.deepcopy((truth, detections))
+    coco_metrics(truth, detections, ["bbox", "segm", "boundary", "keypoints"])
+    assert (truth, detections) == before
 
 
 def one_object(**more) -> dict:
@@ -258,8 +271,8 @@ def test_missing_area_is_that_of_the_mask():
 def test_a_ring_of_two_points_is_not_a_box():
     disk = ellipse(10, 10, 40, 40)
     truth = one_object(segmentation=[[0, 0, 200, 200], disk])
-    found = [one_detection(segmentation=to_rle(disk))]
-    part = coco_metrics(truth, found, ["segm"])["segm"]
+    detections = [one_detection(segmentation=to_rle(disk))]
+    part = coco_metrics(truth, detections, ["segm"])["segm"]
     assert part["AP"] == part["APm"] == pytest.approx(100) and part["APl"] is None
 
 
@@ -269,19 +282,19 @@ def test_an_object_without_a_mask_is_neither_found_nor_missed(kind):
     truth["annotations"].append(
         one_object(bbox=[80, 60, 40, 40], segmentation=[ellipse(80, 60, 40, 40)])["annotations"][0]
     )
-    found = [
+    detections = [
         one_detection(score=0.9, segmentation=to_rle(ellipse(10, 10, 40, 40))),
         one_detection(score=0.5, segmentation=to_rle(ellipse(80, 60, 40, 40))),
     ]
-    assert coco_metrics(truth, found, [kind])[kind]["AP"] == pytest.approx(100)
+    assert coco_metrics(truth, detections, [kind])[kind]["AP"] == pytest.approx(100)
 
 
 def test_keypoints_that_are_not_cocos():
     rng = np.random.default_rng(3)
-    truth, found = scene(rng, joints=5)
+    truth, detections = scene(rng, joints=5)
     for annotation in truth["annotations"][::5]:
         del annotation["keypoints"], annotation["num_keypoints"]
-    assert 5 < coco_metrics(truth, found, ["keypoints"])["keypoints"]["AP"] < 95
+    assert 5 < coco_metrics(truth, detections, ["keypoints"])["keypoints"]["AP"] < 95
     perfect = [
         annotation | {"score": 0.5} for annotation in truth["annotations"] if annotation.get("num_keypoints")
     ]
@@ -293,119 +306,11 @@ def test_cap_below_one():
         coco_metrics(one_object(), [], max_detections=0)
 
 
-# --- the data set and the results around it ---
-
-
-def result(boxes=((10, 10, 50, 50),), labels=(0,), **more) -> Result:
-    count = len(boxes)
-    fields = {
-        "boxes": np.array(boxes, np.float32).reshape(count, 4),
-        "scores": np.full(count, 0.5, np.float32),
-        "labels": np.array(labels, np.int64).reshape(count),
-        "mask_probs": np.ones((count, 28, 28), np.float32),
-        "keypoints": None,
-        "size_hw": (HEIGHT, WIDTH),
-        "class_names": ("disk",),
-        "category_ids": (7,),
-    }
-    return Result(**(fields | more))
-
-
-def dataset(folder: Path, truth: dict) -> CocoDataset:
-    for image in truth["images"]:
-        image["file_name"] = f"{image['id']}.png"
-        Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
-    (folder / "truth.json").write_text(json.dumps(truth))
-    return CocoDataset(folder / "truth.json", folder)
-
-
-def test_results_are_judged_in_the_order_of_the_pictures(tmp_path):
-    truth = one_object(segmentation=[[10, 10, 50, 10, 50, 50, 10, 50]])
-    truth["images"].insert(0, {"id": 9, "height": HEIGHT, "width": WIDTH})
-    data = dataset(tmp_path, truth)
-    metrics = evaluate(iter([result((), ()), result()]), data)
-    assert list(metrics) == ["bbox", "segm"]
-    assert metrics["bbox"]["AP"] == metrics["segm"]["AP"] == pytest.approx(100)
-    assert metrics["segm"]["per_class"]["disk"]["AP"] == pytest.approx(100)
-    wrong = evaluate(iter([result(), result((), ())]), data)
-    assert wrong["bbox"]["AP"] == wrong["segm"]["AP"] == 0
-    with pytest.raises(ValueError, match="shorter"):
-        evaluate([result()], data)
-
-
-class Told(Predictor):
-    """A predictor that says what it was told."""
-
-    def __init__(self, answers: dict) -> None:
-        self.answers = answers
-
-    def predict_many(self, pictures, *, score=0.5, **_):
-        assert score == 0
-        return ((path, self.answers[path.name]) for path in pictures)
-
-
-def test_judges_a_predictor(tmp_path):
-    data = dataset(tmp_path, one_object(segmentation=[[10, 10, 50, 10, 50, 50, 10, 50]]))
-    assert evaluate(Told({"1.png": result()}), data)["segm"]["AP"] == pytest.approx(100)
-    with pytest.raises(ValueError, match=r"cannot evaluate: 1\.png is broken"):
-        evaluate(Told({"1.png": PictureError("1.png is broken")}), data)
-
-
-def test_kinds_are_what_the_network_predicts(tmp_path):
-    data = dataset(tmp_path, one_object(segmentation=[ellipse(10, 10, 40, 40)]))
-    assert detections_to_coco([result(mask_probs=None)], data)[1] == ("bbox",)
-    joints = np.zeros((0, 17, 3), np.float32)
-    found, kinds = detections_to_coco([result((), (), keypoints=joints)], data)
-    assert kinds == ("bbox", "segm", "keypoints") and found == []
-
-
-def test_more_kinds_when_asked_for(tmp_path):
-    data = dataset(tmp_path, one_object(segmentation=[[10, 10, 50, 10, 50, 50, 10, 50]]))
-    metrics = evaluate([result()], data, also=["boundary", "segm"])
-    assert list(metrics) == ["bbox", "segm", "boundary"]
-    assert metrics["boundary"]["AP"] == pytest.approx(100)
-    with pytest.raises(ValueError, match="cannot judge 'boundary': the network predicts only bbox"):
-        evaluate([result(mask_probs=None)], data, also=["boundary"])
-    with pytest.raises(ValueError, match="no kind 'borders'"):
-        evaluate([], data, also=["borders"])  # before anything is predicted
-
-
-def test_keypoints_are_judged_where_coco_counts_them(tmp_path):
-    flat = [12, 30, 2, 30, 30, 1, 48, 30, 0]
-    truth = one_object(segmentation=[ellipse(10, 10, 40, 40)], keypoints=flat)
-    truth["categories"][0]["keypoints"] = ["left", "middle", "right"]
-    data = dataset(tmp_path, truth)
-    # The keypoint of pixel 12 lies at 12.5, its centre.
-    found = np.array(flat, np.float32).reshape(1, 3, 3) + np.array([0.5, 0.5, 0], np.float32)
-    assert detections_to_coco([result(keypoints=found)], data)[0][0]["keypoints"] == flat
-    assert evaluate([result(keypoints=found)], data)["keypoints"]["AP"] == pytest.approx(100)
-
-
-def test_classes_go_by_id_and_name(tmp_path):
-    truth = one_object()
-    truth["categories"].append({"id": 2, "name": "disk"})
-    data = dataset(tmp_path, truth)
-    known = {"class_names": ("disk (2)", "disk (7)", "more"), "category_ids": (2, 7, 90)}
-    metrics = evaluate([result(labels=(1,), **known)], data)["bbox"]
-    assert {name: part["AP"] for name, part in metrics["per_class"].items()} == {
-        "disk (2)": None,
-        "disk (7)": pytest.approx(100),
-    }
-    with pytest.raises(ValueError, match=r"does not know 2 of the 2 classes of .* such as 2 'disk \(2\)'"):
-        evaluate([result()], data)
-
-
-def test_a_picture_of_another_size(tmp_path):
-    data = dataset(tmp_path, one_object())
-    with pytest.raises(ValueError, match=r"1\.png is 200 by 240 .* but .*truth\.json says 240 by 200"):
-        evaluate([result(size_hw=(WIDTH, HEIGHT))], data)
-
-
 def test_metrics_as_table_and_file(tmp_path):
-    truth, found = scene(np.random.default_rng(1))
-    metrics = coco_metrics(truth, found, ["bbox", "segm"])
+    truth, detections = scene(np.random.default_rng(1))
+    metrics = coco_metrics(truth, detections, ["bbox", "segm"])
     console = Console(file=io.StringIO(), width=100)
-    console.print(table(metrics))
+    console.print(metrics_tables(metrics))
     lines = console.file.getvalue().splitlines()
     [masks] = [line for line in lines if "masks" in line and "AP" not in line]
     assert f"{metrics['segm']['AP']:.1f}" in masks and f"{metrics['segm']['APl']:.1f}" in masks
@@ -433,14 +338,14 @@ def real_scene(pictures: int = 80) -> tuple[dict, list[dict]]:
     kept = {image["id"] for image in truth["images"]}
     truth["annotations"] = [one for one in truth["annotations"] if one["image_id"] in kept]
     classes = [category["id"] for category in truth["categories"]]
-    rng, found = np.random.default_rng(0), []
+    rng, detections = np.random.default_rng(0), []
     for annotation in truth["annotations"]:
         pixels, box = coco.annToMask(annotation), np.array(annotation["bbox"])
         for _ in range(rng.choice(4, p=[0.2, 0.5, 0.2, 0.1])):
             shift = np.round(rng.normal(0, 0.06, 2) * box[3:1:-1]).astype(int)
             rle = mask.encode(np.asfortranarray(np.roll(pixels, shift, (0, 1))))
             is_wrong = rng.random() < 0.1
-            found.append(
+            detections.append(
                 {
                     "image_id": annotation["image_id"],
                     "category_id": int(rng.choice(classes)) if is_wrong else annotation["category_id"],
@@ -449,19 +354,19 @@ def real_scene(pictures: int = 80) -> tuple[dict, list[dict]]:
                     "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
                 }
             )
-    return truth, found
+    return truth, detections
 
 
 @pytest.mark.skipif(not COCO_SMALL.is_file(), reason="the shared folder with real annotations is not here")
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_equals_pycocotools_on_real_annotations(kind):
-    truth, found = real_scene()
-    theirs, precision = pycocotools_says(truth, found, kind, 100)
-    ours = coco_metrics(truth, found, [kind])[kind]
+    truth, detections = real_scene()
+    theirs, precision = pycocotools_says(truth, detections, kind, 100)
+    ours = coco_metrics(truth, detections, [kind])[kind]
     assert {name: same(ours[name], value) for name, value in theirs.items()} == dict.fromkeys(theirs, True)
     for k, category in enumerate(truth["categories"]):  # in order of id, as the file has them
         valid = precision[:, :, k][precision[:, :, k] > -1]
         assert same(ours["per_class"][category["name"]]["AP"], valid.mean() if valid.size else -1)
     # Crowds count: without them, what was found in them is wrong.
     alone = truth | {"annotations": [one for one in truth["annotations"] if not one["iscrowd"]]}
-    assert coco_metrics(alone, found, [kind])[kind]["AP"] < ours["AP"] - 1e-3
+    assert coco_metrics(alone, detections, [kind])[kind]["AP"] < ours["AP"] - 1e-3

@@ -15,7 +15,7 @@ SIZE = 200
 def scene(rng: np.random.Generator, pictures: int = 10, ties: bool = True) -> tuple[dict, list[dict]]:
     """Boxes of two classes, some of them crowds, detected more or less well; the last picture is empty."""
     images = [{"id": 50 - 3 * i, "height": SIZE, "width": SIZE} for i in range(pictures)]
-    objects, found = [], []
+    objects, detections = [], []
     for image in images[:-1]:
         for _ in range(rng.integers(0, 9)):
             box = np.concatenate([rng.uniform(0, 120, 2), rng.uniform(10, 70, 2)])
@@ -27,13 +27,13 @@ def scene(rng: np.random.Generator, pictures: int = 10, ties: bool = True) -> tu
                 score = float(rng.random())
                 entry["category_id"] = 4 if rng.random() < 0.2 else entry["category_id"]
                 moved = (box + rng.normal(0, 0.08, 4) * box[[2, 3, 2, 3]]).tolist()
-                found.append({**entry, "score": round(score, 1) if ties else score, "bbox": moved})
-    for one in objects + found:
+                detections.append({**entry, "score": round(score, 1) if ties else score, "bbox": moved})
+    for one in objects + detections:
         x, y, w, h = one["bbox"]
         one["segmentation"] = rectangle(x, y, w, h) if "score" in one else [corners(x, y, w, h)]
         one["keypoints"] = [x, y, 2, x + w, y, 2, x + w, y + h, 2 * (x < 90)]
     categories = [{"id": i, "name": f"class {i}"} for i in (9, 4, 2)]  # nothing is of class 2
-    return {"images": images, "annotations": objects, "categories": categories}, found
+    return {"images": images, "annotations": objects, "categories": categories}, detections
 
 
 def corners(x: float, y: float, w: float, h: float) -> list[float]:
@@ -50,21 +50,21 @@ def rectangle(x: float, y: float, w: float, h: float) -> dict:
 @pytest.mark.parametrize("kind", ["bbox", "segm", "boundary", "keypoints"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_set_itself_is_as_coco_has_it(kind, seed):
-    truth, found = scene(np.random.default_rng(seed))
-    before = copy.deepcopy((truth, found))
+    truth, detections = scene(np.random.default_rng(seed))
+    before = copy.deepcopy((truth, detections))
     for cap in (100, 2):
-        metrics = coco_metrics(truth, found, [kind], cap)[kind]
+        metrics = coco_metrics(truth, detections, [kind], cap)[kind]
         assert 1 < metrics["AP"] < 99
         for metric in ("AP", "AP50", "AP75"):
-            ours = interval(truth, found, kind=kind, metric=metric, resamples=10, max_detections=cap)
+            ours = interval(truth, detections, kind=kind, metric=metric, resamples=10, max_detections=cap)
             assert ours.value == pytest.approx(metrics[metric], abs=1e-6)
-    assert (truth, found) == before
+    assert (truth, detections) == before
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_draw_is_pictures_copied(monkeypatch, seed):
     rng = np.random.default_rng(seed)
-    truth, found = scene(rng, ties=False)
+    truth, detections = scene(rng, ties=False)
     counts = rng.multinomial(10, np.full(10, 0.1))
     copies = sorted(truth["images"], key=lambda image: image["id"])
     drawn = {"categories": truth["categories"], "images": [], "annotations": []}
@@ -74,29 +74,29 @@ def test_a_draw_is_pictures_copied(monkeypatch, seed):
             new = {"image_id": image["id"] * 100 + number}
             drawn["images"].append(image | {"id": new["image_id"]})
             drawn["annotations"] += [o | new for o in truth["annotations"] if o["image_id"] == image["id"]]
-            drawn_found += [d | new for d in found if d["image_id"] == image["id"]]
-    monkeypatch.setattr(intervals, "_draws", lambda *_: np.stack([counts, counts]).astype(np.int32))
+            drawn_found += [d | new for d in detections if d["image_id"] == image["id"]]
+    monkeypatch.setattr(intervals, "_resample", lambda *_: np.stack([counts, counts]).astype(np.int32))
     expected = coco_metrics(drawn, drawn_found, ["bbox"])["bbox"]
     for metric in ("AP", "AP50", "AP75"):
-        ours = interval(truth, found, kind="bbox", metric=metric)
+        ours = interval(truth, detections, kind="bbox", metric=metric)
         assert ours == pytest.approx((expected[metric],) * 3, abs=1e-6)
 
 
 def test_many_draws_go_in_several_goes(monkeypatch):
-    truth, found = scene(np.random.default_rng(0))
-    whole = interval(truth, found, kind="bbox", resamples=50)
-    monkeypatch.setattr(intervals, "_AT_ONCE", 200)
-    assert interval(truth, found, kind="bbox", resamples=50) == pytest.approx(whole, abs=1e-9)
+    truth, detections = scene(np.random.default_rng(0))
+    whole = interval(truth, detections, kind="bbox", resamples=50)
+    monkeypatch.setattr(intervals, "_CHUNK_SIZE", 200)
+    assert interval(truth, detections, kind="bbox", resamples=50) == pytest.approx(whole, abs=1e-9)
 
 
 def test_the_same_detections_do_not_differ():
-    truth, found = scene(np.random.default_rng(1))
-    assert difference(truth, found, copy.deepcopy(found), kind="segm") == (0, 0, 0)
+    truth, detections = scene(np.random.default_rng(1))
+    assert difference(truth, detections, copy.deepcopy(detections), kind="segm") == (0, 0, 0)
 
 
 def test_seeded():
-    truth, found = scene(np.random.default_rng(1))
-    first, again, other = (interval(truth, found, kind="bbox", resamples=50, seed=s) for s in (3, 3, 4))
+    truth, detections = scene(np.random.default_rng(1))
+    first, again, other = (interval(truth, detections, kind="bbox", resamples=50, seed=s) for s in (3, 3, 4))
     assert first == again and first.value == other.value and first != other
 
 
@@ -127,10 +127,10 @@ def test_two_pictures_by_hand():
 def test_an_object_comes_before_the_crowd_around_it():
     truth = one_each(1, range(1))
     truth["annotations"].append(box_in(0, iscrowd=1) | {"bbox": [0, 0, 150, 150]})
-    found = [box_in(0, score=0.5) | {"bbox": [x, 10, 50, 50]} for x in (80, 12, 90)]
+    detections = [box_in(0, score=0.5) | {"bbox": [x, 10, 50, 50]} for x in (80, 12, 90)]
     # The second overlaps the object by 48 / 52 and lies in the crowd wholly, as the others do.
-    expected = coco_metrics(truth, found, ["bbox"])["bbox"]["AP"]
-    assert interval(truth, found, kind="bbox").value == pytest.approx(expected) == pytest.approx(90)
+    expected = coco_metrics(truth, detections, ["bbox"])["bbox"]["AP"]
+    assert interval(truth, detections, kind="bbox").value == pytest.approx(expected) == pytest.approx(90)
 
 
 def test_draws_without_objects_do_not_count():
@@ -146,12 +146,14 @@ def test_covers_the_known_difference():
     covered, widths = 0, []
     for trial in range(trials):
         ease = rng.random(pictures)
-        found = [[box_in(i, score=0.5) for i in np.flatnonzero(ease > hard).tolist()] for hard in (0.3, 0.5)]
+        detections = [
+            [box_in(i, score=0.5) for i in np.flatnonzero(ease > hard).tolist()] for hard in (0.3, 0.5)
+        ]
         options = {"kind": "bbox", "metric": "AP50", "resamples": 100, "seed": trial}
-        between = difference(truth, *found, **options)
+        between = difference(truth, *detections, **options)
         covered += between.low <= 100 * 20 / 101 <= between.high
         if trial < 10:
-            alone = interval(truth, found[1], **options)
+            alone = interval(truth, detections[1], **options)
             widths.append((between.high - between.low) / (alone.high - alone.low))
     assert covered / trials >= 0.86  # 95 % of 40 trials, less two and a half standard deviations
     # A share p of n pictures deviates by √(p (1 - p) / n): for p = 0.2, found by one only, 0.4 / √n; for the
@@ -161,13 +163,13 @@ def test_covers_the_known_difference():
 
 def test_mistakes():
     truth = one_each(2, range(1))
-    with pytest.raises(ValueError, match=r"no metric 'AP57' to resample: did you mean AP5?"):
+    with pytest.raises(ValueError, match=r"the metric 'AP57' cannot be resampled: did you mean AP75\?"):
         interval(truth, [], metric="AP57")
     with pytest.raises(ValueError, match="resamples must be at least 1, not 0"):
         difference(truth, [], [], resamples=0)
-    with pytest.raises(ValueError, match="the truth has no object to be found"):
+    with pytest.raises(ValueError, match="the ground truth has no object to find"):
         difference(one_each(2, range(0)), [], [])
-    with pytest.raises(ValueError, match="lists no picture"):
+    with pytest.raises(ValueError, match="lists no image"):
         interval(one_each(0, range(0)), [])
-    with pytest.raises(ValueError, match="picture 7, which the truth does not list"):
+    with pytest.raises(ValueError, match="image_id that the ground truth does not list: 7"):
         interval(truth, [box_in(7, score=0.5)], kind="bbox")

@@ -5,8 +5,9 @@ import copy
 import numpy as np
 import pytest
 
-from maskrcnn.evaluation.coco import coco_metrics, table
+from maskrcnn.evaluation.coco import coco_metrics
 from maskrcnn.evaluation.lvis import lvis_metrics
+from maskrcnn.evaluation.tables import metrics_tables
 
 FREQUENCIES = "rcf"
 HERE, THERE = [10, 10, 40, 40], [80, 60, 40, 40]
@@ -43,8 +44,8 @@ def lvis(images: list[dict], annotations: list[dict], classes: int = 3) -> dict:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def ap(truth: dict, found: list[dict]) -> float:
-    metrics = lvis_metrics(truth, found)
+def ap(truth: dict, detections: list[dict]) -> float:
+    metrics = lvis_metrics(truth, detections)
     assert metrics["bbox"]["AP"] == pytest.approx(metrics["segm"]["AP"])
     return metrics["bbox"]["AP"]
 
@@ -60,9 +61,9 @@ def ap(truth: dict, found: list[dict]) -> float:
 )
 def test_only_pictures_that_were_searched_count(second, expected):
     truth = lvis([picture(1), second], [thing(1, 1, HERE)])
-    found = [detection(2, 1, HERE, 0.9), detection(1, 1, HERE, 0.5)]
-    assert ap(truth, found) == pytest.approx(expected)
-    assert coco_metrics(truth, found, ["bbox"])["bbox"]["AP"] == pytest.approx(50)
+    detections = [detection(2, 1, HERE, 0.9), detection(1, 1, HERE, 0.5)]
+    assert ap(truth, detections) == pytest.approx(expected)
+    assert coco_metrics(truth, detections, ["bbox"])["bbox"]["AP"] == pytest.approx(50)
 
 
 @pytest.mark.parametrize(("not_exhaustive", "expected"), [((), 50), ((1,), 100), ((2,), 50)])
@@ -85,7 +86,7 @@ def test_classes_by_how_frequent_they_are():
     assert metrics["AP"] == pytest.approx((100 + half) / 2)
     assert metrics["APm"] == metrics["AP"] and metrics["APs"] is None
     assert metrics["per_class"]["class 2"]["AP75"] == pytest.approx(half)
-    assert [column.header for column in table({"bbox": metrics}).renderables[0].columns][-3:] == [
+    assert [column.header for column in metrics_tables({"bbox": metrics}).renderables[0].columns][-3:] == [
         "APr",
         "APc",
         "APf",
@@ -95,13 +96,13 @@ def test_classes_by_how_frequent_they_are():
 @pytest.mark.parametrize(("surer", "expected"), [(299, 100), (300, 0)])
 def test_300_detections_of_a_picture_count(surer, expected):
     truth = lvis([picture(1), picture(2)], [thing(1, 1, HERE)])
-    found = [detection(1, 2 + i % 2, THERE, 0.9) for i in range(surer)]
-    found += [detection(2, 1, THERE, 0.9), detection(1, 1, HERE, 0.5)]
-    assert ap(truth, found) == pytest.approx(expected)
+    detections = [detection(1, 2 + i % 2, THERE, 0.9) for i in range(surer)]
+    detections += [detection(2, 1, THERE, 0.9), detection(1, 1, HERE, 0.5)]
+    assert ap(truth, detections) == pytest.approx(expected)
 
 
 def random_scene(rng: np.random.Generator) -> tuple[dict, list[dict]]:
-    images, objects, found = [], [], []
+    images, objects, detections = [], [], []
     for number in range(1, 21):
         kinds = rng.permutation([1, 2, 3])
         images.append(picture(number, kinds[:1].tolist(), kinds[1:2].tolist() if rng.random() < 0.5 else ()))
@@ -111,8 +112,8 @@ def random_scene(rng: np.random.Generator) -> tuple[dict, list[dict]]:
             for _ in range(rng.integers(0, 4)):
                 moved = (np.array(box) + rng.normal(0, 2, 4)).clip(1).tolist()
                 category = objects[-1]["category_id"] if rng.random() < 0.7 else int(rng.integers(1, 4))
-                found.append(detection(number, category, moved, float(rng.random())))
-    return lvis(images, objects), found
+                detections.append(detection(number, category, moved, float(rng.random())))
+    return lvis(images, objects), detections
 
 
 def iou(one: list, other: list) -> float:
@@ -121,12 +122,12 @@ def iou(one: list, other: list) -> float:
     return shared / (w * h + c * d - shared)
 
 
-def plainly(truth: dict, found: list[dict], category: int, threshold: float) -> float:
+def plainly(truth: dict, detections: list[dict], category: int, threshold: float) -> float:
     """AP of one class at one overlap, in percent, from LVIS' rules as its paper words them."""
     objects = [o for o in truth["annotations"] if o["category_id"] == category]
     images = {image["id"]: image for image in truth["images"]}
     taken, verdicts = set(), []
-    for one in sorted(found, key=lambda one: -one["score"]):
+    for one in sorted(detections, key=lambda one: -one["score"]):
         image = images[one["image_id"]]
         near = [
             (iou(one["bbox"], o["bbox"]), i) for i, o in enumerate(objects) if o["image_id"] == image["id"]
@@ -147,26 +148,28 @@ def plainly(truth: dict, found: list[dict], category: int, threshold: float) -> 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_rules_applied_plainly(seed):
-    truth, found = random_scene(np.random.default_rng(seed))
-    before = copy.deepcopy((truth, found))
-    ours = lvis_metrics(truth, found, ["bbox"])["bbox"]
-    assert (truth, found) == before
+    truth, detections = random_scene(np.random.default_rng(seed))
+    before = copy.deepcopy((truth, detections))
+    ours = lvis_metrics(truth, detections, ["bbox"])["bbox"]
+    assert (truth, detections) == before
     thresholds = np.linspace(0.5, 0.95, 10)
-    theirs = np.array([[plainly(truth, found, c, t) for t in thresholds] for c in (1, 2, 3)])
+    theirs = np.array([[plainly(truth, detections, c, t) for t in thresholds] for c in (1, 2, 3)])
     assert [ours[name] for name in ("APr", "APc", "APf")] == pytest.approx(theirs.mean(1), abs=1e-6)
     assert ours["AP"] == pytest.approx(theirs.mean(), abs=1e-6) and 10 < ours["AP"] < 90
     assert [ours["AP50"], ours["AP75"]] == pytest.approx(theirs.mean(0)[[0, 5]], abs=1e-6)
-    assert abs(ours["AP"] - coco_metrics(truth, found, ["bbox"])["bbox"]["AP"]) > 0.5
+    assert abs(ours["AP"] - coco_metrics(truth, detections, ["bbox"])["bbox"]["AP"]) > 0.5
 
 
 def test_what_is_no_lvis_file():
     truth = lvis([picture(1)], [])
     del truth["images"][0]["neg_category_ids"]
-    with pytest.raises(ValueError, match="picture 1 has no 'neg_category_ids'"):
+    with pytest.raises(ValueError, match="1 fields are missing: 'neg_category_ids' of image 1; take"):
         lvis_metrics(truth, [])
-    with pytest.raises(ValueError, match="picture 7, which the truth does not list"):
+    with pytest.raises(ValueError, match="image_id that the ground truth does not list: 7"):
         lvis_metrics(lvis([picture(1)], []), [detection(7, 1, HERE, 0.5)])
     truth = lvis([picture(1)], [])
     truth["categories"][1]["frequency"] = "often"
-    with pytest.raises(ValueError, match="class 2 'class 2' needs a 'frequency' of r, c or f, not 'often'"):
+    with pytest.raises(
+        ValueError, match="a 'frequency' of r, c or f for class 2 'class 2', which has 'often'"
+    ):
         lvis_metrics(truth, [])

@@ -107,7 +107,7 @@ def test_cityscapes_figures_have_classes_and_gaps():
     numbers = {"AP": None, "AP50": None, "per_class": {"car": {"AP": 40.0, "AP50": 60.0}}}
     done = run.Run(table.rows[0], 0, None, {"cityscapes": numbers}, [], 0.5)
     head, fine, seed, *cited = run._lines(table, [done], {})
-    assert head == ["published, ours", "AP", "AP50", "s a picture"]
+    assert head == ["published, ours", "AP", "AP50", "seconds per image"]
     assert fine == ["fine", "31.5", "", ""] and seed[1:] == ["-", "-", "0.50"] and "seed 0" in seed[0]
     assert {len(line) for line in cited} == {len(head)}
     [ours] = run.figures(table, [done], {}, lambda row: SMALL)["rows"][0]["ours"]

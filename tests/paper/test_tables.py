@@ -225,7 +225,7 @@ def test_the_list_names_every_row():
 def test_rows_are_chosen_by_name():
     assert [row.recipe for row in chosen("2d", ["RoIPool"], "resnet18").rows] == ["resnet18_c5"]
     assert len(chosen("2c").rows) == 5
-    with pytest.raises(ValueError, match="there is no table 2f; there are main, 2a"):
+    with pytest.raises(ValueError, match="there is no table '2f': there are main, 2a"):
         chosen("2f")
-    with pytest.raises(ValueError, match="has no row 'RoIpool': its rows are RoIPool, RoIAlign"):
+    with pytest.raises(ValueError, match="has no row RoIpool: its rows are RoIPool, RoIAlign"):
         chosen("2d", ["RoIpool"])

@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     from maskrcnn.data.synthetic import synthetic_dataset
-    from maskrcnn.evaluation.coco import write_metrics
+    from maskrcnn.evaluation.tables import write_metrics
     from maskrcnn.predict.load import load as load_predictor
     from maskrcnn.predict.write import write_predictions
     from maskrcnn.training.checkpoint import load

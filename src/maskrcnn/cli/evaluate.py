@@ -9,48 +9,55 @@ from maskrcnn.cli.arguments import WEIGHTS, Commands, acceleration_of, add_accel
 
 
 def add(commands: Commands) -> None:
-    """Add the command's grammar."""
-    evaluate = commands.add_parser("evaluate", help="measure COCO's average precision of a checkpoint")
-    evaluate.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
-    evaluate.add_argument("data", type=Path, metavar="DATA")
-    evaluate.add_argument("--split", choices=("train", "val"), default="val")
-    evaluate.add_argument(
+    """Add the command's arguments."""
+    parser = commands.add_parser("evaluate", help="compute the average precision (AP) of a network")
+    parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="folder in the layout of COCO, Roboflow or Cityscapes"
+    )
+    parser.add_argument(
+        "--split", choices=("train", "val"), default="val", help="which images of it (default: val)"
+    )
+    parser.add_argument(
         "--max-detections",
         type=int,
         metavar="N",
-        help="that count in a picture (default: all that are found)",
+        help="maximum number of detections of a class in an image (default: as many as the network returns)",
     )
-    evaluate.add_argument(
+    parser.add_argument(
         "--also",
         nargs="+",
         choices=("boundary", "lvis"),
         default=[],
-        help="to judge beside boxes, masks and keypoints: masks' boundaries; by LVIS' rules",
+        help="also report: boundary = boundary AP, lvis = LVIS AP",
     )
-    evaluate.add_argument(
-        "--report", type=Path, metavar="DIR", help="write a page: curves, errors, worst pictures"
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write an HTML page into this folder: metrics, curves, types of error, worst images",
     )
-    evaluate.add_argument("--output", type=Path, default=Path("metrics.json"), metavar="metrics.json")
-    add_acceleration(evaluate)
-    evaluate.set_defaults(command=run)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("metrics.json"),
+        metavar="FILE",
+        help="write the metrics to this file (default: metrics.json)",
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto (default)"
+    )
+    add_acceleration(parser)
+    parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; return its exit status."""
-    from rich import print as print_table
+    """Run the command and return its exit status."""
+    from rich import print as print_tables
 
-    from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
-    from maskrcnn.evaluation.coco import (
-        Metrics,
-        coco_metrics,
-        detections_to_coco,
-        predicted,
-        table,
-        truth_of,
-        write_metrics,
-    )
-    from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
     from maskrcnn.evaluation.report import write_report
+    from maskrcnn.evaluation.run import evaluate
+    from maskrcnn.evaluation.tables import metrics_tables, write_metrics
     from maskrcnn.fast.memory import keep_memory
     from maskrcnn.predict.load import predictor_of
     from maskrcnn.training.setup import open_split
@@ -60,37 +67,23 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--max-detections must be at least 1, not {arguments.max_detections}")
     keep_memory()
     trained = read_model(arguments.weights)
-    speed = acceleration_of(arguments)
-    predictor = predictor_of(trained, trained.build(), speed=speed)
+    predictor = predictor_of(trained, trained.build(), arguments.device, acceleration_of(arguments))
     dataset = open_split(arguments.data, arguments.split, trained)
-    truth = truth_of(dataset)
-    if "lvis" in arguments.also:
-        check_lvis(truth)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)  # known to work before the work is done
-    cap = arguments.max_detections or trained.max_detections
-    detections, kinds = detections_to_coco(predicted(predictor, dataset.paths), dataset)
-    also = [kind for kind in arguments.also if kind != "lvis"]
-    metrics = coco_metrics(truth, detections, dict.fromkeys([*kinds, *also]), cap)
-    print_table(table(metrics))
-    benchmarks: Metrics = {}
-    if is_cityscapes(truth):
-        benchmarks["cityscapes"] = cityscapes_metrics(truth, detections)
-        print_table(table({"segm": benchmarks["cityscapes"]}, "Cityscapes"))
-    if "lvis" in arguments.also:
-        benchmarks["lvis"] = lvis_metrics(truth, detections, [kind for kind in kinds if kind != "keypoints"])
-        classless = {kind: {**numbers, "per_class": {}} for kind, numbers in benchmarks["lvis"].items()}
-        print_table(table(classless, "LVIS"))  # the table above has a line for each of a thousand classes
-    write_metrics(arguments.output, {**metrics, **benchmarks})
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)  # fails before the evaluation, not after it
+    evaluation = evaluate(
+        predictor,
+        dataset,
+        max_detections=arguments.max_detections or trained.max_detections,
+        also=arguments.also,
+    )
+    print_tables(metrics_tables(evaluation.metrics))
+    write_metrics(arguments.output, evaluation.metrics)
     print(f"metrics {arguments.output}")
     if arguments.report:
-        paths = dict(zip(dataset.image_ids.tolist(), dataset.paths, strict=True))
         page = write_report(
             arguments.report,
-            truth,
-            detections,
-            metrics,
-            picture_of=paths.__getitem__,
-            max_detections=cap,
+            evaluation,
+            image_paths=dict(zip(dataset.image_ids.tolist(), dataset.paths, strict=True)),
             capacity=trained.max_detections,
             title=f"{arguments.weights} on {arguments.data}, {arguments.split}",
         )

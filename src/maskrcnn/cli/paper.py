@@ -10,21 +10,41 @@ from maskrcnn.training.settings import parse_sets
 
 
 def add(commands: Commands) -> None:
-    """Add the command's grammar."""
-    parser = commands.add_parser("paper", help="the paper's tables: list them, train and judge their rows")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("list", help="every row with its published figure").set_defaults(command=_list)
-    run = actions.add_parser("run", help="train and judge rows, beside their published figures")
-    run.add_argument("table", metavar="TABLE", help="such as 2c (maskrcnn paper list)")
-    run.add_argument("rows", nargs="*", metavar="ROW", help="their names (default: all)")
-    run.add_argument("--data", type=Path, required=True, metavar="DATA")
-    run.add_argument("--output", type=Path, default=Path("runs/paper"), metavar="DIR")
-    run.add_argument(
-        "--scale", choices=("full", "small"), default="full", help="the paper's schedule, or a small one"
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "paper", help="the paper's tables: list them, or train and evaluate their networks"
     )
-    run.add_argument("--body", help="for smaller machines, such as resnet18 (default: the row's own)")
-    run.add_argument("--init", metavar="WEIGHTS", help="to start from (default: full ImageNet's, small none)")
-    run.add_argument("--seeds", type=int, default=1, metavar="N")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="list every row with its published figures").set_defaults(command=_list)
+    run = actions.add_parser(
+        "run", help="train and evaluate the networks of a table, and compare with the published figures"
+    )
+    run.add_argument("table", metavar="TABLE", help="name of a table, such as 2c (see maskrcnn paper list)")
+    run.add_argument("rows", nargs="*", metavar="ROW", help="names of rows (default: all)")
+    run.add_argument(
+        "--data", type=Path, required=True, metavar="DATA", help="folder in the layout of COCO or Cityscapes"
+    )
+    run.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/paper"),
+        metavar="DIR",
+        help="folder for networks and reports (default: runs/paper)",
+    )
+    run.add_argument(
+        "--scale", choices=("full", "small"), default="full", help="the paper's schedule, or a short one"
+    )
+    run.add_argument(
+        "--body", help="another backbone, such as resnet18 for smaller machines (default: the row's own)"
+    )
+    run.add_argument(
+        "--init",
+        metavar="WEIGHTS",
+        help="initial weights (default: ImageNet's for --scale full, none for small)",
+    )
+    run.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="train each row with N seeds (default: 1)"
+    )
     add_sets(run)
     run.set_defaults(command=_run)
 

@@ -1,1 +1,1 @@
-"""How good the results are: COCO's average precision."""
+"""Accuracy of detections: AP as COCO, LVIS and Cityscapes define it, its uncertainty, and error reports."""

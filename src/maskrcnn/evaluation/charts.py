@@ -1,26 +1,25 @@
-"""Small charts as SVG text, to stand inside an HTML page: no scripts, no files, no other library."""
+"""Charts of an evaluation as positions in an SVG drawing, which html/chart.html draws."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 INK = "#1a1a1a"
 RIGHT, WRONG = "#0072b2", "#d55e00"
-# Okabe and Ito's colours, told apart by nearly everybody, without black and without yellow
+# The palette of Okabe and Ito, which colour-blind people can tell apart, without black and without yellow
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a5a2b")
 
-_WIDTH, _HEIGHT = 460, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 44  # margins around the plot
+_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-class Line(NamedTuple):
-    """One curve: its values at equal steps from 0 to 1."""
+class Curve(NamedTuple):
+    """The values (0 … 1) of a curve at equal steps from 0 to 1."""
 
     name: str
     values: Float[np.ndarray, " n"]
@@ -28,98 +27,97 @@ class Line(NamedTuple):
     width: float = 1.5
 
 
-def curves(lines: Sequence[Line], x_name: str, y_name: str) -> str:
-    """Draw curves over 0 … 1 on both axes, the last one on top."""
-    ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    drawn = [
-        f'<polyline fill="none" stroke="{line.colour}" stroke-width="{line.width}" points="{_points(line)}">'
-        f"<title>{escape(line.name)}</title></polyline>"
-        for line in lines
-    ]
-    frame = _frame([(t, f"{t:g}") for t in ticks], [(t, f"{t:g}") for t in ticks], x_name, y_name)
-    return _svg([*frame, *drawn], f"{y_name} over {x_name}")
+class Line(NamedTuple):
+    """A polyline; `points` are "x,y x,y …"."""
+
+    name: str
+    points: str
+    colour: str
+    width: float
 
 
-def _points(line: Line) -> str:
-    xs = np.linspace(0, 1, len(line.values))
-    return " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in zip(xs, line.values, strict=True))
+class Bar(NamedTuple):
+    """A filled rectangle; `title` is shown under the mouse."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str
+    title: str
 
 
-def histogram(
+@dataclass(frozen=True)
+class Chart:
+    """A chart; all positions are px of the drawing, x to the right, y down. Ticks are positions and texts."""
+
+    x_name: str
+    y_name: str
+    label: str  # describes the chart to screen readers
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    lines: list[Line] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    marker: tuple[float, str] | None = None  # x and text of a dashed vertical line
+
+    width: ClassVar[int] = 460
+    height: ClassVar[int] = 300
+    left: ClassVar[int] = 52  # the edges of the plot area
+    right: ClassVar[int] = 448
+    top: ClassVar[int] = 12
+    bottom: ClassVar[int] = 256
+
+
+def curves_chart(curves: Sequence[Curve], x_name: str, y_name: str) -> Chart:
+    """Return a chart of curves over 0 … 1 on both axes, the last one on top."""
+    return Chart(
+        x_name,
+        y_name,
+        f"{y_name} over {x_name}",
+        x_ticks=[(_x(tick), f"{tick:g}") for tick in _TICKS],
+        y_ticks=[(_y(tick), f"{tick:g}") for tick in _TICKS],
+        lines=[Line(curve.name, _points(curve.values), curve.colour, curve.width) for curve in curves],
+    )
+
+
+def _points(values: Float[np.ndarray, " n"]) -> str:
+    xs = np.linspace(0, 1, len(values)).tolist()
+    return " ".join(f"{_x(x)},{_y(y)}" for x, y in zip(xs, values.tolist(), strict=True))
+
+
+def histogram_chart(
     right: Int[np.ndarray, " bins"], wrong: Int[np.ndarray, " bins"], threshold: float | None
-) -> str:
-    """Draw two bars in each part of 0 … 1, counts on a logarithmic axis that begins at 0, and a threshold."""
-    top = max(10 ** math.ceil(math.log10(max(1, *right.tolist(), *wrong.tolist()))), 10)
+) -> Chart:
+    """Return a chart of two counts in each bin of the score, on a logarithmic axis that begins at 0."""
+    counts = {"right": right.tolist(), "wrong": wrong.tolist()}
+    top = max(10 ** math.ceil(math.log10(max(1, *counts["right"], *counts["wrong"]))), 10)
     powers = [10**power for power in range(round(math.log10(top)) + 1)]
     step = 1 / len(right)
     bars = []
-    for i, counts in enumerate(zip(right.tolist(), wrong.tolist(), strict=True)):
-        for k, (count, colour, name) in enumerate(
-            zip(counts, (RIGHT, WRONG), ("right", "wrong"), strict=True)
-        ):
-            x, y = _x((i + 0.1 + 0.4 * k) * step), _y(_log(count, top))
+    for offset, (name, colour) in zip((0.1, 0.5), (("right", RIGHT), ("wrong", WRONG)), strict=True):
+        for i, count in enumerate(counts[name]):
+            x, y = _x((i + offset) * step), _y(_log(count, top))
             title = f"{count} {name}, score {i * step:.2f} to {(i + 1) * step:.2f}"
-            bars.append(_bar(x, y, _x(0.4 * step) - _x(0.0), colour, title))
-    y_ticks = [(0.0, "0")] + [(_log(power, top), f"{power:,}") for power in powers]
-    frame = _frame([(t, f"{t:g}") for t in (0.0, 0.25, 0.5, 0.75, 1.0)], y_ticks, "score", "detections")
-    return _svg([*frame, *bars, *_mark(threshold)], "histogram of scores")
+            width = round(0.4 * step * (Chart.right - Chart.left), 1)
+            bars.append(Bar(x, y, width, round(Chart.bottom - y, 1), colour, title))
+    return Chart(
+        "score",
+        "detections",
+        "histogram of scores",
+        x_ticks=[(_x(tick), f"{tick:g}") for tick in _TICKS],
+        y_ticks=[(_y(0.0), "0")] + [(_y(_log(power, top)), f"{power:,}") for power in powers],
+        bars=bars,
+        marker=None if threshold is None else (_x(threshold), f"best threshold {threshold:.3f}"),
+    )
 
 
 def _log(count: int, top: int) -> float:
     return math.log10(1 + count) / math.log10(1 + top)
 
 
-def _bar(x: float, y: float, width: float, colour: str, title: str) -> str:
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_y(0.0) - y:.1f}" fill="{colour}">'
-        f"<title>{escape(title)}</title></rect>"
-    )
-
-
-def _mark(threshold: float | None) -> list[str]:
-    """A dashed line, named on the side where there is room."""
-    if threshold is None:
-        return []
-    x, before = _x(threshold), threshold > 0.6
-    ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{_y(1.0)}" y2="{_y(0.0)}"'
-    return [
-        f'<line {ends} stroke="{INK}" stroke-dasharray="4 3"/>',
-        f'<text x="{x - 5 if before else x + 5:.1f}" y="{_y(1.0) + 11}" class="halo" '
-        f'text-anchor="{"end" if before else "start"}">best threshold {threshold:.3f}</text>',
-    ]
-
-
-def _frame(
-    x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], x_name: str, y_name: str
-) -> list[str]:
-    """Quiet grid lines, numbers beside them, and the names of the axes."""
-    made = []
-    for place, text in x_ticks:
-        made.append(_grid(_x(place), _x(place), _y(0.0), _y(1.0)))
-        made.append(f'<text x="{_x(place):.1f}" y="{_y(0.0) + 17}" text-anchor="middle">{text}</text>')
-    for place, text in y_ticks:
-        made.append(_grid(_x(0.0), _x(1.0), _y(place), _y(place)))
-        made.append(f'<text x="{_x(0.0) - 6}" y="{_y(place) + 4:.1f}" text-anchor="end">{text}</text>')
-    made.append(f'<text x="{_x(0.5)}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>')
-    turned = f'transform="translate(12 {_y(0.5)}) rotate(-90)"'
-    made.append(f'<text {turned} text-anchor="middle">{escape(y_name)}</text>')
-    return made
-
-
-def _grid(x1: float, x2: float, y1: float, y2: float) -> str:
-    return f'<line x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}" stroke="#e2e2e2"/>'
-
-
-def _svg(parts: Sequence[str], label: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
-
-
 def _x(share: float) -> float:
-    return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+    return round(Chart.left + share * (Chart.right - Chart.left), 1)
 
 
 def _y(share: float) -> float:
-    return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+    return round(Chart.bottom - share * (Chart.bottom - Chart.top), 1)

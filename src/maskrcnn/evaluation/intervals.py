@@ -1,11 +1,11 @@
-"""How far average precision would move with other pictures: intervals by the bootstrap over pictures.
+"""Confidence intervals of average precision, and of the difference of two networks, by bootstrap over images.
 
-The pictures of a truth are a sample. Drawing as many of them again, with replacement, many times over, shows
-how AP scatters from sample to sample (Efron, 1979). Two networks are compared on the same draws: what is hard
-for both cancels, so their difference is known far better than either of them.
+The images of a data set are a sample. Drawing as many of them again, with replacement, many times over, shows
+how AP varies from sample to sample (Efron, 1979). Two networks are compared on the same resamples: images
+that are hard for both cancel out, so the interval of their difference is narrower than that of either AP.
 
-Detections are matched with objects once. A draw is a number of copies of each picture; its precision follows
-from the matches by counting each detection as often as its picture was drawn.
+Detections are matched with objects only once. A resample is a number of copies of each image, and its
+precision follows from the matches by counting each detection as often as its image was drawn.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from maskrcnn.evaluation.coco import judge
-from maskrcnn.evaluation.matching import NOTHING, RECALLS, match
+from maskrcnn.evaluation.coco import run_coco_eval
+from maskrcnn.evaluation.coco_format import Entry
+from maskrcnn.evaluation.matching import IGNORED, IOU_THRESHOLDS, RECALLS, match
 from maskrcnn.messages import nearest
 
-Entries = Sequence[dict[str, Any]]
-
-_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
-_METRICS = {"AP": _THRESHOLDS, "AP50": _THRESHOLDS[:1], "AP75": _THRESHOLDS[5:6]}
-_AT_ONCE = 500_000  # draws × detections counted in one go, so that they stay in the processor's cache
+_METRICS = {"AP": IOU_THRESHOLDS, "AP50": IOU_THRESHOLDS[:1], "AP75": IOU_THRESHOLDS[5:6]}
+_CHUNK_SIZE = 500_000  # resamples × detections computed at once, so that they stay in the processor's cache
 
 
 class Interval(NamedTuple):
@@ -44,19 +42,10 @@ class Estimate(NamedTuple):
     high: float
 
 
-class _Matched(NamedTuple):
-    """The detections of one class in all pictures, surest first, and what each is at each IoU threshold."""
-
-    picture: Int[np.ndarray, " D"]
-    right: Bool[np.ndarray, "T D"]
-    ignored: Bool[np.ndarray, "T D"]  # matched with a crowd or another object that is not asked for
-    objects: Int[np.ndarray, " I"]  # how many each picture has to be found
-
-
 def difference(
-    truth: dict[str, Any],
-    first: Entries,
-    second: Entries,
+    truth: Entry,
+    first: Sequence[Entry],
+    second: Sequence[Entry],
     *,
     kind: str = "segm",
     metric: str = "AP",
@@ -64,23 +53,25 @@ def difference(
     seed: int = 0,
     max_detections: int = 100,
 ) -> Interval:
-    """Return by how much `first` is ahead of `second`, and the interval of that over pictures.
+    """Return the metric of `first` minus that of `second`, and the interval of this difference over images.
 
-    Truth and detections are in COCO's forms, `kind` and `max_detections` as in `coco_metrics`; `metric` is
-    AP, AP50 or AP75. The bounds are the 2.5 % and 97.5 % quantiles over the draws; where 0 is not between
-    them, the difference is more than chance in the choice of pictures.
+    Ground truth and detections are in COCO's form, `kind` and `max_detections` are those of `coco_metrics`;
+    `metric` is AP, AP50 or AP75. The bounds are the 2.5 % and 97.5 % quantiles over the resamples; if 0 lies
+    outside of them, the difference is significant with respect to the choice of images.
 
-    Raises ValueError for a metric or kind that there is not, fewer than 1 resample, a truth without objects,
-    and detections that `coco_metrics` would refuse.
+    Raises ValueError for an unknown metric or kind, fewer than 1 resample, a ground truth without objects,
+    and detections that `coco_metrics` does not accept.
     """
-    drawn = _draws(len(truth["images"]), resamples, seed)
-    ours, theirs = (_values(truth, found, kind, metric, max_detections, drawn) for found in (first, second))
-    return Interval(*_with_bounds(ours - theirs))
+    copies = _resample(len(truth["images"]), resamples, seed)
+    values = [
+        _values(truth, detections, kind, metric, max_detections, copies) for detections in (first, second)
+    ]
+    return Interval(*_with_bounds(values[0] - values[1]))
 
 
 def interval(
-    truth: dict[str, Any],
-    detections: Entries,
+    truth: Entry,
+    detections: Sequence[Entry],
     *,
     kind: str = "segm",
     metric: str = "AP",
@@ -88,50 +79,50 @@ def interval(
     seed: int = 0,
     max_detections: int = 100,
 ) -> Estimate:
-    """Return the metric of some detections and its interval over pictures, all as in `difference`.
+    """Return the metric of the detections and its interval over images. Arguments as in `difference`.
 
-    Of classes with few objects, AP comes out too high, the more so the fewer there are, and a draw has fewer
-    different ones than the set. So where most classes are rare, these bounds lie too high; those of a
-    difference hardly do, because this cancels.
+    AP overestimates classes with few objects, and more so the fewer there are; a resample has fewer different
+    objects than the data set. So where most classes are rare, these bounds are too high. Those of a
+    difference hardly are, because the bias cancels out.
     """
-    drawn = _draws(len(truth["images"]), resamples, seed)
-    return Estimate(*_with_bounds(_values(truth, detections, kind, metric, max_detections, drawn)))
+    copies = _resample(len(truth["images"]), resamples, seed)
+    return Estimate(*_with_bounds(_values(truth, detections, kind, metric, max_detections, copies)))
 
 
-def _draws(pictures: int, resamples: int, seed: int) -> Int[np.ndarray, "draws I"]:
-    """Return how often each picture is drawn: first each once, which is the set itself, then at random."""
+def _resample(images: int, resamples: int, seed: int) -> Int[np.ndarray, "R I"]:
+    """Return how often each resample contains each image. The first one is the data set itself."""
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
-    if not pictures:
-        raise ValueError("the truth lists no picture")
-    shares = np.full(pictures, 1 / pictures)
-    random = np.random.default_rng(seed).multinomial(pictures, shares, size=resamples)
-    return np.concatenate([np.ones((1, pictures), np.int64), random]).astype(np.int32)
+    if not images:
+        raise ValueError("the ground truth lists no image")
+    shares = np.full(images, 1 / images)
+    random = np.random.default_rng(seed).multinomial(images, shares, size=resamples)
+    return np.concatenate([np.ones((1, images), np.int64), random]).astype(np.int32)
 
 
-def _with_bounds(values: Float[np.ndarray, " draws"]) -> tuple[float, float, float]:
-    """Return the first value, which is that of the set itself, and the bounds over the draws."""
+def _with_bounds(values: Float[np.ndarray, " R"]) -> tuple[float, float, float]:
+    """Return the first value, which is that of the data set itself, and the bounds over the resamples."""
     if np.isnan(values[0]):
-        raise ValueError("the truth has no object to be found")
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])  # a draw may miss all the pictures with objects
+        raise ValueError("the ground truth has no object to find")
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])  # a resample may contain no image with objects
     return float(values[0]), float(low), float(high)
 
 
 def _values(
-    truth: dict[str, Any],
-    detections: Entries,
+    truth: Entry,
+    detections: Sequence[Entry],
     kind: str,
     metric: str,
     max_detections: int,
-    drawn: Int[np.ndarray, "draws I"],
-) -> Float[np.ndarray, " draws"]:
-    """Return the metric of each draw in percent, NaN where nothing is to be found."""
+    copies: Int[np.ndarray, "R I"],
+) -> Float[np.ndarray, " R"]:
+    """Return the metric of each resample in percent, NaN where it has no object."""
     if metric not in _METRICS:
-        raise ValueError(f"there is no metric '{metric}' to resample: {nearest(metric, _METRICS)}")
-    done = judge(kind, truth, detections, max_detections)
-    total, classes = np.zeros(len(drawn)), np.zeros(len(drawn), np.int64)
-    for matched in _by_class(done, _METRICS[metric]):
-        precision = _average_precision(matched, drawn)
+        raise ValueError(f"the metric '{metric}' cannot be resampled: {nearest(metric, _METRICS)}")
+    coco_eval = run_coco_eval(kind, truth, detections, max_detections)
+    total, classes = np.zeros(len(copies)), np.zeros(len(copies), np.int64)
+    for matches in _match_by_class(coco_eval, _METRICS[metric]):
+        precision = _average_precision(matches, copies)
         total += np.nan_to_num(precision)
         classes += ~np.isnan(precision)
     return np.where(classes, 100 * total / np.maximum(classes, 1), np.nan)
@@ -140,23 +131,37 @@ def _values(
 # --- matching, once ---
 
 
-def _by_class(done: Any, thresholds: Float[np.ndarray, " T"]) -> Iterator[_Matched]:
-    """Yield what a judge of faster-coco-eval compared, class by class."""
-    objects, found = _grouped(done.cocoGt), _grouped(done.cocoDt)
-    for category in done.params.catIds:
-        parts = []
-        for picture, image in enumerate(done.params.imgIds):
-            pair = (image, category)
-            if pair in objects or pair in found:
-                there, here = objects.get(pair, []), found.get(pair, [])
-                scores = np.sort([one["score"] for one in here])[::-1][: done.params.maxDets[-1]]
-                ious = np.reshape(done.ious[pair], (len(scores), len(there)))
-                parts.append(_part(picture, scores, ious, there, thresholds))
-        yield _joined(parts, len(done.params.imgIds), len(thresholds))
+class _Matches(NamedTuple):
+    """The detections of one class, in descending order of score, matched at each IoU threshold."""
+
+    scores: Float[np.ndarray, " D"]
+    image: Int[np.ndarray, " D"]
+    correct: Bool[np.ndarray, "T D"]
+    ignored: Bool[np.ndarray, "T D"]  # matched with a crowd region or another object that does not count
+    objects: Int[np.ndarray, " I"]  # of each image, those that count
 
 
-def _grouped(coco: Any) -> dict[tuple[int, int], list[dict[str, Any]]]:
-    """Group the entries of a faster-coco-eval data set by picture and class."""
+def _match_by_class(coco_eval: Any, thresholds: Float[np.ndarray, " T"]) -> Iterator[_Matches]:
+    """Yield the matches of each class, from the overlaps that faster-coco-eval computed."""
+    objects_of, detections_of = _grouped(coco_eval.cocoGt), _grouped(coco_eval.cocoDt)
+    image_ids, max_detections = coco_eval.params.imgIds, coco_eval.params.maxDets[-1]
+    for category in coco_eval.params.catIds:
+        counts = np.zeros(len(image_ids), np.int64)
+        parts = [_match(np.zeros((0, 0)), np.zeros(0), 0, [], thresholds)]
+        for image, image_id in enumerate(image_ids):
+            pair = (image_id, category)
+            if pair in objects_of or pair in detections_of:
+                objects = objects_of.get(pair, [])
+                scores = np.sort([entry["score"] for entry in detections_of.get(pair, [])])[::-1]
+                scores = scores[:max_detections]
+                ious = np.reshape(coco_eval.ious[pair], (len(scores), len(objects)))
+                parts.append(_match(ious, scores, image, objects, thresholds))
+                counts[image] = sum(not entry["ignore"] for entry in objects)
+        yield _joined(parts, counts)
+
+
+def _grouped(coco: Any) -> dict[tuple[int, int], list[Entry]]:
+    """Group the entries of a faster-coco-eval data set by image and class."""
     groups = defaultdict(list)
     for entry in coco.dataset["annotations"]:
         groups[entry["image_id"], entry["category_id"]].append(entry)
@@ -164,85 +169,75 @@ def _grouped(coco: Any) -> dict[tuple[int, int], list[dict[str, Any]]]:
 
 
 class _Part(NamedTuple):
-    """One class in one picture."""
+    """The detections of one class in one image, as in `_Matches`."""
 
-    picture: int
-    objects: int
     scores: Float[np.ndarray, " D"]
-    right: Bool[np.ndarray, "T D"]
-    ignored: Bool[np.ndarray, "T D"]
+    image: Int[np.ndarray, " D"]
+    matches: Int[np.ndarray, "T D"]
 
 
-def _part(
-    picture: int,
-    scores: Float[np.ndarray, " D"],
+def _match(
     ious: Float[np.ndarray, "D G"],
-    there: Entries,
+    scores: Float[np.ndarray, " D"],
+    image: int,
+    objects: Sequence[Entry],
     thresholds: Float[np.ndarray, " T"],
 ) -> _Part:
-    crowd = np.array([bool(one["iscrowd"]) for one in there], bool)
-    optional = np.array([bool(one["ignore"]) for one in there], bool)
-    matched = match(ious, crowd, optional, thresholds)
-    ignored = np.append(optional, False)[matched]  # NOTHING reads the last one
-    return _Part(picture, int((~optional).sum()), scores, (matched != NOTHING) & ~ignored, ignored)
+    crowd = np.array([bool(entry["iscrowd"]) for entry in objects], bool)
+    ignored = np.array([bool(entry["ignore"]) for entry in objects], bool)
+    return _Part(scores, np.full(len(scores), image), match(ious, crowd, ignored, thresholds))
 
 
-def _joined(parts: Sequence[_Part], pictures: int, thresholds: int) -> _Matched:
-    """Put the detections of a class in order of their scores; ties stay in the order of the pictures."""
-    scores = np.concatenate([np.zeros(0), *(part.scores for part in parts)])
+def _joined(parts: Sequence[_Part], objects: Int[np.ndarray, " I"]) -> _Matches:
+    """Sort the detections of a class by score; equal scores stay in the order of the images."""
+    scores, image = (np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[:2])
+    matches = np.concatenate([part.matches for part in parts], axis=1)
     order = np.argsort(-scores, kind="stable")
-    none, objects = np.zeros((thresholds, 0), bool), np.zeros(pictures, np.int64)
-    for part in parts:
-        objects[part.picture] = part.objects
-    return _Matched(
-        picture=np.concatenate([np.zeros(0, int), *(np.full(len(p.scores), p.picture) for p in parts)])[
-            order
-        ],
-        right=np.concatenate([none, *(part.right for part in parts)], axis=1)[:, order],
-        ignored=np.concatenate([none, *(part.ignored for part in parts)], axis=1)[:, order],
-        objects=objects,
-    )
+    matches = matches[:, order]
+    return _Matches(scores[order], image[order], matches >= 0, matches == IGNORED, objects)
 
 
-# --- precision, for each draw ---
+# --- precision of each resample ---
 
 
-def _average_precision(matched: _Matched, drawn: Int[np.ndarray, "draws I"]) -> Float[np.ndarray, " draws"]:
-    """Return the mean over thresholds and recalls, shares of 1; NaN for draws that have none of the class."""
-    step = max(1, _AT_ONCE // max(1, matched.picture.size, int(matched.objects.sum())))
-    return np.concatenate([_of_draws(matched, drawn[i : i + step]) for i in range(0, len(drawn), step)])
+def _average_precision(matches: _Matches, copies: Int[np.ndarray, "R I"]) -> Float[np.ndarray, " R"]:
+    """Return AP (0 … 1) over the IoU thresholds; NaN for resamples without an object of the class."""
+    step = max(1, _CHUNK_SIZE // max(1, len(matches.scores), int(matches.objects.sum())))
+    chunks = (copies[i : i + step] for i in range(0, len(copies), step))
+    return np.concatenate([_average_precision_of_chunk(matches, chunk) for chunk in chunks])
 
 
-def _of_draws(matched: _Matched, drawn: Int[np.ndarray, "draws I"]) -> Float[np.ndarray, " draws"]:
-    copies = drawn[:, matched.picture]
-    seen = np.cumsum(copies, axis=1, dtype=np.int32)
-    objects = drawn @ matched.objects
+def _average_precision_of_chunk(matches: _Matches, copies: Int[np.ndarray, "R I"]) -> Float[np.ndarray, " R"]:
+    detection_copies = copies[:, matches.image]
+    cumulative = np.cumsum(detection_copies, axis=1, dtype=np.int32)
+    objects = copies @ matches.objects
     recall = np.arange(objects.max() + 1) / np.maximum(objects, 1)[:, None]
     reached = np.searchsorted(RECALLS, recall, side="right")
-    areas = [
-        _area(copies, seen, right, ignored, reached)
-        for right, ignored in zip(matched.right, matched.ignored, strict=True)
+    precisions = [
+        _mean_precision(detection_copies, cumulative, correct, ignored, reached)
+        for correct, ignored in zip(matches.correct, matches.ignored, strict=True)
     ]
-    return np.where(objects > 0, np.mean(areas, axis=0), np.nan)
+    return np.where(objects > 0, np.mean(precisions, axis=0), np.nan)
 
 
-def _area(
-    copies: Int[np.ndarray, "draws D"],
-    seen: Int[np.ndarray, "draws D"],
-    right: Bool[np.ndarray, " D"],
+def _mean_precision(
+    copies: Int[np.ndarray, "R D"],
+    cumulative: Int[np.ndarray, "R D"],
+    correct: Bool[np.ndarray, " D"],
     ignored: Bool[np.ndarray, " D"],
-    reached: Int[np.ndarray, "draws counts"],
-) -> Float[np.ndarray, " draws"]:
-    """Return the mean precision over COCO's 101 recalls at one threshold.
+    reached: Int[np.ndarray, "R counts"],
+) -> Float[np.ndarray, " R"]:
+    """Return the mean precision over COCO's 101 recalls at one IoU threshold.
 
-    `reached` says how many of these recalls so many objects found reach. Precision need be known only at
-    right detections: between them it falls, and COCO reads the highest precision at or beyond a recall. A
-    right detection counts for the recalls that it is the first to reach.
+    `reached` is the number of these recalls that a number of found objects reaches. Precision is computed
+    only at right detections: between them it falls, and COCO reads the highest precision at or beyond a
+    recall. A right detection counts for the recalls that it is the first to reach.
     """
-    hits, skipped = np.flatnonzero(right), np.flatnonzero(ignored)
-    found = np.cumsum(copies[:, hits], axis=1, dtype=np.int32)
-    before = np.pad(np.cumsum(copies[:, skipped], axis=1), ((0, 0), (1, 0)))
-    counted = seen[:, hits] - before[:, np.searchsorted(skipped, hits)]
-    highest = np.maximum.accumulate((found / np.maximum(counted, 1))[:, ::-1], axis=1)[:, ::-1]
-    recalls = reached[np.arange(len(found))[:, None], found]
-    return np.einsum("bj,bj->b", highest, np.diff(recalls, axis=1, prepend=0)) / len(RECALLS)
+    hits, skipped = np.flatnonzero(correct), np.flatnonzero(ignored)
+    true_positives = np.cumsum(copies[:, hits], axis=1, dtype=np.int32)
+    ignored_before = np.pad(np.cumsum(copies[:, skipped], axis=1), ((0, 0), (1, 0)))
+    counted = cumulative[:, hits] - ignored_before[:, np.searchsorted(skipped, hits)]
+    precision = true_positives / np.maximum(counted, 1)
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recalls = reached[np.arange(len(copies))[:, None], true_positives]
+    return np.einsum("rd,rd->r", precision, np.diff(recalls, axis=1, prepend=0)) / len(RECALLS)

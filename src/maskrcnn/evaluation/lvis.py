@@ -1,10 +1,10 @@
-"""LVIS' average precision of boxes and masks, over a long tail of classes.
+"""LVIS' average precision of boxes and masks, for many classes of which some are rare.
 
-LVIS (Gupta et al., CVPR 2019, section 3) is federated: in each picture only some classes were looked for. A
-class counts in the pictures where it is annotated and in those whose `neg_category_ids` name it, for there is
-none of it in them; in all others its detections are neither right nor wrong. Where
-`not_exhaustive_category_ids` name a class, not all of its objects are annotated, and a detection that matches
-none is not wrong.
+LVIS (Gupta et al., CVPR 2019, section 3) is federated: annotators searched each image only for some classes.
+A class is evaluated in the images where it is annotated and in those whose `neg_category_ids` name it, which
+contain none of it; in all other images its detections count neither as right nor as wrong. Where
+`not_exhaustive_category_ids` name a class, not all of its objects are annotated, and a detection without an
+object does not count as wrong.
 """
 
 from __future__ import annotations
@@ -13,73 +13,83 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from maskrcnn.evaluation.coco import Metrics, judge, precision_of, summaries, summary
+from maskrcnn.evaluation.coco import Metrics, precision_of, run_coco_eval, summaries, summary
+from maskrcnn.evaluation.coco_format import Entry, sorted_categories
+from maskrcnn.messages import first_few
 
-_MAX_DETECTIONS = 300  # in a picture, of all classes together
-_GROUPS = {"APr": "r", "APc": "c", "APf": "f"}  # in up to 10, up to 100 and more pictures of the training set
+_MAX_DETECTIONS = 300  # per image, over all classes
+_FREQUENCIES = {"APr": "r", "APc": "c", "APf": "f"}  # in up to 10, up to 100 and more training images
+_IMAGE_FIELDS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def lvis_metrics(
-    truth: dict[str, Any], detections: Sequence[dict[str, Any]], kinds: Iterable[str] = ("bbox", "segm")
+    truth: Entry, detections: Sequence[Entry], kinds: Iterable[str] = ("bbox", "segm")
 ) -> Metrics:
-    """Judge detections in COCO's result format by a truth in LVIS' annotation format; both stay as they are.
+    """Compute LVIS' metrics of detections. The arguments are not modified.
 
-    Returns ``{kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "per_class"}}``, in
-    percent; None stands where there is nothing to find. The 300 surest detections of a picture count.
+    Returns ``{kind: {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "per_class"}}`` in
+    percent, None where there is no object. The 300 detections of an image with the highest scores count.
 
-    Raises ValueError for a truth that does not say what LVIS' files say of pictures and classes, and for
-    detections and kinds as `coco_metrics` does.
+    Raises ValueError where the ground truth lacks fields of LVIS' format, and as `coco_metrics` does.
     """
     check_lvis(truth)
-    counted = _searched_for(truth, _surest(detections))
-    return {kind: _judged(kind, truth, counted) for kind in kinds}
+    counted = _in_searched_images(truth, _highest_scores(detections))
+    return {kind: _metrics(kind, truth, counted) for kind in kinds}
 
 
-def check_lvis(truth: dict[str, Any]) -> None:
-    """Raise ValueError where a truth does not say what LVIS' files say of pictures and classes."""
-    for image in truth["images"]:
-        for field in ("neg_category_ids", "not_exhaustive_category_ids"):
-            if field not in image:
-                raise ValueError(
-                    f"picture {image['id']} has no '{field}', without which LVIS' AP cannot be computed: "
-                    "take the annotations from LVIS' own file (lvis_v1_val.json), not from COCO's"
-                )
-    for category in truth["categories"]:
-        if category.get("frequency") not in _GROUPS.values():
-            raise ValueError(
-                f"class {category['id']} '{category['name']}' needs a 'frequency' of r, c or f, not "
-                f"{category.get('frequency')!r}: take it from LVIS' own file (lvis_v1_val.json)"
-            )
+def check_lvis(truth: Entry) -> None:
+    """Check that images and classes have LVIS' fields.
+
+    Raises ValueError that counts what is missing and names the first few places.
+    """
+    missing = [
+        f"'{field}' of image {image['id']}"
+        for image in truth["images"]
+        for field in _IMAGE_FIELDS
+        if field not in image
+    ]
+    missing += [
+        f"a 'frequency' of r, c or f for class {category['id']} '{category['name']}', which has "
+        f"{category.get('frequency')!r}"
+        for category in truth["categories"]
+        if category.get("frequency") not in _FREQUENCIES.values()
+    ]
+    if missing:
+        raise ValueError(
+            f"LVIS' AP cannot be computed, because {len(missing)} fields are missing: {first_few(missing, 3)}"
+            "; take the annotations from LVIS' own file (lvis_v1_val.json), not from COCO's"
+        )
 
 
-def _surest(detections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    by_picture = defaultdict(list)
+def _highest_scores(detections: Sequence[Entry]) -> list[Entry]:
+    by_image = defaultdict(list)
     for detection in detections:
-        by_picture[detection["image_id"]].append(detection)
-    ranked = (sorted(found, key=lambda one: one["score"], reverse=True) for found in by_picture.values())
-    return [detection for found in ranked for detection in found[:_MAX_DETECTIONS]]
+        by_image[detection["image_id"]].append(detection)
+    ranked = (sorted(group, key=lambda entry: entry["score"], reverse=True) for group in by_image.values())
+    return [detection for group in ranked for detection in group[:_MAX_DETECTIONS]]
 
 
-def _searched_for(truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out the detections of classes that nobody looked for in their pictures.
+def _in_searched_images(truth: Entry, detections: Sequence[Entry]) -> list[Entry]:
+    """Drop the detections of classes that were not searched for in their images.
 
-    faster-coco-eval (1.8.0) does so too, but not before it fails at pictures that have no others. Detections
-    in pictures that the truth does not list stay, for `judge` to refuse them.
+    faster-coco-eval (1.8.0) does so too, but fails before that in images that have no others. Detections in
+    images that the ground truth does not list are kept, so that `run_coco_eval` reports them.
     """
     searched = {image["id"]: set(image["neg_category_ids"]) for image in truth["images"]}
     for annotation in truth["annotations"]:
         searched.setdefault(annotation["image_id"], set()).add(annotation["category_id"])
     return [
-        one for one in detections if one["category_id"] in searched.get(one["image_id"], {one["category_id"]})
+        entry
+        for entry in detections
+        if entry["image_id"] not in searched or entry["category_id"] in searched[entry["image_id"]]
     ]
 
 
-def _judged(kind: str, truth: dict[str, Any], detections: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    precision = precision_of(judge(kind, truth, detections, _MAX_DETECTIONS, lvis_style=True))
-    categories = sorted(truth["categories"], key=lambda category: category["id"])
-    members = {
-        name: [k for k, category in enumerate(categories) if category["frequency"] == letter]
-        for name, letter in _GROUPS.items()
+def _metrics(kind: str, truth: Entry, detections: Sequence[Entry]) -> dict[str, Any]:
+    precision = precision_of(run_coco_eval(kind, truth, detections, _MAX_DETECTIONS, lvis_style=True))
+    frequencies = [category["frequency"] for category in sorted_categories(truth)]
+    by_frequency = {
+        name: summary(precision[:, :, [k for k, frequency in enumerate(frequencies) if frequency == letter]])
+        for name, letter in _FREQUENCIES.items()
     }
-    groups = {name: summary(precision[:, :, of])["AP"] for name, of in members.items()}
-    return {**summaries(truth, precision), **groups}
+    return {**summaries(truth, precision), **{name: part["AP"] for name, part in by_frequency.items()}}

@@ -13,7 +13,8 @@ from maskrcnn.data.folder import find_split
 from maskrcnn.data.loader import picture_batches
 from maskrcnn.data.pictures import find_pictures
 from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.evaluation.coco import Metrics, evaluate
+from maskrcnn.evaluation.coco import Metrics
+from maskrcnn.evaluation.run import evaluate
 from maskrcnn.export.onnx import write_onnx
 from maskrcnn.extras import import_extra
 from maskrcnn.network.model import MaskRCNN
@@ -108,4 +109,4 @@ def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
 
 def _evaluated(network: ExportedNetwork, dataset: CocoDataset) -> Metrics:
     max_detections = network.description.max_detections
-    return evaluate(predictor_of_exported(network), dataset, max_detections=max_detections)
+    return evaluate(predictor_of_exported(network), dataset, max_detections=max_detections).metrics

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,9 +14,10 @@ from rich.table import Table as Printed
 
 from maskrcnn.data.folder import find_split
 from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
-from maskrcnn.evaluation.coco import Metrics, coco_metrics, detections_to_coco, predicted, truth_of
+from maskrcnn.evaluation.cityscapes import is_cityscapes
+from maskrcnn.evaluation.coco import Metrics, truth_of
 from maskrcnn.evaluation.intervals import Interval, difference
+from maskrcnn.evaluation.run import evaluate
 from maskrcnn.files import replacing, write_json
 from maskrcnn.paper.page import page
 from maskrcnn.paper.tables import METRICS, Row, Table, cells
@@ -103,7 +103,7 @@ def run_table(
     row; `init` names weights to start from, `IMAGENET` those of each row's body; `options` of the recipes
     hold for every row. Raises what `train` raises, and ValueError for data that the table is not about.
     """
-    check_data(table, data)
+    truth = validation_truth(table, data)
     runs = [
         run_row(
             row,
@@ -117,7 +117,6 @@ def run_table(
         for row in table.rows
     ]
     trained = read_model(runs[0].folder / "last.pt")
-    truth = truth_of(open_split(data, "val", trained))
     ahead = differences(table, runs, truth, trained.max_detections)
     write_json(output / "figures.json", figures(table, runs, ahead, settings))
     with replacing(output / "page.html") as unfinished:
@@ -127,15 +126,16 @@ def run_table(
     return Report(printed(table, runs, ahead), output / "figures.json", output / "page.html")
 
 
-def check_data(table: Table, data: str | Path) -> None:
-    """Raise ValueError, before anything is trained, where data lacks what a table's figures are about.
+def validation_truth(table: Table, data: str | Path) -> dict[str, Any]:
+    """Return the ground truth of the split "val", checked before anything is trained.
 
-    There must be a split "val", or FileNotFoundError says so.
+    Raises ValueError if it lacks what the table's figures are about, and FileNotFoundError if there is none.
     """
     kinds = ("instances", "person_keypoints")
     file, pictures = find_split(data, "val", kinds[::-1] if table.kind == "keypoints" else kinds)
     dataset = CocoDataset(file, pictures)
-    if table.kind == "cityscapes" and not is_cityscapes(truth_of(dataset)):
+    truth = truth_of(dataset)
+    if table.kind == "cityscapes" and not is_cityscapes(truth):
         raise ValueError(
             f"{data} is not Cityscapes, which this table is about: expected leftImg8bit/ and gtFine/ as they "
             "are downloaded"
@@ -145,6 +145,7 @@ def check_data(table: Table, data: str | Path) -> None:
             f"{file} names no keypoints, which this table is about: expected them in its categories, as in "
             "COCO's person_keypoints_val2017.json"
         )
+    return truth
 
 
 def run_row(
@@ -179,7 +180,7 @@ def run_row(
             resume=is_begun,
             settings=settings,
         )
-        write_json(folder / "judged.json", _judged(read_model(weights), data, folder))
+        write_json(folder / "judged.json", _evaluated(read_model(weights), data, folder))
     judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
     return Run(row, settings.seed, folder, **judged)
 
@@ -202,18 +203,13 @@ def _claim(folder: Path, asked: dict[str, Any]) -> None:
         )
 
 
-def _judged(trained: ModelCheckpoint, data: str | Path, folder: Path) -> dict[str, Any]:
+def _evaluated(trained: ModelCheckpoint, data: str | Path, folder: Path) -> dict[str, Any]:
+    """Return the fields of a `Run` that come from its evaluation, and draw predictions into the folder."""
     dataset = open_split(data, "val", trained)
     predictor = predictor_of(trained, trained.build())
-    start = time.perf_counter()
-    detections, kinds = detections_to_coco(predicted(predictor, dataset.paths), dataset)
-    seconds = (time.perf_counter() - start) / max(len(dataset), 1)
+    evaluation = evaluate(predictor, dataset, max_detections=trained.max_detections)
     write_predictions(predictor, dataset.paths[:_SHOWN], folder / "pictures")
-    truth = truth_of(dataset)
-    metrics = coco_metrics(truth, detections, kinds, trained.max_detections)
-    if is_cityscapes(truth):
-        metrics["cityscapes"] = cityscapes_metrics(truth, detections)
-    return {"metrics": metrics, "detections": detections, "seconds_per_picture": seconds}
+    return {name: getattr(evaluation, name) for name in ("metrics", "detections", "seconds_per_picture")}
 
 
 def differences(
@@ -274,23 +270,23 @@ def _metric(run: Run, table: Table, name: str) -> float | None:
 
 
 def _lines(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> list[list[str]]:
-    """Return the report as rows of text, the columns' names first.
+    """Return the report as rows of text, the names of the columns first.
 
-    Of each row of the table the published figures, ours with each seed, and by how much the last row leads.
+    For each row of the table: the published figures, ours with each seed, and the lead of the last row.
     """
-    shown = [name for name in METRICS[:3] if name in table.metrics]
-    lines = [["published, ours", *shown, "s a picture"]]
+    names = [name for name in METRICS[:3] if name in table.metrics]
+    lines = [["published, ours", *names, "seconds per image"]]
     for row in table.rows:
-        lines.append([row.name, *cells(row.published, len(shown)), ""])
+        lines.append([row.name, *cells(row.published, len(names)), ""])
         leads = ahead.get(row.name, [])
         for i, run in enumerate(run for run in runs if run.row == row):
-            ours = [_metric(run, table, name) for name in shown]
+            ours = [_metric(run, table, name) for name in names]
             seconds = f"{run.seconds_per_picture:.2f}"
             lines.append([f"{_INDENT}seed {run.seed}", *map(_figure, ours), seconds])
             if leads:
-                of = dict(zip(("AP", "AP75"), map(_interval, leads[i]), strict=True))
-                lines.append([f"{_INDENT}last row ahead by", *(of.get(name, "") for name in shown), ""])
-    return lines + [[name, *cells(cited, len(shown)), ""] for name, cited in table.cited]
+                lead = dict(zip(("AP", "AP75"), map(_interval, leads[i]), strict=True))
+                lines.append([f"{_INDENT}lead of the last row", *(lead.get(name, "") for name in names), ""])
+    return lines + [[name, *cells(cited, len(names)), ""] for name, cited in table.cited]
 
 
 def _figure(value: float | None) -> str:
@@ -304,11 +300,13 @@ def _interval(interval: Interval) -> str:
 def printed(table: Table, runs: Sequence[Run], ahead: dict[str, list[list[Interval]]]) -> Printed:
     """Return the report as a table, to print with rich."""
     columns, *lines = _lines(table, runs, ahead)
-    made = Printed(*columns, title=table.title, title_justify="left", box=SIMPLE)
-    made.caption = "a row's first line is the paper's; the lead's 95 % interval is over pictures"
+    printed_table = Printed(*columns, title=table.title, title_justify="left", box=SIMPLE)
+    printed_table.caption = (
+        "first line of a row: published; in brackets: 95 % confidence interval over images"
+    )
     for line in lines:
-        made.add_row(*line)
-    return made
+        printed_table.add_row(*line)
+    return printed_table
 
 
 def _pictures(runs: Sequence[Run]) -> dict[str, list[Path]]:

@@ -1,7 +1,7 @@
-"""The paper's tables, each row a network to build, train and judge beside the published figure.
+"""The paper's tables. Each row is a network that can be trained and compared with its published figures.
 
 He, Gkioxari, Dollár and Girshick, "Mask R-CNN", ICCV 2017 (arXiv 1703.06870v3). Published figures are
-percent, on COCO test-dev for the main results and box detection, on minival (5,000 pictures) for ablations.
+in percent, on COCO test-dev for the main results and box detection, on minival (5,000 images) for ablations.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from rich.table import Column
 from rich.table import Table as Printed
 
 from maskrcnn.data.readers.cityscapes import CLASSES
-from maskrcnn.messages import nearest
+from maskrcnn.messages import first_few, nearest
 
-Figures = tuple[float | None, ...]  # in the order of the table's metrics, as many as were published
+Figures = tuple[float | None, ...]  # in the order of the table's metrics; the last ones may be missing
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class Row(NamedTuple):
-    """A network of ours, and what was published for it."""
+    """A network of this library, and the figures that the paper published for it."""
 
     name: str
     recipe: str
     arguments: dict[str, Any]
     published: Figures
-    init: str | None = None  # what the row begins with, where that is not its body's ImageNet weights
-    schedule: tuple[tuple[str, Any], ...] = ()  # the paper's settings where they are not the table's
+    init: str | None = None  # initial weights, if they are not the ImageNet weights of the backbone
+    schedule: tuple[tuple[str, Any], ...] = ()  # settings in the paper that differ from the table's
 
 
 class Table(NamedTuple):
-    """Rows that were published side by side, the paper's own choice last."""
+    """Rows of one published table, the paper's own choice last."""
 
     title: str
-    kind: str  # of the published AP: segm, bbox, keypoints or cityscapes
+    kind: str  # of the published metrics: segm, bbox, keypoints or cityscapes
     rows: tuple[Row, ...]
-    cited: tuple[tuple[str, Figures], ...] = ()  # of others, or on other pictures, for comparison only
-    schedule: tuple[tuple[str, Any], ...] = ()  # the paper's settings where they are not those of section 3.1
-    metrics: tuple[str, ...] = METRICS  # names of the figures; an AP of one class has the class's name
+    cited: tuple[tuple[str, Figures], ...] = ()  # of other methods or other images, for comparison only
+    schedule: tuple[tuple[str, Any], ...] = ()  # settings in the paper that differ from section 3.1
+    metrics: tuple[str, ...] = METRICS  # names of the figures; a class name stands for the AP of that class
 
 
 _POOL = {"regions.operator": "roi_pool"}
@@ -97,7 +97,7 @@ TABLES: dict[str, Table] = {
         ),
     ),
     "2b": Table(
-        "Table 2b: masks that compete, or one for each class (R50-C4)",
+        "Table 2b: masks with a softmax over classes, or independent sigmoids (R50-C4)",
         "segm",
         (
             Row("softmax", "resnet50_c4", {"masks.coding": "softmax"}, (24.8, 44.1, 25.1)),
@@ -146,7 +146,7 @@ TABLES: dict[str, Table] = {
         ),
     ),
     "agnostic": Table(
-        "Section 4.2: one mask for all classes, or one for each (R50-C4)",
+        "Section 4.2: one mask for all classes, or one for each class (R50-C4)",
         "segm",
         (
             Row("class-agnostic", "resnet50_c4", {"masks.coding": "class_agnostic"}, (29.7,)),
@@ -177,7 +177,7 @@ TABLES: dict[str, Table] = {
         schedule=_KEYPOINT_SCHEDULE,
     ),
     "6": Table(
-        "Table 6: region operator of keypoints, minival (R50-FPN)",
+        "Table 6: region operator for keypoints, minival (R50-FPN)",
         "keypoints",
         (
             Row("RoIPool", "resnet50_fpn_keypoint", _POOL, (59.8, 86.2, 66.7, None, 55.1, 67.4)),
@@ -186,7 +186,7 @@ TABLES: dict[str, Table] = {
         schedule=_KEYPOINT_SCHEDULE,
     ),
     "cityscapes": Table(
-        "Table 7: Cityscapes, val (R50-FPN); cited are figures on test",
+        "Table 7: Cityscapes, val (R50-FPN); cited figures are on test",
         "cityscapes",
         (
             Row("fine", "resnet50_fpn", {}, (31.5,)),
@@ -208,29 +208,28 @@ TABLES: dict[str, Table] = {
 
 
 def chosen(key: str, rows: Sequence[str] = (), body: str | None = None) -> Table:
-    """Return a table, or some of its rows in their order, on another body if one is named.
+    """Return a table, or the named rows of it in the table's order, with another backbone if one is named.
 
-    Raises ValueError for a table or a row that is not there.
+    Raises ValueError for an unknown table or unknown rows.
     """
     if key not in TABLES:
-        raise ValueError(f"there is no table {key}; {nearest(key, TABLES)}")
+        raise ValueError(f"there is no table '{key}': {nearest(key, TABLES)}")
     table = TABLES[key]
     names = [row.name for row in table.rows]
-    for name in rows:
-        if name not in names:
-            raise ValueError(f"table {key} has no row {name!r}: its rows are {', '.join(names)}")
+    if unknown := [name for name in rows if name not in names]:
+        raise ValueError(f"table {key} has no row {first_few(unknown)}: its rows are {', '.join(names)}")
     kept = tuple(row for row in table.rows if not rows or row.name in rows)
     return table._replace(rows=tuple(with_body(row, body) for row in kept) if body else kept)
 
 
 def with_body(row: Row, body: str) -> Row:
-    """Return the row on another body, such as resnet18, for smaller machines."""
+    """Return the row with another backbone, such as resnet18 for smaller machines."""
     form = row.recipe.partition("_fpn" if "_fpn" in row.recipe else "_c")
     return row._replace(recipe=f"{body}{form[1]}{form[2]}")
 
 
 def listed(tables: Iterable[tuple[str, Table]] = TABLES.items()) -> Group:
-    """Return the tables with their published figures, to print with rich."""
+    """Return the tables with their published figures, as tables to print with rich."""
     return Group(*(_published(key, table) for key, table in tables))
 
 
@@ -246,6 +245,6 @@ def _published(key: str, table: Table) -> Printed:
 
 
 def cells(figures: Figures, count: int) -> list[str]:
-    """Return the first `count` figures as a row of a table prints them, empty where there is none."""
+    """Return the first `count` figures as cells of a table, empty where there is no figure."""
     padded = (*figures, *(None,) * count)[:count]
     return ["" if figure is None else f"{figure:.1f}" for figure in padded]

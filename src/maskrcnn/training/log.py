@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from maskrcnn.data.pictures import read_picture
-from maskrcnn.evaluation.coco import Metrics, table
+from maskrcnn.evaluation.coco import Metrics
+from maskrcnn.evaluation.tables import metrics_tables
 from maskrcnn.files import replacing
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.results.draw import draw
@@ -77,7 +78,7 @@ class TrainingLog:
     def evaluation(self, metrics: Metrics, step: int) -> None:
         """Tell of an evaluation after `step` steps."""
         self._write({"step": step, **metrics})
-        self.console.print(table(metrics))
+        self.console.print(metrics_tables(metrics))
         if self.board:
             for kind, numbers in metrics.items():
                 self._scalars(kind, numbers, step)

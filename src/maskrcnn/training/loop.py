@@ -17,7 +17,8 @@ import torch
 
 from maskrcnn.data.loader import training_batches
 from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.evaluation.coco import Metrics, evaluate
+from maskrcnn.evaluation.coco import Metrics
+from maskrcnn.evaluation.run import evaluate
 from maskrcnn.predict.load import predictor_of
 from maskrcnn.training.checkpoint import Checkpoint, save
 from maskrcnn.training.distributed import Processes, joined
@@ -137,7 +138,7 @@ def train(
 def evaluate_run(run: Checkpoint, learner: TrainState, validation: CocoDataset, log: TrainingLog) -> Metrics:
     """Evaluate a training as it stands, and tell of it."""
     predictor = predictor_of(run.trained, learner.model, learner.device)
-    metrics = evaluate(predictor, validation, max_detections=run.trained.max_detections)
+    metrics = evaluate(predictor, validation, max_detections=run.trained.max_detections).metrics
     log.evaluation(metrics, run.step)
     log.pictures(predictor, validation.paths[:_SHOWN], run.step)
     return metrics
