@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def proposals(count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return boxes scattered around a tenth as many objects in an image of 1216 × 800 px, as proposals are."""
+    """Return boxes scattered around a tenth as many objects, in an image of 1216 × 800 px."""
     generator = torch.Generator().manual_seed(count)
     objects = torch.rand(count // 10, 4, generator=generator)
     objects = objects * torch.tensor([1216, 800, 300, 300]) + torch.tensor([0, 0, 16, 16])
