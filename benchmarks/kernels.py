@@ -1,11 +1,12 @@
-"""On a CUDA device: the Triton kernels against the plain operators and torchvision's, and captured detection.
+"""On a CUDA device: Triton kernels against the plain operators and torchvision's; detection as a CUDA graph.
 
-Times are of whole calls, until the device has finished. torchvision takes part where it is installed.
+Times are of whole calls, until the device has finished. torchvision is measured where it is installed.
 
 python benchmarks/kernels.py [--json benchmarks/results/kernels.json]
 """
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn import kernels, recipes
-from maskrcnn.fast.cuda_graph import cuda_graphed
+from maskrcnn.fast.acceleration import Acceleration
 from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.ops.nms import suppress
 from maskrcnn.ops.roi_align import assign_levels, flatten_levels, roi_align
@@ -36,8 +37,9 @@ Contestants = dict[str, Callable[[], Any]]
 def main() -> None:
     arguments = contest.arguments("kernels against plain operators and torchvision", repeats=20).parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("these are kernels for CUDA devices, and torch sees none here")
+        raise SystemExit("the kernels are for CUDA devices, but torch finds none")
     torch.backends.cudnn.benchmark = True
+    warnings.filterwarnings("error", "the Triton kernel")  # its figures would be the plain operator's
     parts = (roi_cases, nms_cases, detection_cases)
     rows = {
         title: measure(title, contestants, arguments.repeats)
@@ -56,19 +58,19 @@ def write(path: Path, rows: dict[str, Any]) -> None:
 
 
 def measure(title: str, contestants: Contestants, repeats: int) -> dict[str, float]:
-    """Print and return the median milliseconds of each contestant; the first one is ours."""
+    """Print and return the median milliseconds of each contestant, and the ratio to the first one's."""
 
-    def waited(run: Callable[[], Any]) -> None:
+    def synchronised(run: Callable[[], Any]) -> None:
         run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    turns = {name: partial(waited, run) for name, run in contestants.items()}
+    turns = {name: partial(synchronised, run) for name, run in contestants.items()}
     times = contest.take_turns(turns, repeats=repeats, warm_up=5)
-    ours = next(iter(times.values()))
+    first = next(iter(times.values()))
     figures = {name: round(own.median, 4) for name, own in times.items()}
     ratios = "  ".join(
-        f"{name} {own.median:9.3f} ms ({own.median / ours.median:5.2f})" for name, own in times.items()
+        f"{name} {own.median:9.3f} ms ({own.median / first.median:5.2f})" for name, own in times.items()
     )
     print(f"{title:<44} {ratios}", flush=True)
     return figures
@@ -76,7 +78,7 @@ def measure(title: str, contestants: Contestants, repeats: int) -> dict[str, flo
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Within, no kernel is used."""
+    """Use the plain operators within this context."""
     available, kernels.AVAILABLE = kernels.AVAILABLE, False
     try:
         yield
@@ -84,17 +86,17 @@ def plain() -> Iterator[None]:
         kernels.AVAILABLE = available
 
 
-def plainly(run: Callable[..., Any], *args: Any) -> Any:
+def without_kernels(run: Callable[..., Any], *args: Any) -> Any:
     with plain():
         return run(*args)
 
 
 def random_boxes(count: int, size_hw: tuple[int, int], device: str, largest: float = 400.0) -> Tensor:
-    """Return boxes within a picture, their sides spread evenly from 16 px to `largest`."""
-    draw = torch.Generator().manual_seed(count)
+    """Return boxes within an image, their sides uniform between 16 px and `largest`."""
+    generator = torch.Generator().manual_seed(count)
     limit = torch.tensor([size_hw[1], size_hw[0]])
-    sides = torch.minimum(16 + (largest - 16) * torch.rand(count, 2, generator=draw), limit)
-    corner = torch.rand(count, 2, generator=draw) * (limit - sides)
+    sides = torch.minimum(16 + (largest - 16) * torch.rand(count, 2, generator=generator), limit)
+    corner = torch.rand(count, 2, generator=generator) * (limit - sides)
     return torch.cat((corner, corner + sides), 1).to(device)
 
 
@@ -105,7 +107,7 @@ def roi_cases(device: str) -> Iterator[tuple[str, Contestants]]:
                 title = f"RoIAlign {batch_size} x {count}, {bins}x{bins}, {str(dtype)[6:]}"
                 forward, both = roi_contestants(batch_size, count, bins, dtype, device)
                 yield title, forward
-                yield f"{title}, and back", both
+                yield f"{title}, and backward", both
 
 
 def roi_contestants(
@@ -121,21 +123,21 @@ def roi_contestants(
     pictures = torch.arange(batch_size, device=device).repeat_interleave(count)
     levels = assign_levels(boxes, first=2, last=5)
 
-    def read() -> Tensor:
+    def align() -> Tensor:
         return roi_align(flatten_levels(ours, STRIDES), boxes, pictures, levels, bins)
 
-    entrants: dict[str, tuple[Callable[[], Tensor], list[Tensor]]] = {
-        "kernel": (read, ours),
-        "plain": (partial(plainly, read), ours),
+    contestants: dict[str, tuple[Callable[[], Tensor], list[Tensor]]] = {
+        "kernel": (align, ours),
+        "plain": (partial(without_kernels, align), ours),
     }
     if torchvision is not None:
         pool = torchvision.ops.MultiScaleRoIAlign(["0", "1", "2", "3"], bins, 2)
         named = dict(zip("0123", theirs, strict=True))
         each = list(boxes.to(dtype).split(count))
         sizes = [SIZE_HW] * batch_size
-        entrants["torchvision"] = (lambda: pool(named, each, sizes), theirs)
-    forward = {name: torch.no_grad()(run) for name, (run, _) in entrants.items()}
-    both = {name: partial(gradients, run, leaves) for name, (run, leaves) in entrants.items()}
+        contestants["torchvision"] = (lambda: pool(named, each, sizes), theirs)
+    forward = {name: torch.no_grad()(run) for name, (run, _) in contestants.items()}
+    both = {name: partial(gradients, run, leaves) for name, (run, leaves) in contestants.items()}
     return forward, both
 
 
@@ -152,7 +154,7 @@ def nms_cases(device: str) -> Iterator[tuple[str, Contestants]]:
         group = torch.arange(groups, device=device).repeat_interleave(each).expand(batch_size, -1)
         valid = torch.ones_like(scores, dtype=torch.bool)
         ours = partial(suppress, boxes, scores, group, valid, 0.7)
-        contestants: Contestants = {"kernel": ours, "plain": partial(plainly, ours)}
+        contestants: Contestants = {"kernel": ours, "plain": partial(without_kernels, ours)}
         if torchvision is not None:
             rows = list(zip(boxes, scores, group, strict=True))
             contestants["torchvision"] = lambda rows=rows: [
@@ -162,12 +164,12 @@ def nms_cases(device: str) -> Iterator[tuple[str, Contestants]]:
 
 
 def proposals(count: int, seed: int, device: str) -> Tensor:
-    """Return boxes around a tenth as many objects, as proposals are."""
-    draw = torch.Generator().manual_seed(seed)
+    """Return boxes scattered around a tenth as many objects, as proposals are."""
+    generator = torch.Generator().manual_seed(seed)
     objects = random_boxes(max(count // 10, 1), SIZE_HW, "cpu")
-    boxes = objects[torch.randint(len(objects), (count,), generator=draw)]
+    boxes = objects[torch.randint(len(objects), (count,), generator=generator)]
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    return (boxes + 0.07 * sides * torch.randn(count, 4, generator=draw)).to(device)
+    return (boxes + 0.07 * sides * torch.randn(count, 4, generator=generator)).to(device)
 
 
 def detection_cases(device: str) -> Iterator[tuple[str, Contestants]]:
@@ -176,14 +178,14 @@ def detection_cases(device: str) -> Iterator[tuple[str, Contestants]]:
         images = torch.randint(256, (batch_size, 3, *SIZE_HW), dtype=torch.uint8, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         batch = Batch(images, torch.tensor([SIZE_HW] * batch_size, device=device))
-        detect = torch.inference_mode()(torch.autocast(device, torch.bfloat16)(model.detect))
-        replay = torch.autocast(device, torch.bfloat16)(cuda_graphed(model))
+        detect = torch.inference_mode()(Acceleration("bf16").apply(model, torch.device(device)))
+        replay = Acceleration("bf16", cuda_graph=True).apply(model, torch.device(device))
         yield (
             f"detect {batch_size} x {SIZE_HW[0]}x{SIZE_HW[1]}, bf16",
             {
-                "captured": partial(replay, batch),
+                "CUDA graph": partial(replay, batch),
                 "eager": partial(detect, batch),
-                "eager, plain": partial(plainly, detect, batch),
+                "eager, plain": partial(without_kernels, detect, batch),
             },
         )
 

@@ -17,14 +17,18 @@ from maskrcnn.bench.networks import noise_picture, random_checkpoint
 from maskrcnn.bench.stages import Stage, timed
 from maskrcnn.bench.timing import milliseconds
 from maskrcnn.data.batch import pad
-from maskrcnn.fast.cpu import ChannelsLastLinear, OnePassSum, QuarterMerge
+from maskrcnn.fast.cpu import ChannelsLastLinear, FusedAddReLU, StridedTopDownAdd
 from maskrcnn.fast.memory import keep_memory
+from maskrcnn.fast.winograd import WinogradConv2d
 from maskrcnn.predict.load import predictor_of
 
 RECIPE, SIZE_HW = "resnet50_fpn", (800, 1216)
 KINDS = {
-    "convolutions, linear layers": (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, ChannelsLastLinear),
-    "sums of maps": (OnePassSum, QuarterMerge),
+    "convolutions, linear layers": (
+        *(nn.Conv2d, nn.ConvTranspose2d, nn.Linear),
+        *(WinogradConv2d, ChannelsLastLinear),
+    ),
+    "sums of maps": (FusedAddReLU, StridedTopDownAdd),
 }
 
 

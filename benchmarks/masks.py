@@ -1,7 +1,7 @@
-"""300 detections of a 12-megapixel picture to run lengths, beside torchvision's pasting.
+"""300 detections of a 12-megapixel image to run lengths, against torchvision's pasting.
 
-torchvision pastes every mask into a whole picture of floats, 48 MB each; it is measured with fewer masks, and
-its time and memory grow with their number. What it gives would still have to be made run lengths.
+torchvision pastes every mask into a whole image of floats, 48 MB each; it is measured with fewer masks, and
+its time and memory are proportional to their number. Its output would still have to be encoded.
 
 python benchmarks/masks.py [--json FILE]
 """
@@ -23,19 +23,19 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-    found = detections()
-    probs, boxes = (torch.from_numpy(field[:THEIRS]) for field in (found.mask_probs, found.boxes))
+    result = detections()
+    probs, boxes = (torch.from_numpy(field[:THEIRS]) for field in (result.mask_probs, result.boxes))
 
     def theirs() -> object:
         return paste_masks_in_image(probs[:, None], boxes, SIZE_HW)
 
     cpu = torch.device("cpu")
-    memory = {"ours": peak_memory(found.rle, cpu), "torchvision": peak_memory(theirs, cpu)}
-    times = contest.take_turns({"ours": found.rle, "theirs": theirs}, repeats=arguments.repeats, warm_up=1)
+    memory = {"ours": peak_memory(result.rle, cpu), "torchvision": peak_memory(theirs, cpu)}
+    times = contest.take_turns({"ours": result.rle, "theirs": theirs}, repeats=arguments.repeats, warm_up=1)
     ours, other = times["ours"].median / OURS, times["theirs"].median / THEIRS
     print(
-        f"a mask: ours to run lengths {ours:.2f} ms, torchvision to pixels {other:.2f} ms: "
-        f"{ours / other:.3f} of it"
+        f"one mask: ours to run lengths {ours:.2f} ms, torchvision to pixels {other:.2f} ms, "
+        f"ratio {ours / other:.3f}"
     )
     print(
         f"peak memory: ours {memory['ours']} bytes for {OURS} masks, "
@@ -47,13 +47,13 @@ def main() -> None:
 
 
 def detections() -> Result:
-    """Draw objects of 60 … 800 px, blobs that fill most of their boxes."""
-    draw = np.random.default_rng(0)
-    sides = np.exp(draw.uniform(np.log(60), np.log(800), (OURS, 2)))
-    corners = draw.uniform(size=(OURS, 2)) * (np.array(SIZE_HW[::-1]) - sides)
+    """Return random objects of 60 … 800 px, blobs that fill most of their boxes."""
+    generator = np.random.default_rng(0)
+    sides = np.exp(generator.uniform(np.log(60), np.log(800), (OURS, 2)))
+    corners = generator.uniform(size=(OURS, 2)) * (np.array(SIZE_HW[::-1]) - sides)
     y, x = np.mgrid[:SIDE, :SIDE] / (SIDE - 1) * 2 - 1
-    wobble = draw.normal(0, 0.1, (OURS, SIDE, SIDE))
-    probs = 1 / (1 + np.exp(8 * (x**2 + y**2 - 0.8 + wobble)))
+    noise = generator.normal(0, 0.1, (OURS, SIDE, SIDE))
+    probs = 1 / (1 + np.exp(8 * (x**2 + y**2 - 0.8 + noise)))
     return Result(
         boxes=np.concatenate([corners, corners + sides], 1).astype(np.float32),
         scores=np.linspace(1, 0.5, OURS, dtype=np.float32),

@@ -30,15 +30,15 @@ def main() -> None:
 
 
 def proposals(count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return boxes around a tenth as many objects, as proposals are, in a picture of 1216 × 800 px."""
-    draw = torch.Generator().manual_seed(count)
-    objects = torch.rand(count // 10, 4, generator=draw)
+    """Return boxes scattered around a tenth as many objects, in an image of 1216 × 800 px."""
+    generator = torch.Generator().manual_seed(count)
+    objects = torch.rand(count // 10, 4, generator=generator)
     objects = objects * torch.tensor([1216, 800, 300, 300]) + torch.tensor([0, 0, 16, 16])
-    boxes = objects[torch.randint(len(objects), (count,), generator=draw)]
-    boxes = boxes + 0.07 * boxes[:, 2:].repeat(1, 2) * torch.randn(count, 4, generator=draw)
+    boxes = objects[torch.randint(len(objects), (count,), generator=generator)]
+    boxes = boxes + 0.07 * boxes[:, 2:].repeat(1, 2) * torch.randn(count, 4, generator=generator)
     centre, half = boxes[:, :2], boxes[:, 2:].abs() / 2
-    groups = torch.randint(5, (count,), generator=draw)
-    return torch.cat((centre - half, centre + half), 1), torch.rand(count, generator=draw), groups
+    groups = torch.randint(5, (count,), generator=generator)
+    return torch.cat((centre - half, centre + half), 1), torch.rand(count, generator=generator), groups
 
 
 def compare(title: str, boxes: Tensor, scores: Tensor, groups: Tensor, repeats: int) -> dict[str, Any]:

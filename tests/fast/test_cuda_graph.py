@@ -14,37 +14,50 @@ SMALL = {
 }
 
 
-def test_pictures_elsewhere_are_refused():
+def test_images_on_another_device_are_refused():
     batch, _ = scene([1])
     with pytest.raises(ValueError, match="on a CUDA device, but these are on cpu"):
         cuda_graphed(recipes.build("resnet18_fpn", 3, {**SMALL}))(batch)
 
 
+class OnCuda(torch.Tensor):
+    """A tensor that says it is on a CUDA device."""
+
+    is_cuda = True
+
+
+def test_suppression_without_a_kernel_cannot_be_captured():
+    batch, _ = scene([1])
+    batch = batch._replace(images=batch.images.as_subclass(OnCuda))
+    with pytest.raises(ValueError, match="needs the Triton kernel of suppression, which cpu does not run"):
+        cuda_graphed(recipes.build("resnet18_fpn", 3, {**SMALL}))(batch)
+
+
 @pytest.mark.gpu
-def test_replays_what_detect_finds():
-    """Two shapes in turn, one more than is kept: what was found stays as it was."""
+def test_replays_equal_detect():
+    """Two shapes alternate, and one recording is kept. Results of earlier calls do not change."""
     model = recipes.build("resnet18_fpn", 3, {"keypoints.count": 5, **SMALL}).eval().cuda()
     detect = cuda_graphed(model, shapes=1)
     shapes = [(64, 96), (64, 96), (96, 64), (64, 96)]
     batches = [scene([3, 1], shape, seed=seed)[0].to("cuda") for seed, shape in enumerate(shapes)]
     with torch.inference_mode():
         expected = [model.detect(batch) for batch in batches]
-    answers = [detect(batch) for batch in batches]
-    for answer, wanted in zip(answers, expected, strict=True):
-        assert torch.equal(answer.valid, wanted.valid) and wanted.valid.any()
-        for got, field in zip(answer, wanted, strict=True):
-            torch.testing.assert_close(got[answer.valid], field[answer.valid], atol=1e-4, rtol=1e-4)
+    results = [detect(batch) for batch in batches]
+    for result, target in zip(results, expected, strict=True):
+        assert torch.equal(result.valid, target.valid) and target.valid.any()
+        for got, field in zip(result, target, strict=True):
+            torch.testing.assert_close(got[result.valid], field[result.valid], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.gpu
-def test_replays_with_the_weights_of_the_day():
+def test_replays_use_the_current_weights():
     model = recipes.build("resnet18_fpn", 3, {**SMALL}).eval().cuda()
     batch = scene([2])[0].to("cuda")
     detect = cuda_graphed(model)
     with torch.autocast("cuda", torch.bfloat16):
         before = detect(batch)
         with torch.no_grad():
-            model.box_branch.cls_score.bias[-1] += 100.0  # all is background now
+            model.box_branch.cls_score.bias[-1] += 100.0  # everything is background now
         assert before.valid.any() and not detect(batch).valid.any()
 
 
@@ -63,7 +76,7 @@ def test_a_training_step_does_not_wait_for_the_device():
         optimiser.zero_grad()
         return loss
 
-    step()  # kernels are compiled, buffers made
+    step()  # compiles kernels and allocates buffers
     torch.cuda.set_sync_debug_mode("error")
     try:
         loss = step()

@@ -1,4 +1,4 @@
-"""What a process does with memory that it has freed."""
+"""The allocator's settings, and what becomes of freed memory."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from maskrcnn.cli import main
+from maskrcnn.fast import memory
 
 FREED = """
 import sys
@@ -26,8 +27,8 @@ print(kept, (before - resident()) >> 20)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is resident in this way")
-def test_what_is_freed_stays_with_the_process() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from Linux' /proc")
+def test_freed_memory_stays_with_the_process() -> None:
     (unasked, returned), (kept, held) = (
         subprocess.run(
             [sys.executable, "-c", FREED, *how], capture_output=True, text=True, check=True
@@ -36,16 +37,58 @@ def test_what_is_freed_stays_with_the_process() -> None:
     )
     assert unasked == "False" and int(returned) > 200
     if kept == "False":
-        pytest.skip("this system's allocator is not glibc's")
+        pytest.skip("this system's allocator is not glibc's, or an old one")
     assert int(held) < 50
 
 
-def test_commands_that_detect_ask_for_it(
+class FakeMallopt:
+    """An allocator that refuses some parameters."""
+
+    def __init__(self, *refused: int) -> None:
+        self.refused = refused
+        self.values: dict[int, int] = {}
+
+    def __call__(self, which: int, value: int) -> int:
+        if which in self.refused:
+            return 0
+        self.values[which] = value
+        return 1
+
+
+TRIM, MMAP = -1, -3
+
+
+@pytest.mark.parametrize(
+    ("refused", "kept", "values"),
+    [
+        ((), True, {TRIM: 2**31 - 1, MMAP: 2**31 - 1}),
+        ((MMAP,), False, {}),  # older glibc: nothing was touched
+        ((TRIM,), False, {MMAP: 128 * 1024}),  # the first one is its default again
+    ],
+)
+def test_both_thresholds_are_set_or_none(
+    monkeypatch: pytest.MonkeyPatch, refused: tuple[int, ...], kept: bool, values: dict[int, int]
+) -> None:
+    mallopt = FakeMallopt(*refused)
+    monkeypatch.setattr(memory, "_mallopt", lambda: mallopt)
+    assert memory.keep_memory() is kept
+    assert mallopt.values == values
+
+
+def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_mallopt", lambda: None)
+    assert memory.keep_memory() is False
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert memory._mallopt() is None
+
+
+def test_commands_that_detect_keep_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    asked = []
-    monkeypatch.setattr("maskrcnn.fast.memory.keep_memory", lambda: asked.append(1))
+    calls = []
+    monkeypatch.setattr("maskrcnn.fast.memory.keep_memory", lambda: calls.append(1))
     for command in ("predict nowhere.pt nothing.jpg", "evaluate nowhere.pt nothing"):
         assert main(command.split()) == 2
     capsys.readouterr()
-    assert len(asked) == 2
+    assert len(calls) == 2

@@ -1,4 +1,4 @@
-"""Triton compiles for a GPU that is not there: every kernel, for every precision, down to machine code."""
+"""Triton compiles every kernel for a GPU that is not present, in every precision, to machine code."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from maskrcnn.kernels import masks, nms, roi_align
+from maskrcnn.kernels import nms, roi_align
 
 def build(kernel, types, constants):
     names = kernel.arg_names
@@ -25,8 +25,6 @@ def build(kernel, types, constants):
 
 build(nms._keep, {"boxes": "*fp32", "segments": "*i64", "keep": "*i1", "kept": "*i32", "threshold": "fp32"},
       {"BLOCK": 64})
-build(masks._pack, {"probs": "*fp32", "boxes": "*fp64", "extents": "*i64", "owners": "*i64", "bits": "*u8"},
-      {"SIDE": 28, "TILE": 256})
 for precision in ("fp32", "bf16", "fp16"):
     for backward in (False, True):
         tensors = {"table": "*fp32" if backward else "*" + precision, "bags": "*" + precision,
@@ -38,7 +36,8 @@ for precision in ("fp32", "bf16", "fp16"):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    tuple(map(int, version("triton").split(".")[:2])) < (3, 3), reason="older Triton is asked otherwise"
+    tuple(map(int, version("triton").split(".")[:2])) < (3, 3),
+    reason="older versions of Triton have another interface",
 )
 def test_every_kernel_becomes_machine_code(monkeypatch, tmp_path):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -46,4 +45,4 @@ def test_every_kernel_becomes_machine_code(monkeypatch, tmp_path):
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     sizes = [int(line.split()[1]) for line in done.stdout.splitlines()]
-    assert len(sizes) == 8 and min(sizes) > 1000
+    assert len(sizes) == 7 and min(sizes) > 1000

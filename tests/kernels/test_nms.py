@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from maskrcnn import kernels
 from maskrcnn.ops import nms
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -13,7 +14,7 @@ def kernel(boxes, segments, threshold, device):
 
 
 def random_boxes(count):
-    """A tenth of them empty, many alike: on whole pixels, so that overlaps hit the threshold exactly."""
+    """A tenth of them are empty. All have whole coordinates, so that many IoUs equal the threshold."""
     corner = (torch.rand(count, 2) * 30).round()
     side = (torch.rand(count, 2) * 20).round() * (torch.rand(count, 1) > 0.1)
     return torch.cat((corner, corner + side), -1)
@@ -21,7 +22,7 @@ def random_boxes(count):
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 200])
 @pytest.mark.parametrize("segments", [1, 4])
-def test_equals_the_blocks_of_the_cpu(device, count, segments):
+def test_equals_the_operator_of_the_cpu(device, count, segments):
     boxes, segment = random_boxes(count), torch.randint(-1, segments, (count,)).sort().values
     for threshold in (0.5, 0.7):
         expected = nms.keep_in_order(boxes, segment, threshold)
@@ -42,12 +43,17 @@ def test_many_segments_begin_among_the_same_boxes(device):
     assert kernel(boxes, segments, 0.5, device).tolist() == [True, False] * 65
 
 
-def test_nothing_and_no_boxes(device):
-    nothing = kernel(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 0.5, device)
-    assert nothing.shape == (0,) and nothing.dtype == torch.bool
+def test_no_slots_and_no_boxes(device):
+    keep = kernel(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 0.5, device)
+    assert keep.shape == (0,) and keep.dtype == torch.bool
     assert not kernel(random_boxes(70), torch.full((70,), -1), 0.5, device).any()
 
 
 def test_empty_boxes_are_kept(device):
     points = torch.full((3, 4), 5.0)
     assert kernel(points, torch.zeros(3, dtype=torch.int64), 0.5, device).all()
+
+
+def test_passes_its_check(device):
+    verdict = kernels._passes("nms", torch.device(device), torch.float32, nms._check_kernel)
+    assert verdict

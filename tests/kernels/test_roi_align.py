@@ -33,24 +33,29 @@ def regions(device):
     return BOXES.repeat(2, 1).to(device), pictures, levels
 
 
+def use_kernel(monkeypatch, by_kernel):
+    monkeypatch.setattr(kernels, "can_run_on", lambda device: by_kernel)
+    monkeypatch.setattr(kernels, "trusted", lambda *args: True)
+
+
 def both(monkeypatch, operator, maps, device, bins=3, dtype=torch.float32, places=None):
     """Return features and gradients, first by the kernel, then by the plain operator in float32."""
-    answers = []
+    results = []
     for by_kernel in (True, False):
-        monkeypatch.setattr(kernels, "are_for", lambda tensor, by_kernel=by_kernel: by_kernel)
+        use_kernel(monkeypatch, by_kernel)
         leaves = [level.to(device, dtype).requires_grad_() for level in maps]
         inputs = leaves if by_kernel else [level.float() for level in leaves]
         pyramid = first_levels(flatten_levels(inputs, (8, 16, 32)), 2)
         features = operator(pyramid, *(places or regions(device)), bins)
         weight = torch.linspace(-1, 1, features.numel(), device=device).view(features.shape).to(dtype)
         features.backward(weight.to(features.dtype))
-        answers.append((features.detach(), [leaf.grad for leaf in leaves]))
-    return answers
+        results.append((features.detach(), [leaf.grad for leaf in leaves]))
+    return results
 
 
 @pytest.fixture
 def maps():
-    """Three levels, the last of which is not for regions."""
+    """Three levels; regions are read from the first two."""
     return [torch.randn(2, 5, height, width) for height, width in ((12, 16), (6, 8), (3, 4))]
 
 
@@ -64,7 +69,7 @@ def test_equals_the_plain_operator(monkeypatch, device, maps, ratio, aligned):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_rounds_once(monkeypatch, device, maps, dtype):
-    """Sums are made in float32: the answer is the exact one, rounded."""
+    """Sums are accumulated in float32: the result is the exact one, rounded."""
     (got, got_gradients), (expected, gradients) = both(monkeypatch, roi.roi_align, maps, device, dtype=dtype)
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), expected, atol=1e-5, rtol=torch.finfo(dtype).eps)
@@ -78,13 +83,13 @@ def test_four_levels_and_more_channels_than_a_block(monkeypatch, device):
         torch.zeros(4, dtype=torch.int64, device=device),
         torch.arange(4).to(device),
     )
-    answers = []
+    results = []
     for by_kernel in (True, False):
-        monkeypatch.setattr(kernels, "are_for", lambda tensor, by_kernel=by_kernel: by_kernel)
-        answers.append(
+        use_kernel(monkeypatch, by_kernel)
+        results.append(
             roi.roi_align(flatten_levels([m.to(device) for m in maps], (8, 16, 32, 64)), *places, 2)
         )
-    torch.testing.assert_close(*answers, atol=2e-5, rtol=0)
+    torch.testing.assert_close(*results, atol=2e-5, rtol=0)
 
 
 def test_no_regions(monkeypatch, device, maps):
@@ -95,10 +100,10 @@ def test_no_regions(monkeypatch, device, maps):
     assert all(not gradient.any() for gradient in gradients)
 
 
-def test_what_the_kernel_does_not_do_is_done_plainly(monkeypatch, device, maps):
+def test_the_plain_operator_computes_what_the_kernel_does_not_support(monkeypatch, device, maps):
     from maskrcnn.kernels import roi_align as kernel
 
-    monkeypatch.setattr(kernels, "are_for", lambda tensor: True)
+    use_kernel(monkeypatch, True)
     monkeypatch.setattr(kernel, "roi_align", None)  # it would fail if it were called
     places, pyramid = regions(device), flatten_levels([level.to(device) for level in maps[:2]], (8, 16))
     roi.roi_align(pyramid, *places, 2, sampling_ratio=0)
@@ -118,25 +123,48 @@ def test_the_operator_is_registered_as_pytorch_expects(device):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("check", [roi._check_kernel, roi._check_kernel_backward])
+def test_passes_its_checks(device, check):
+    assert kernels._passes("roi_align", torch.device(device), torch.float32, check)
+
+
+def test_a_wrong_kernel_fails_its_check(monkeypatch, device):
+    from maskrcnn.kernels import roi_align as kernel
+
+    def wrong(table, boxes, pictures, levels, *rest):
+        return roi._plain(table, boxes, pictures, 1 - levels, *rest)
+
+    monkeypatch.setattr(kernel, "roi_align", wrong)
+    for check in (roi._check_kernel, roi._check_kernel_backward):
+        with pytest.warns(UserWarning, match="AssertionError: Tensor-likes are not close"):
+            assert not kernels._passes("roi_align", torch.device(device), torch.float32, check)
+    monkeypatch.setattr(kernel, "roi_align", roi._plain)
+    for check in (roi._check_kernel, roi._check_kernel_backward):
+        assert kernels._passes("roi_align", torch.device(device), torch.float32, check)
+
+
+@pytest.mark.slow
 def test_compiles_into_one_graph(device):
-    """In a process of its own, where no check of shapes stands between the compiler and the functions."""
+    """In a process of its own, without the shape checks, which the compiler cannot trace."""
     code = f"""
 import torch
 from maskrcnn import kernels
 from maskrcnn.ops.roi_align import roi_align
-from maskrcnn.ops.pyramid import lay_out
+from maskrcnn.ops.pyramid import flatten_levels
 
-kernels.are_for = lambda tensor: True
+kernels.can_run_on = lambda device: True
 level = torch.randn(1, 3, 4, 4, device="{device}", requires_grad=True)
 boxes = torch.tensor([[3.0, 5, 20, 28]], device="{device}")
 zero = torch.zeros(1, dtype=int, device="{device}")
 
 def read(level):
-    return roi_align(lay_out([level], [8]), boxes, zero, zero, 2)
+    return roi_align(flatten_levels([level], [8]), boxes, zero, zero, 2)
 
 compiled = torch.compile(read, backend="aot_eager", fullgraph=True)
-expected, answer = read(level), compiled(level)
-torch.testing.assert_close(answer, expected)
-torch.testing.assert_close(*(torch.autograd.grad(out.sum(), level) for out in (answer, expected)))
+output = compiled(level)  # the kernel is checked during compilation
+assert set(kernels._VERDICTS.values()) == {{True}} and len(kernels._VERDICTS) == 2
+expected = read(level)
+torch.testing.assert_close(output, expected)
+torch.testing.assert_close(*(torch.autograd.grad(out.sum(), level) for out in (output, expected)))
 """
     subprocess.run([sys.executable, "-c", code], check=True)

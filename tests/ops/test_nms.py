@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn.ops import nms
 
@@ -74,13 +75,60 @@ def test_empty_boxes_are_kept_and_no_boxes_are_no_error():
     assert nothing.shape == (1, 0)
 
 
-def test_the_fixed_point_equals_the_blocks():
-    """What runs on a GPU against what runs on a CPU."""
-    torch.manual_seed(3)
-    boxes = random_boxes(1, 500)[0]
-    segments = torch.randint(-1, 3, (500,)).sort().values
-    blocks = nms.keep_in_order(boxes, segments, 0.3)
-    assert torch.equal(blocks, nms.keep_at_once(boxes, segments, 0.3))
+@pytest.mark.parametrize("block", [17, 64, 1024])
+@pytest.mark.parametrize("segments", [1, 3, 40, 500])
+def test_blocks_on_the_device_equal_the_host(segments, block):
+    """Where CUDA has no Triton; here on the CPU."""
+    boxes = random_boxes(1, 500, span=200.0 / segments**0.5)[0].round()
+    segment = torch.randint(-1, segments, (500,)).sort().values
+    for threshold in (0.3, 0.5):
+        expected = nms.keep_in_order(boxes, segment, threshold)
+        assert 50 < expected.sum() < (segment >= 0).sum()
+        assert torch.equal(nms.keep_in_blocks(boxes, segment, threshold, block=block), expected)
+
+
+def test_blocks_on_the_device_of_no_boxes_and_of_a_chain():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert nms.keep_in_blocks(torch.zeros(0, 4), nothing, 0.5).shape == (0,)
+    assert not nms.keep_in_blocks(random_boxes(1, 9)[0], torch.full((9,), -1), 0.5).any()
+    x = torch.arange(50) * 2.5
+    boxes = torch.stack((x, torch.zeros(50), x + 10, torch.full((50,), 10.0)), 1)
+    keep = nms.keep_in_blocks(boxes, torch.zeros(50, dtype=torch.int64), 0.5, block=16)
+    assert keep.tolist() == [i % 2 == 0 for i in range(50)]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that an operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        outputs = result if isinstance(result, tuple | list) else (result,)
+        sizes = [output.numel() for output in outputs if isinstance(output, torch.Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return result
+
+
+@pytest.mark.parametrize("segments", [1, 40])
+def test_blocks_on_the_device_bound_the_memory(segments):
+    count, block = 4000, 100
+    boxes, segment = random_boxes(1, count)[0], torch.randint(segments, (count,)).sort().values
+    with LargestTensor() as largest:
+        nms.keep_in_blocks(boxes, segment, 0.5, block=block)
+    assert block**2 <= largest.elements <= max(block**2, 4 * count)
+
+
+def test_blocks_on_the_device_are_compared_within_their_segments_alone(monkeypatch):
+    """Work grows with the number of segments, not with its square."""
+    overlapping, comparisons = nms._overlapping_on_device, []
+    monkeypatch.setattr(
+        nms, "_overlapping_on_device", lambda *args: comparisons.append(args[2:4]) or overlapping(*args)
+    )
+    for count, expected in ((1000, 15), (2000, 30)):
+        comparisons.clear()
+        nms.keep_in_blocks(random_boxes(1, count)[0], torch.arange(count) // 200, 0.5, block=100)
+        assert len(comparisons) == expected  # of two blocks of a segment, three
 
 
 def test_the_operator_is_registered_as_pytorch_expects():

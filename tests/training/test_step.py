@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from maskrcnn import recipes
-from maskrcnn.fast.cpu import optimize_for_cpu
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.step import TrainState, gradients, make_optimiser, to_floats, train_step
 from scenes import scene
@@ -56,7 +55,7 @@ def test_gradients_lie_as_their_weights_do():
     """PyTorch's fused optimisers on a CPU pair the two by their place in memory, whatever the strides say."""
     settings = Settings()
     learner = a_learner(settings)
-    optimize_for_cpu(learner.model.to(memory_format=torch.channels_last))
+    learner.model.to(memory_format=torch.channels_last)
     gradients(learner, iter([scene([2, 1])]), settings)
     learnt = {name: p for name, p in learner.model.named_parameters() if p.grad is not None}
     assert any(not p.is_contiguous() for p in learnt.values())

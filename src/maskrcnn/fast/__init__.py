@@ -1,1 +1,1 @@
-"""Mask R-CNN."""
+"""Faster inference: folded norms, faster CPU layers, CUDA graphs, precision, memory."""

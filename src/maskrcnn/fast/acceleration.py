@@ -1,4 +1,4 @@
-"""How a network is made fast."""
+"""The choice among the ways to make a network detect faster."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from maskrcnn.types import Batch, Detections
 
 
 class Acceleration(NamedTuple):
-    """How a network is made fast: with which precision its layers calculate, whether compiled or captured.
+    """How a network is made faster: the precision of its layers, and whether it is compiled or a CUDA graph.
 
-    bf16 is for GPUs and for processors that calculate in it. A compiled network takes a minute to make for
-    the first picture, and is then faster on a GPU. A captured one is a CUDA graph, recorded for each size of
-    the padded batch: for many pictures of few sizes.
+    bf16 is for GPUs, and for processors with instructions for it. Compiling takes about a minute at the first
+    batch; a compiled network is faster on a GPU. A CUDA graph is recorded for each padded size of a batch:
+    it is for many pictures of few sizes. On a CPU, float32 without either takes the layers of
+    `optimize_for_cpu`.
     """
 
     precision: Literal["float32", "bf16"] = "float32"
@@ -27,16 +28,21 @@ class Acceleration(NamedTuple):
     cuda_graph: bool = False
 
     def apply(self, model: MaskRCNN | ExportedNetwork, device: torch.device) -> Callable[[Batch], Detections]:
-        """Return the `detect` of `model`, which is changed to be fast in this way; as it is, if exported.
+        """Return a fast `detect` function for a frozen `model` on `device`, which may be modified in place.
 
-        Raises ValueError where it is to be captured on another device than CUDA's, or compiled as well.
+        An exported network's own is returned. Raises ValueError for a CUDA graph on another device than
+        CUDA's, for one of a compiled network, and as `optimize_for_cpu` does.
         """
         if isinstance(model, ExportedNetwork):
             return model.detect
         if self.cuda_graph and device.type != "cuda":
-            raise ValueError(f"only a network on a CUDA device can be captured, and this one is on {device}")
+            raise ValueError(
+                f"only a network on a CUDA device can be captured as a CUDA graph; this one is on {device}"
+            )
         if self.cuda_graph and self.compiled:
-            raise ValueError("a network is either compiled or captured: choose one of the two")
+            raise ValueError(
+                "a network is either compiled or captured as a CUDA graph: choose one of the two"
+            )
         if device.type == "cpu" and self == PLAIN:
             optimize_for_cpu(model)
         detect: Callable[[Batch], Detections] = model.detect
@@ -44,9 +50,16 @@ class Acceleration(NamedTuple):
             detect = torch.compile(model.detect)
         if self.cuda_graph:
             detect = cuda_graphed(model)
-        if self.precision == "float32":
-            return detect
-        return torch.autocast(device.type, torch.bfloat16)(detect)
+        return detect if self.precision == "float32" else _in_bf16(detect, device)
 
 
 PLAIN = Acceleration()
+
+
+def _in_bf16(detect: Callable[[Batch], Detections], device: torch.device) -> Callable[[Batch], Detections]:
+    def detect_in_bf16(batch: Batch) -> Detections:
+        # A context for each call: one that decorates `detect` keeps its state, and threads would share it.
+        with torch.autocast(device.type, torch.bfloat16):
+            return detect(batch)
+
+    return detect_in_bf16

@@ -1,1 +1,1 @@
-"""Mask R-CNN."""
+"""Masks: training targets, pasting into an image, COCO's run lengths, polygons."""

@@ -1,4 +1,4 @@
-"""Outlines of masks."""
+"""Masks as polygons."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from jaxtyping import Bool, Float
 def polygons(
     crop: Bool[np.ndarray, "h w"], origin_xy: tuple[int, int] = (0, 0)
 ) -> list[Float[np.ndarray, "n 2"]]:
-    """Outlines of a mask along the edges of its pixels: closed rings of x, y corners, in whole numbers.
+    """Return the outlines of a mask along the edges of its pixels: closed rings of x, y corners, integers.
 
-    Filling all rings by the even-odd rule gives back exactly the mask; holes are rings like the others.
-    Pixels that touch only at a corner are not joined there.
+    `origin_xy` is the corner of the first pixel of `crop`. Filling all rings by the even-odd rule gives the
+    mask exactly; holes are rings like the others. Pixels that touch only at a corner are not joined there.
 
-    Corners suffice: along any row of the pixel grid they are, in order, the two ends of one edge after
-    another, and so they are along any column. Going along a row, then along a column, and so on, walks around
-    a ring.
+    Only corners are searched: along any row of the pixel grid they are, in order, the two ends of one edge
+    after another, and likewise along any column. Following a row, then a column, and so on, traverses a ring.
     """
     padded = np.pad(crop, 1)
     upper_left, upper_right = padded[:-1, :-1], padded[:-1, 1:]
@@ -27,7 +26,7 @@ def polygons(
     copies = np.repeat(corners, 1 + crossing[tuple(corners.T)], axis=0)  # two rings meet at a crossing
     y, x = copies.T
     second = np.r_[False, (copies[1:] == copies[:-1]).all(1)]
-    # at a crossing the first copy ends at the left; it turns up around an upper left pixel, else down
+    # At a crossing the first copy ends the left edge; it turns up around an upper left pixel, else down.
     below = np.where(upper_left[y, x], second, ~second)
     in_columns = np.lexsort((below, y, x))
     along_row = np.arange(len(copies)) ^ 1
@@ -39,15 +38,15 @@ def polygons(
 
 
 def _cycles(along_row: list[int], along_column: list[int]) -> list[list[int]]:
-    """The rings that come of following the one list, then the other, from each corner not yet walked."""
-    rings, walked = [], [False] * len(along_row)
+    """Return the cycles of following `along_row`, then `along_column`, and so on, as lists of corners."""
+    rings, visited = [], [False] * len(along_row)
     for start in range(len(along_row)):
-        ring, here = [], start
-        while not walked[here]:
-            ahead = along_row[here]
-            walked[here] = walked[ahead] = True
-            ring += [here, ahead]
-            here = along_column[ahead]
+        ring, corner = [], start
+        while not visited[corner]:
+            following = along_row[corner]
+            visited[corner] = visited[following] = True
+            ring += [corner, following]
+            corner = along_column[following]
         if ring:
             rings.append(ring)
     return rings

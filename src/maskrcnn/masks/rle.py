@@ -1,4 +1,4 @@
-"""COCO's run lengths."""
+"""COCO's run-length encoding (RLE): lengths of runs of zeros and ones in turn, column by column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 def crop_to_rle(
     crop: Bool[np.ndarray, "h w"], origin_yx: tuple[int, int], size_hw: tuple[int, int]
 ) -> dict[str, Any]:
-    """Run lengths of a picture of `size_hw` that is zero except for `crop`, which begins at `origin_yx`."""
+    """Return the compressed RLE of an image of `size_hw` that is zero except for `crop`, at `origin_yx`."""
     counts = _crop_counts(crop, origin_yx, size_hw)
     return {"size": [int(side) for side in size_hw], "counts": compress(counts)}
 
@@ -20,54 +20,61 @@ def crop_to_rle(
 def _crop_counts(crop: np.ndarray, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> np.ndarray:
     height = size_hw[0]
     columns = np.pad(crop.T, ((0, 0), (1, 1)))
-    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])  # where runs begin and end, in order
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])  # where runs begin and end, sorted
     return runs_between((column + origin_yx[1]) * height + row + origin_yx[0], size_hw)
 
 
 def runs_between(ends: Int[np.ndarray, " ends"], size_hw: tuple[int, int]) -> Int[np.ndarray, " runs"]:
-    """Run lengths of a picture of `size_hw`, given where its runs of ones begin and end, column by column.
+    """Return the run lengths of an image of `size_hw`, given the positions where runs of ones begin and end.
 
-    A place that stands twice is where one column's last run and the next one's first touch: they are one.
+    Positions count pixels column by column. One that occurs twice is where the last run of a column and the
+    first of the next one touch: they are one run.
     """
-    edges, seen = np.unique(ends, return_counts=True)
-    counts = np.diff(edges[seen == 1], prepend=0, append=size_hw[0] * size_hw[1])
+    edges, occurrences = np.unique(ends, return_counts=True)
+    counts = np.diff(edges[occurrences == 1], prepend=0, append=size_hw[0] * size_hw[1])
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 
 
 def compress(counts: Int[np.ndarray, " runs"]) -> str:
-    """COCO's text of run lengths: from the fourth on, the difference to the last but one, 5 bits a letter."""
+    """Return COCO's compressed text of run lengths, 5 bits a letter.
+
+    From the fourth run on, the difference to the last but one is encoded.
+    """
     values = counts.astype(np.int64)
     values[3:] -= counts[1:-2]
-    letters, written = [], []
+    letters, used = [], []
     more = np.ones(len(values), bool)
     while more.any():
-        written.append(more)
+        used.append(more)
         low, values = values & 31, values >> 5
         more = more & (values != np.where(low & 16, -1, 0))
         letters.append(low + 48 + 32 * more)
-    text = np.stack(letters, 1)[np.stack(written, 1)]
+    text = np.stack(letters, 1)[np.stack(used, 1)]
     return text.astype(np.uint8).tobytes().decode()
 
 
 def decompress(text: str) -> Int[np.ndarray, " runs"]:
-    """Run lengths of COCO's compressed text. Raises ValueError for a text that is not one."""
+    """Return the run lengths of COCO's compressed text. Raises ValueError for any other text."""
     letters = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
     last = (letters & 32) == 0
     if not len(letters) or letters.min() < 0 or letters.max() > 63 or not last[-1]:
-        raise ValueError(f"not COCO's compressed run lengths: {text[:40]!r}")
+        raise ValueError(f"not COCO's compressed RLE: {text[:40]!r}")
     firsts = np.flatnonzero(np.r_[True, last[:-1]])
     lengths = np.diff(firsts, append=len(letters))
     if lengths.max() > 10:
-        raise ValueError(f"a run length of more than 50 bits in {text[:40]!r}")
-    place = np.arange(len(letters)) - np.repeat(firsts, lengths)
-    values = np.add.reduceat((letters & 31) << (5 * place), firsts)
+        raise ValueError(f"a run length of more than 50 bits in COCO's compressed RLE {text[:40]!r}")
+    position = np.arange(len(letters)) - np.repeat(firsts, lengths)
+    values = np.add.reduceat((letters & 31) << (5 * position), firsts)
     values -= np.where(letters[last] & 16, 1 << (5 * lengths), 0)  # the highest bit is the sign
     values[1::2], values[2::2] = values[1::2].cumsum(), values[2::2].cumsum()
     return values
 
 
 def rle_counts(rle: Mapping[str, Any]) -> Int[np.ndarray, " runs"]:
-    """Counts of either form of run lengths. Raises ValueError where they do not fill their picture."""
+    """Return the run lengths of an RLE, compressed or not.
+
+    Raises ValueError where they are not integers of at least 0 whose sum is the number of pixels.
+    """
     height, width = rle["size"]
     counts = rle["counts"]
     counts = counts.decode() if isinstance(counts, bytes) else counts
@@ -80,7 +87,7 @@ def rle_counts(rle: Mapping[str, Any]) -> Int[np.ndarray, " runs"]:
 
 
 def rle_to_crop(rle: Mapping[str, Any]) -> tuple[Bool[np.ndarray, "h w"], tuple[int, int]]:
-    """Tight crop of a mask, and the row and column where it begins; a crop of 0 × 0 for an empty mask."""
+    """Return the tight crop of a mask and the row and column of its first pixel; 0 × 0 for an empty mask."""
     counts, height = rle_counts(rle), int(rle["size"][0])
     stops = counts.cumsum()
     runs = np.stack([stops - counts, stops], 1)[1::2]
@@ -95,7 +102,7 @@ def rle_to_crop(rle: Mapping[str, Any]) -> tuple[Bool[np.ndarray, "h w"], tuple[
 
 
 def decode(rle: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
-    """Whole mask of the picture."""
+    """Return the whole mask, in the size of its image."""
     height, width = rle["size"]
     counts = rle_counts(rle)
     return np.ascontiguousarray(np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T)

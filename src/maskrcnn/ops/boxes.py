@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# A predicted log-size may not enlarge an anchor more than 1000 / 16 times: exp() stays finite.
+# An anchor is enlarged at most 1000 / 16 times, so that exp() stays finite.
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 
 BoxWeights = tuple[float, float, float, float]
@@ -41,13 +41,13 @@ def covered(first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]) -> 
 
 
 def clip(boxes: Float[Tensor, "b n 4"], sizes_hw: Int[Tensor, "b 2"]) -> Float[Tensor, "b n 4"]:
-    """Return the part of each box that lies on its picture of `sizes_hw` pixels."""
+    """Return each box clipped to its image of `sizes_hw` pixels."""
     limits = sizes_hw.flip(-1).repeat(1, 2).unsqueeze(1).to(boxes.dtype)  # w, h, w, h
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def is_larger(boxes: Float[Tensor, "*n 4"], side: float) -> Bool[Tensor, "*n"]:
-    """Say which boxes are finite and have both sides longer than `side` px: the others are to be removed."""
+    """Return which boxes are finite and have both sides longer than `side` px."""
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     return (width > side) & (height > side) & boxes.isfinite().all(-1)
 
@@ -55,11 +55,10 @@ def is_larger(boxes: Float[Tensor, "*n 4"], side: float) -> Bool[Tensor, "*n"]:
 def encode(
     boxes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"], weights: BoxWeights
 ) -> Float[Tensor, "*n 4"]:
-    """Return the deltas ``dx, dy, dw, dh`` that lead from anchors to boxes (R-CNN, appendix C).
+    """Return the deltas ``dx, dy, dw, dh`` from anchors to boxes (R-CNN, appendix C).
 
-    Shifts are in units of the anchor's size, sizes in logarithms; `weights` multiply them. Both must have
-    positive sides: where an anchor or a box is empty, the deltas are those of a side of 1e-6 px, so that they
-    stay finite.
+    Shifts are in units of the anchor's sides, sizes are logarithms of ratios; `weights` multiply them. A side
+    of an anchor or a box below 1e-6 px is taken for 1e-6 px, so that the deltas stay finite.
     """
     (x, y, w, h), (ax, ay, aw, ah) = _centres(boxes), _centres(anchors)
     wx, wy, ww, wh = weights
@@ -70,7 +69,7 @@ def encode(
 def decode(
     deltas: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"], weights: BoxWeights
 ) -> Float[Tensor, "*n 4"]:
-    """Return the boxes that `deltas` describe: the inverse of `encode`, growth limited to `MAX_LOG_SCALE`."""
+    """Return the boxes of `deltas`: the inverse of `encode`, with growth limited to `MAX_LOG_SCALE`."""
     x1, y1, x2, y2 = anchors.unbind(-1)
     aw, ah = x2 - x1, y2 - y1
     wx, wy, ww, wh = weights

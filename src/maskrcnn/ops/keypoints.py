@@ -1,4 +1,4 @@
-"""Keypoints to heatmaps and back (paper §5: one one-hot M × M mask for each keypoint, found by a softmax)."""
+"""Keypoints to heatmaps and back (paper §5: one one-hot M × M mask for each keypoint, with a softmax)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def keypoints_to_heatmap_index(
     keypoints: Float[Tensor, "N J 3"], boxes: Float[Tensor, "N 4"], size: int
 ) -> tuple[Int[Tensor, "N J"], Bool[Tensor, "N J"]]:
-    """Cell of the size × size heatmap of its box that holds each keypoint, and whether there is one.
+    """Return the cell of each keypoint in the size × size heatmap of its box, and whether it is valid.
 
     Cells are numbered row by row. A keypoint exactly on the right or lower edge belongs to the last cell.
     Keypoints that are unlabelled (visibility 0) or outside their box have index 0 and are not valid.
@@ -27,14 +27,14 @@ def keypoints_to_heatmap_index(
 def heatmaps_to_keypoints(
     heatmaps: Float[Tensor, "N J M M"], boxes: Float[Tensor, "N 4"]
 ) -> Float[Tensor, "N J 3"]:
-    """Read x, y and score off the heatmaps, in the frame of the boxes.
+    """Return x, y and score of the keypoints of heatmaps, in the frame of the boxes.
 
-    As Detectron and its successors do: each heatmap is resized bicubically to the whole pixels of its box, at
-    least one, and the keypoint is the centre of the highest pixel. The score is the logit there. It goes box
-    by box, because every box has another size.
+    As in Detectron and its successors, each heatmap is resized bicubically to the pixels of its box, rounded
+    up, at least one, and the keypoint is the centre of the highest pixel. The score is the logit there. Boxes
+    are computed one by one, because each has another size.
     """
-    found = [_peaks(heatmap, box) for heatmap, box in zip(heatmaps, boxes, strict=True)]
-    return torch.stack(found) if found else heatmaps.new_zeros(*heatmaps.shape[:2], 3)
+    peaks = [_peaks(heatmap, box) for heatmap, box in zip(heatmaps, boxes, strict=True)]
+    return torch.stack(peaks) if peaks else heatmaps.new_zeros(*heatmaps.shape[:2], 3)
 
 
 def _peaks(heatmap: Tensor, box: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses of single elements, and their sums over the slots that hold something."""
+"""Losses of single elements, and their sums over the valid slots."""
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,12 @@ def smooth_l1(error: Float[Tensor, "*n"], beta: float) -> Float[Tensor, "*n"]:
 
 
 def binary_cross_entropy(logits: Float[Tensor, "*n"], targets: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Return the cross entropy of each element, in float32 whatever the logits' precision."""
+    """Return the cross entropy of each element, computed in float32 in any precision of the logits."""
     return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
 
 
 def masked_sum(losses: Float[Tensor, "*n"], valid: Bool[Tensor, "*n"]) -> Float[Tensor, ""]:
-    """Return the sum over the valid elements; what the others hold, NaN included, has no part in it."""
+    """Return the sum over the valid elements; the others may hold anything, NaN included."""
     return torch.where(valid, losses, 0.0).sum()
 
 

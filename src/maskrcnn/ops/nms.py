@@ -8,7 +8,8 @@ from torch import Tensor
 from maskrcnn import kernels
 from maskrcnn.ops import boxes as box_ops
 
-_BLOCK = 128
+_HOST_BLOCK = 128
+_DEVICE_BLOCK = 1024  # 4 MB for each matrix of a block with a block
 
 
 def suppress(
@@ -18,17 +19,17 @@ def suppress(
     valid: Bool[Tensor, "B N"],
     threshold: float,
 ) -> Bool[Tensor, "B N"]:
-    """Say which boxes greedy non-maximum suppression keeps.
+    """Return which boxes greedy non-maximum suppression keeps.
 
     In order of falling score (equal scores: lower index first), a box is kept unless it overlaps a kept box
-    of its own group (class or pyramid level) in its own picture by an IoU above `threshold`. Slots that are
+    of its own group (class or pyramid level) in its own image by an IoU above `threshold`. Slots that are
     not `valid` are never kept and suppress nothing. Empty boxes have no IoU and are kept, as in the original.
     """
     count = boxes.shape[1]
-    # One stable sort by (picture, group, falling score), from the least important key to the most.
-    picture = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, count)
-    span = groups.max() + 1 if groups.numel() else 1
-    segment = torch.where(valid, picture * span + groups, -1).flatten()
+    # One stable sort by (image, group, falling score), from the least important key to the most.
+    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, count)
+    num_groups = groups.max() + 1 if groups.numel() else 1
+    segment = torch.where(valid, image * num_groups + groups, -1).flatten()
     order = scores.flatten().argsort(descending=True, stable=True)
     order = order[segment[order].argsort(stable=True)]
     keep_sorted = keep_in_order(boxes.flatten(0, 1)[order].float(), segment[order], threshold)
@@ -38,23 +39,56 @@ def suppress(
 
 @torch.library.custom_op("maskrcnn::keep_in_order", mutates_args=())
 def keep_in_order(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    """Return which boxes (N, 4) survive, in their order.
+    """Return which boxes (N, 4), in float32, greedy suppression keeps in the order given.
 
-    `segments` (N,) do not fall; boxes of different segments do not compare, and those of segments below 0 are
-    no boxes. Blocks of boxes are compared with the kept boxes before them, then within themselves. Overlaps
-    are PyTorch's work, truth values NumPy's: each is several times faster there than in the other.
+    `segments` (N,) must not decrease. Boxes of different segments are not compared; those of segments below
+    0 are neither kept nor compared.
+    """
+    return _keep_on_host(boxes, segments, threshold)
+
+
+@keep_in_order.register_kernel("cuda")
+def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    if has_kernel(boxes.device):
+        from maskrcnn.kernels import nms as kernel
+
+        return kernel.keep_in_order(boxes, segments, threshold)
+    return keep_in_blocks(boxes, segments, threshold)
+
+
+@keep_in_order.register_fake
+def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    return torch.empty_like(segments, dtype=torch.bool)
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Return whether suppression on this device is a Triton kernel, which never waits for the device."""
+    return kernels.can_run_on(device) and kernels.trusted("nms", device, torch.float32, _check_kernel)
+
+
+def _check_kernel(device: torch.device, dtype: torch.dtype) -> None:
+    from maskrcnn.kernels import nms as kernel
+
+    kernel.check(_keep_on_host, device, dtype)
+
+
+def _keep_on_host(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    """Return `keep_in_order`, computed on the CPU.
+
+    Blocks of boxes are compared with the kept boxes before them, then within themselves. PyTorch computes
+    overlaps and NumPy truth values, each of which is several times faster there than in the other.
     """
     corners, segment = boxes.detach().cpu().T.contiguous(), segments.cpu().numpy()
     corners = torch.cat((corners, box_ops.area(boxes).cpu()[None]))  # x1, y1, x2, y2, area, each (N,)
     kept = torch.empty_like(corners)  # the kept boxes so far, side by side
     keep, count = segment >= 0, 0
     kept_segment = np.empty_like(segment)
-    for begin in range(int(np.searchsorted(segment, 0)), len(keep), _BLOCK):
-        block = slice(begin, begin + _BLOCK)
+    for begin in range(int(np.searchsorted(segment, 0)), len(keep), _HOST_BLOCK):
+        block = slice(begin, begin + _HOST_BLOCK)
         start = int(np.searchsorted(kept_segment[:count], segment[begin]))
-        rivals = slice(start, count)
+        earlier = slice(start, count)
         alive = ~_overlapping(
-            corners[:, block], kept[:, rivals], segment[block], kept_segment[rivals], threshold
+            corners[:, block], kept[:, earlier], segment[block], kept_segment[earlier], threshold
         ).any(1)
         rows = np.flatnonzero(alive) + begin
         own = corners[:, rows]
@@ -71,26 +105,26 @@ def keep_in_order(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
 def _overlapping(
     first: Tensor, second: Tensor, segment: np.ndarray, other_segment: np.ndarray, threshold: float
 ) -> np.ndarray:
-    """Say which boxes of `first` overlap which of `second` by more than `threshold`; 0 / 0 is no overlap."""
+    """Return which of `first` overlap which of `second` by more than `threshold`; 0 / 0 is no overlap."""
     x1, y1, x2, y2, area = first.unsqueeze(-1)
     u1, v1, u2, v2, other_area = second
     shared = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
     shared *= torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
     shared /= (area + other_area).sub_(shared)
     with np.errstate(invalid="ignore"):
-        hit = shared.numpy() > np.float32(threshold)
-    if len(segment) and segment[0] == segment[-1]:  # then the others', which lie before them, are the same
-        return hit
-    return hit & (segment[:, None] == other_segment)
+        overlaps = shared.numpy() > np.float32(threshold)
+    if len(segment) and segment[0] == segment[-1]:  # `second` lies before `first`: its segment is the same
+        return overlaps
+    return overlaps & (segment[:, None] == other_segment)
 
 
-def _greedy(hit: np.ndarray) -> np.ndarray:
+def _greedy(overlaps: np.ndarray) -> np.ndarray:
     """Return what the greedy rule keeps, given which of n boxes (in order) overlap which.
 
-    ``keep = not any(earlier overlapping and kept)`` has one fixed point, the greedy answer: after k rounds
+    ``keep = not any(earlier, overlapping and kept)`` has one fixed point, the greedy result: after k rounds
     the first k boxes are final, in practice all after a few.
     """
-    earlier = np.tril(hit, -1)
+    earlier = np.tril(overlaps, -1)
     keep = np.logical_not(earlier.any(1))
     while True:
         settled = np.logical_not((earlier & keep).any(1))
@@ -99,28 +133,41 @@ def _greedy(hit: np.ndarray) -> np.ndarray:
         keep = settled
 
 
-@keep_in_order.register_kernel("cuda")
-def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    if kernels.are_for(boxes):
-        from maskrcnn.kernels import nms as kernel
+def keep_in_blocks(
+    boxes: Tensor, segments: Tensor, threshold: float, *, block: int = _DEVICE_BLOCK
+) -> Tensor:
+    """Return `keep_in_order`, computed on the device of `boxes` without a kernel.
 
-        return kernel.keep_in_order(boxes, segments, threshold)
-    return keep_at_once(boxes, segments, threshold)
-
-
-def keep_at_once(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    """Return the same by one comparison of all with all: more work in fewer steps, for want of a kernel."""
+    A block of boxes is compared with each earlier block of its own segments, then within itself: no tensor
+    has more than ``block²`` or 4 N elements.
+    """
     present = (segments >= 0).nonzero().flatten()
-    boxes, segment = boxes[present], segments[present]
-    shared, area = box_ops.intersection(boxes, boxes), box_ops.area(boxes)
-    hit = shared / (area[:, None] + area - shared) > threshold
-    earlier = (hit & (segment[:, None] == segment)).tril(-1)
-    keep = ~earlier.any(1)
-    while not torch.equal(settled := ~(earlier & keep).any(1), keep):  # the fixed point of `_greedy`
-        keep = settled
+    boxes, segment = boxes.detach()[present], segments[present]
+    keep = torch.ones_like(segment, dtype=torch.bool)
+    first_of_segment = torch.searchsorted(segment, segment[::block].contiguous()).tolist()
+    for number, first in enumerate(first_of_segment):
+        own = slice(number * block, (number + 1) * block)
+        for start in range(first // block * block, own.start, block):
+            rivals = slice(start, start + block)
+            hit = _overlapping_on_device(boxes, segment, own, rivals, threshold) & keep[rivals]
+            keep[own] &= ~hit.any(1)
+        earlier = _overlapping_on_device(boxes, segment, own, own, threshold).tril(-1)
+        keep[own] = _greedy_on_device(earlier, keep[own])
     return (segments >= 0).scatter(0, present, keep)
 
 
-@keep_in_order.register_fake
-def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    return torch.empty_like(segments, dtype=torch.bool)
+def _overlapping_on_device(
+    boxes: Tensor, segment: Tensor, rows: slice, columns: slice, threshold: float
+) -> Tensor:
+    first, second = boxes[rows], boxes[columns]
+    shared = box_ops.intersection(first, second)
+    iou = shared / (box_ops.area(first)[:, None] + box_ops.area(second) - shared)
+    return (iou > threshold) & (segment[rows, None] == segment[columns])
+
+
+def _greedy_on_device(earlier: Tensor, alive: Tensor) -> Tensor:
+    """Return the fixed point of `_greedy` among the boxes that are `alive`."""
+    keep = alive
+    while not torch.equal(settled := alive & ~(earlier & keep).any(1), keep):
+        keep = settled
+    return keep

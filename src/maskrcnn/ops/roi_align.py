@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -214,11 +215,38 @@ def roi_align(
 
 
 def _has_kernel(pyramid: Pyramid) -> bool:
-    """Say whether `maskrcnn.kernels.roi_align` reads this pyramid; its backward is not deterministic."""
-    if not pyramid.table.is_cuda:
+    """Return whether the Triton kernel reads this pyramid. Its backward is not deterministic."""
+    device, dtype = pyramid.table.device, pyramid.table.dtype
+    fits = dtype in (torch.float32, torch.bfloat16, torch.float16) and len(pyramid.strides) <= 4
+    if not fits or not kernels.can_run_on(device) or torch.are_deterministic_algorithms_enabled():
         return False
-    fits = pyramid.table.dtype in (torch.float32, torch.bfloat16, torch.float16) and len(pyramid.strides) <= 4
-    return fits and kernels.are_for(pyramid.table) and not torch.are_deterministic_algorithms_enabled()
+    learns = torch.is_grad_enabled() and pyramid.table.requires_grad
+    return kernels.trusted("roi_align", device, dtype, _check_kernel) and (
+        not learns or kernels.trusted("roi_align backward", device, dtype, _check_kernel_backward)
+    )
+
+
+def _check_kernel(device: torch.device, dtype: torch.dtype) -> None:
+    from maskrcnn.kernels import roi_align as kernel
+
+    kernel.check(_plain, device, dtype)
+
+
+def _check_kernel_backward(device: torch.device, dtype: torch.dtype) -> None:
+    from maskrcnn.kernels import roi_align as kernel
+
+    kernel.check_backward(_plain, device, dtype)
+
+
+def _plain(table: Tensor, boxes: Tensor, pictures: Tensor, levels: Tensor, maps: list[int], bins: int,
+           ratio: int, aligned: bool) -> Tensor:  # fmt: skip
+    """Return what the kernel returns for these arguments, by the plain operator."""
+    sizes_hw = tuple(zip(maps[1::3], maps[2::3], strict=True))
+    pyramid = Pyramid(table, maps[0], sizes_hw, tuple(maps[3::3]), ())
+    read = partial(roi_align, sampling_ratio=ratio, aligned=aligned)
+    # With `mean` itself as the reduction the kernel would be called.
+    features = read(pyramid, boxes, pictures, levels, bins, reduction=lambda *args: mean(*args))
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class _Grid(NamedTuple):
