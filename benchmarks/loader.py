@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from maskrcnn.data.batch import collate
-from maskrcnn.data.folder import find_split
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.folder import read_split
 from maskrcnn.data.loader import training_batches
 from maskrcnn.data.pictures import read_picture, read_to_resize
-from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.data.transforms import Resize, Transform, resized, to_network
 from maskrcnn.recipes import Options
 from maskrcnn.training.settings import parse_sets
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(1)
     settings, _ = parse_sets(arguments.set, Options)
-    dataset = CocoDataset(*find_split(arguments.data, "train"))
+    dataset = read_split(arguments.data, "train")
     count = min(arguments.pictures, len(dataset))
     resize, transform = sizes(settings), augmentation(settings)
 
@@ -78,9 +78,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def a_pass(
-    dataset: CocoDataset, count: int, resize: Resize, transform: Transform, batch_size: int
-) -> Seconds:
+def a_pass(dataset: Dataset, count: int, resize: Resize, transform: Transform, batch_size: int) -> Seconds:
     """Make `count` pictures ready once, and return the seconds that each stage took for all of them."""
     spent: Seconds = {}
     ready = []

@@ -11,7 +11,7 @@ from PIL import Image
 
 from maskrcnn.data import transforms
 from maskrcnn.data.loader import batches_per_epoch, picture_batches, plan_epoch, training_batches
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.readers.coco import read_coco
 
 RESIZE = transforms.resize((24, 32, 40), 64)
 AS_STORED = transforms.resize(None, 10**6)
@@ -36,7 +36,7 @@ def make_dataset(tmp_path, count):
         annotations.append({"image_id": i, "category_id": 1, "bbox": [i, 2, 5, 5]})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    return CocoDataset(tmp_path / "truth.json", tmp_path)
+    return read_coco(tmp_path / "truth.json", tmp_path)
 
 
 def take(dataset, count, resize=RESIZE, transform=AUGMENT, **arguments):
@@ -158,7 +158,7 @@ def test_a_shrunk_jpeg_keeps_its_object_where_it_is(tmp_path, orientation):
         "categories": [{"id": 1, "name": "square"}],
     }
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    dataset = CocoDataset(tmp_path / "truth.json", tmp_path)
+    dataset = read_coco(tmp_path / "truth.json", tmp_path)
     resize = transforms.resize(40, 1000)
     ((batch, targets),) = take(dataset, 1, resize, transforms.compose(), batch_size=1)
     (seen,) = picture_batches(dataset.paths, resize, batch_size=1, stride=32, workers=0)

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.dataset import PackedDataset
+from maskrcnn.data.readers.coco import read_coco
 from maskrcnn.evaluation.coco import coco_metrics, detections_to_coco, evaluate, table, write_metrics
 from maskrcnn.predict.predictor import PictureError, Predictor
 from maskrcnn.results.result import Result
@@ -311,12 +312,12 @@ def result(boxes=((10, 10, 50, 50),), labels=(0,), **more) -> Result:
     return Result(**(fields | more))
 
 
-def dataset(folder: Path, truth: dict) -> CocoDataset:
+def dataset(folder: Path, truth: dict) -> PackedDataset:
     for image in truth["images"]:
         image["file_name"] = f"{image['id']}.png"
         Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
     (folder / "truth.json").write_text(json.dumps(truth))
-    return CocoDataset(folder / "truth.json", folder)
+    return read_coco(folder / "truth.json", folder)
 
 
 def test_results_are_judged_in_the_order_of_the_pictures(tmp_path):

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.data.folder import find_split
+from maskrcnn.data.folder import read_split
 from maskrcnn.data.loader import training_batches
-from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.data.transforms import compose, resize
 from maskrcnn.training.checkpoint import load
@@ -25,7 +24,7 @@ def data(tmp_path_factory):
 
 
 def test_shares_make_the_whole(data):
-    dataset = CocoDataset(*find_split(data, "train"))
+    dataset = read_split(data, "train")
     batches = partial(
         training_batches, dataset, resize(64, 64), compose(), batch_size=4, stride=32, workers=0, seed=3
     )

@@ -46,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
         detections_to_coco,
         predicted,
         table,
-        truth_of,
         write_metrics,
     )
     from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
@@ -63,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     speed = acceleration_of(arguments)
     predictor = predictor_of(trained, trained.build(), speed=speed)
     dataset = open_split(arguments.data, arguments.split, trained)
-    truth = truth_of(dataset)
+    truth = dataset.truth()
     if "lvis" in arguments.also:
         check_lvis(truth)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)  # known to work before the work is done

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from maskrcnn.data.batch import collate, pad
-from maskrcnn.data.dataset import Objects
+from maskrcnn.data.dataset import Dataset, Objects
 from maskrcnn.data.pictures import SizeHW, Source, read_to_resize
-from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.data.transforms import Affine, Resize, Sample, Transform, resized, to_network
 from maskrcnn.types import Batch, Targets
 
@@ -42,7 +42,7 @@ class PictureBatch(NamedTuple):
 
 
 def training_batches(
-    dataset: CocoDataset,
+    dataset: Dataset,
     resize: Resize,
     transform: Transform,
     *,
@@ -69,7 +69,7 @@ def training_batches(
         yield item
 
 
-def batches_per_epoch(dataset: CocoDataset, batch_size: int) -> int:
+def batches_per_epoch(dataset: Dataset, batch_size: int) -> int:
     """How many batches show every picture once."""
     return -(-len(dataset) // batch_size)
 
@@ -139,10 +139,10 @@ def _picture_batch(pictures: list[_Picture], failures: list[tuple[int, str]], st
 
 
 @dataclass(frozen=True)
-class _TrainingBatches(Dataset):
+class _TrainingBatches(TorchDataset):
     """Batch `number`, made whole in one worker; an error comes back as a value, its sentence kept clean."""
 
-    dataset: CocoDataset
+    dataset: Dataset
     resize: Resize
     transform: Transform
     batch_size: int
@@ -171,7 +171,7 @@ class _TrainingBatches(Dataset):
         if picture.file_hw != size_hw:
             raise ValueError(
                 f"{path}: the picture has {picture.file_hw[0]} rows and {picture.file_hw[1]} columns, but"
-                f" {self.dataset.annotation_file} says {size_hw[0]} and {size_hw[1]}"
+                f" {self.dataset.source} says {size_hw[0]} and {size_hw[1]}"
                 " (was it annotated before it was resized, or turned by its EXIF orientation?)"
             )
         sample = resized(picture, self.dataset.objects(index), self.dataset.keypoint_flip)
@@ -179,7 +179,7 @@ class _TrainingBatches(Dataset):
 
 
 @dataclass(frozen=True)
-class _Pictures(Dataset):
+class _Pictures(TorchDataset):
     """Picture `index`, resized, with its affine and the size of its file; or why it cannot be read."""
 
     sources: Sequence[Source]
@@ -198,7 +198,7 @@ class _Pictures(Dataset):
         return sample.image, sample.affine, picture.file_hw
 
 
-def _in_workers(items: Dataset, numbers: Iterable[int], workers: int) -> Iterator[Any]:
+def _in_workers(items: TorchDataset, numbers: Iterable[int], workers: int) -> Iterator[Any]:
     """Yield the items of the given numbers, in order, made by `workers` processes, or by this one if 0.
 
     There are never more processes than cores that this one may use: they would only take turns.

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from maskrcnn.data.dataset import Entry, Objects, Polygons
+from maskrcnn.data.categories import Entry
+from maskrcnn.data.dataset import Objects, Polygons
 from maskrcnn.data.pictures import Picture, SizeHW
 from maskrcnn.masks.rle import rle_to_crop
 

@@ -10,7 +10,6 @@ of their outlines. Large masks have few of their pixels there, so only this asks
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.dataset import Dataset
 from maskrcnn.files import write_json
 from maskrcnn.messages import nearest
 from maskrcnn.predict.predictor import PictureError, Predictor
@@ -38,7 +37,7 @@ _OTHER_SIGMA = 0.067  # the mean of COCO's 17, for keypoints that are not COCO's
 
 def evaluate(
     source: Predictor | Iterable[Result],
-    dataset: CocoDataset,
+    dataset: Dataset,
     *,
     max_detections: int = 100,
     also: Sequence[str] = (),
@@ -60,7 +59,7 @@ def evaluate(
     for kind, field in needed.items():
         if field not in {_FIELDS[given] for given in kinds}:
             raise ValueError(f"cannot judge '{kind}': the network predicts only {', '.join(kinds)}")
-    return coco_metrics(truth_of(dataset), detections, dict.fromkeys([*kinds, *also]), max_detections)
+    return coco_metrics(dataset.truth(), detections, dict.fromkeys([*kinds, *also]), max_detections)
 
 
 def _field(kind: str) -> str:
@@ -80,15 +79,8 @@ def predicted(predictor: Predictor, paths: Sequence[Path]) -> Iterator[Result]:
         yield result
 
 
-def truth_of(dataset: CocoDataset) -> dict[str, Any]:
-    """Return the annotations as the file has them, with the data set's names of classes, which are unique."""
-    truth = json.loads(dataset.annotation_file.read_bytes())
-    names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
-    return truth | {"categories": [entry | {"name": names[entry["id"]]} for entry in truth["categories"]]}
-
-
 def detections_to_coco(
-    results: Iterable[Result], dataset: CocoDataset
+    results: Iterable[Result], dataset: Dataset
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Return all detections in COCO's result format, and which kinds of them there are.
 
@@ -105,7 +97,7 @@ def detections_to_coco(
     return detections, kinds
 
 
-def _check(result: Result, dataset: CocoDataset, picture: int) -> None:
+def _check(result: Result, dataset: Dataset, picture: int) -> None:
     known = set(zip(result.category_ids, result.class_names, strict=True))
     unknown = [
         pair for pair in zip(dataset.category_ids, dataset.class_names, strict=True) if pair not in known
@@ -113,13 +105,13 @@ def _check(result: Result, dataset: CocoDataset, picture: int) -> None:
     if unknown:
         raise ValueError(
             f"the network does not know {len(unknown)} of the {len(dataset.class_names)} classes of "
-            f"{dataset.annotation_file} by the same id and name, such as {unknown[0][0]} '{unknown[0][1]}': "
+            f"{dataset.source} by the same id and name, such as {unknown[0][0]} '{unknown[0][1]}': "
             "evaluate on the data set that it was trained for"
         )
     said, read = tuple(dataset.sizes_hw[picture].tolist()), tuple(result.size_hw)
     if said != read:
         raise ValueError(
-            f"{dataset.paths[picture]} is {read[1]} by {read[0]} pixels large, but {dataset.annotation_file} "
+            f"{dataset.paths[picture]} is {read[1]} by {read[0]} pixels large, but {dataset.source} "
             f"says {said[1]} by {said[0]}: correct its width and height there"
         )
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from maskrcnn.data.folder import find_split
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.folder import read_split
 from maskrcnn.data.loader import picture_batches
 from maskrcnn.data.pictures import find_pictures
-from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import Metrics, evaluate
 from maskrcnn.export.onnx import write_onnx
 from maskrcnn.extras import import_extra
@@ -75,10 +75,10 @@ def in_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metri
     return metrics
 
 
-def _splits(data: Path) -> Iterator[CocoDataset]:
+def _splits(data: Path) -> Iterator[Dataset]:
     for split in ("train", "val"):
         with suppress(FileNotFoundError):
-            yield CocoDataset(*find_split(data, split))
+            yield read_split(data, split)
 
 
 def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
@@ -98,6 +98,6 @@ def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
         yield batch.batch
 
 
-def _judged(predictor: Predictor, dataset: CocoDataset) -> Metrics:
+def _judged(predictor: Predictor, dataset: Dataset) -> Metrics:
     assert isinstance(predictor.model, ExportedNetwork)
     return evaluate(predictor, dataset, max_detections=predictor.model.description.max_detections)

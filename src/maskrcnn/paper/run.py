@@ -13,10 +13,9 @@ from typing import Any, Literal, NamedTuple
 from rich.box import SIMPLE
 from rich.table import Table as Printed
 
-from maskrcnn.data.folder import find_split
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.folder import read_split
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
-from maskrcnn.evaluation.coco import Metrics, coco_metrics, detections_to_coco, predicted, truth_of
+from maskrcnn.evaluation.coco import Metrics, coco_metrics, detections_to_coco, predicted
 from maskrcnn.evaluation.intervals import Interval, difference
 from maskrcnn.files import replacing, write_json
 from maskrcnn.paper.page import page
@@ -117,7 +116,7 @@ def run_table(
         for row in table.rows
     ]
     trained = read_model(runs[0].folder / "last.pt")
-    truth = truth_of(open_split(data, "val", trained))
+    truth = open_split(data, "val", trained).truth()
     ahead = differences(table, runs, truth, trained.max_detections)
     write_json(output / "figures.json", figures(table, runs, ahead, settings))
     with replacing(output / "page.html") as unfinished:
@@ -133,17 +132,16 @@ def check_data(table: Table, data: str | Path) -> None:
     There must be a split "val", or FileNotFoundError says so.
     """
     kinds = ("instances", "person_keypoints")
-    file, pictures = find_split(data, "val", kinds[::-1] if table.kind == "keypoints" else kinds)
-    dataset = CocoDataset(file, pictures)
-    if table.kind == "cityscapes" and not is_cityscapes(truth_of(dataset)):
+    dataset = read_split(data, "val", kinds[::-1] if table.kind == "keypoints" else kinds)
+    if table.kind == "cityscapes" and not is_cityscapes(dataset.truth()):
         raise ValueError(
             f"{data} is not Cityscapes, which this table is about: expected leftImg8bit/ and gtFine/ as they "
             "are downloaded"
         )
     if table.kind == "keypoints" and not dataset.keypoint_names:
         raise ValueError(
-            f"{file} names no keypoints, which this table is about: expected them in its categories, as in "
-            "COCO's person_keypoints_val2017.json"
+            f"{dataset.source} names no keypoints, which this table is about: expected them in its "
+            "categories, as in COCO's person_keypoints_val2017.json"
         )
 
 
@@ -209,7 +207,7 @@ def _judged(trained: ModelCheckpoint, data: str | Path, folder: Path) -> dict[st
     detections, kinds = detections_to_coco(predicted(predictor, dataset.paths), dataset)
     seconds = (time.perf_counter() - start) / max(len(dataset), 1)
     write_predictions(predictor, dataset.paths[:_SHOWN], folder / "pictures")
-    truth = truth_of(dataset)
+    truth = dataset.truth()
     metrics = coco_metrics(truth, detections, kinds, trained.max_detections)
     if is_cityscapes(truth):
         metrics["cityscapes"] = cityscapes_metrics(truth, detections)

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.loader import training_batches
-from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import Metrics, evaluate
 from maskrcnn.predict.load import predictor_of
 from maskrcnn.training.checkpoint import Checkpoint, save
@@ -134,7 +134,7 @@ def train(
     return output / ("best.pt" if validation else "last.pt")
 
 
-def evaluate_run(run: Checkpoint, learner: TrainState, validation: CocoDataset, log: TrainingLog) -> Metrics:
+def evaluate_run(run: Checkpoint, learner: TrainState, validation: Dataset, log: TrainingLog) -> Metrics:
     """Evaluate a training as it stands, and tell of it."""
     predictor = predictor_of(run.trained, learner.model, learner.device)
     metrics = evaluate(predictor, validation, max_detections=run.trained.max_detections)
@@ -154,9 +154,7 @@ def ap(metrics: Metrics) -> float:
     return metrics.get("segm", metrics["bbox"])["AP"] or 0.0
 
 
-def introduction(
-    run: Checkpoint, dataset: CocoDataset, validation: CocoDataset | None, processes: Processes
-) -> str:
+def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, processes: Processes) -> str:
     """Say in a line what is going to happen."""
     settings = run.settings
     epochs = settings.steps * settings.pictures / len(dataset)
