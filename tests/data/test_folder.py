@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,3 +71,15 @@ def test_a_missing_split_is_explained(tmp_path):
         match=r"no 'train' split; looked for .*instances.*; the folder has .*pictures/",
     ):
         read_split(tmp_path, "train")
+
+
+def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
+    layout(tmp_path, "annotations/instances_val.json", "val")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    for function in (has_split, read_split):
+        with pytest.raises(ValueError, match=rf"^{tmp_path}: cannot be read: Permission denied$"):
+            function(tmp_path, "val")

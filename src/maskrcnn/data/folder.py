@@ -9,6 +9,7 @@ from typing import Literal
 from maskrcnn.data.dataset import PackedDataset
 from maskrcnn.data.readers import cityscapes
 from maskrcnn.data.readers.coco import read_coco
+from maskrcnn.files import reading
 
 Split = Literal["train", "val"]
 KINDS = ("instances", "person_keypoints")
@@ -47,7 +48,10 @@ def has_split(data: str | Path, split: Split) -> bool:
 def _coco_files(data: Path, split: Split, kinds: tuple[str, ...]) -> tuple[Path, Path] | None:
     """Return the annotation file and the image folder of a split, or None."""
     candidates = _coco_layouts(data, split, kinds)
-    return next(((file, images) for file, images in candidates if file.is_file() and images.is_dir()), None)
+    with reading(data):
+        return next(
+            ((file, images) for file, images in candidates if file.is_file() and images.is_dir()), None
+        )
 
 
 def _coco_layouts(data: Path, split: Split, kinds: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:
@@ -62,8 +66,9 @@ def _coco_layouts(data: Path, split: Split, kinds: tuple[str, ...]) -> Iterator[
 
 def _contents(data: Path) -> str:
     """Return the first entries of a folder and of its annotations folder, for a message."""
-    entries = sorted(
-        path for folder in (data, data / "annotations") if folder.is_dir() for path in folder.iterdir()
-    )
+    with reading(data):
+        entries = sorted(
+            path for folder in (data, data / "annotations") if folder.is_dir() for path in folder.iterdir()
+        )
     names = [f"{path.relative_to(data)}{'/' if path.is_dir() else ''}" for path in entries[:12]]
     return ", ".join([*names, "…"] if len(entries) > len(names) else names) or "nothing"

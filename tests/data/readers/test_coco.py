@@ -1,3 +1,4 @@
+import errno
 import gc
 import json
 import os
@@ -31,10 +32,8 @@ def content(**changes):
 
 
 def write(folder, content):
-    for image in content["images"] if isinstance(content, dict) else []:
-        if ".." not in image["file_name"]:
-            Image.new("RGB", (6, 4)).save(folder / "10.png")
-            Image.new("RGB", (6, 4)).save(folder / "3.png")
+    for name in ("10.png", "3.png"):
+        Image.new("RGB", (6, 4)).save(folder / name)
     (folder / "truth.json").write_text(json.dumps(content))
     return folder / "truth.json"
 
@@ -128,9 +127,13 @@ IMAGE = content()["images"][0]
         ),
         ({"images": [IMAGE, IMAGE]}, "the id 10 occurs 2 times in 'images'"),
         ({"images": []}, "the list 'images' is empty"),
-        ({"images": [IMAGE | {"file_name": "../10.png"}]}, "leads out of the image folder"),
-        ({"images": [IMAGE | {"file_name": "/etc/10.png"}]}, "leads out of the image folder"),
-        ({"images": [IMAGE | {"file_name": "..\\10.png"}]}, "leads out of the image folder"),
+        ({"images": [IMAGE | {"height": 2**31}]}, "image 10 has a height of 2147483648"),
+        ({"images": [IMAGE | {"id": 2**63}]}, "'id' is 9223372036854775808, which does not fit into 64 bits"),
+        ({"images": [IMAGE | {"id": True}]}, "'id' is True, where an integer"),
+        ({"images": ["10.png"]}, "the list 'images' contains '10.png', where an object"),
+        ({"categories": [{"id": 7, "name": None}]}, "category 7 has no name"),
+        ({"annotations": annotation(bbox=[0, 10**400, 1, 2])}, "annotation 0 of image 10: "),
+        ({"annotations": annotation(iscrowd="no")}, "'iscrowd' is 'no', where 0 or 1"),
         ({"images": [IMAGE | {"height": 0}]}, "image 10 has a height of 0 and a width of 6"),
         ({"images": [IMAGE | {"id": "10"}]}, "'id' is '10', where an integer"),
         ({"categories": {}}, "it has no list 'categories'"),
@@ -141,10 +144,79 @@ def test_mistakes_are_named(tmp_path, changes, message):
         read(tmp_path, **changes)
 
 
-def test_what_is_no_data_set_is_named(tmp_path):
-    (tmp_path / "truth.json").write_text("{")
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("../10.png", "leads out of the image folder"),
+        ("/etc/10.png", "leads out of the image folder"),
+        ("..\\10.png", "leads out of the image folder"),
+        ("\\\\server\\10.png", "leads out of the image folder"),
+        ("C:10.png", "leads out of the image folder"),
+        ("https://host/10.png", "leads out of the image folder"),
+        ("", "names no file"),
+        (".", "names no file"),
+        ("./.", "names no file"),
+        ("///", "leads out of the image folder"),
+        ("a\0.png", "has characters that no file name can have"),
+        ("\ud800.png", "has characters that no file name can have"),
+        (f"{'x' * 252}.png", "is longer than 255 bytes"),
+        (f"{'ü' * 126}.png", "is longer than 255 bytes"),
+        (None, "where a text was expected"),
+        (10, "where a text was expected"),
+        (["10.png"], "where a text was expected"),
+    ],
+)
+def test_file_names_that_cannot_be_meant(tmp_path, name, problem):
+    with pytest.raises(ValueError, match=rf"truth\.json: image 10: [^\n]*{problem}$"):
+        read(tmp_path, images=[IMAGE | {"file_name": name}])
+
+
+def test_file_names_with_odd_characters_are_read(tmp_path):
+    name = "10:30 ü #%20 (copy)..png"
+    Image.new("RGB", (6, 4)).save(tmp_path / name)
+    assert read(tmp_path, images=[IMAGE | {"file_name": name}]).path(0) == tmp_path / name
+
+
+def test_flags_and_areas_in_other_types(tmp_path):
+    given = annotation(iscrowd="0", area=[3]) + annotation(iscrowd="1", area="4.5") + annotation(iscrowd=None)
+    given += annotation(iscrowd=True, area="wide") + annotation(iscrowd=0.0, area=-1)
+    with pytest.warns(UserWarning, match="left out 2 areas that are not numbers"):
+        truth = read(tmp_path, annotations=given).truth()["annotations"]
+    assert [entry["iscrowd"] for entry in truth] == [0, 1, 0, 1, 0]
+    assert [entry.get("area") for entry in truth] == [3, 4.5, None, None, None]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "", "[" * 10**5, f'{{"images": [{"9" * 5000}]}}', "\ufeff{", b"\xff{}"]
+)
+def test_what_is_not_json_is_named(tmp_path, text):
+    (tmp_path / "truth.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=r"truth\.json: not a JSON file"):
         read_coco(tmp_path / "truth.json", tmp_path)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    file = write(tmp_path, content())
+    file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
+    assert len(read_coco(file, tmp_path)) == 2
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"none\.json: no such file$"):
+        read_coco(tmp_path / "none.json", tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be read: Is a directory$"):
+        read_coco(tmp_path, tmp_path)
+    file = write(tmp_path, content())
+
+    def refuse(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(ValueError, match=r"10\.png: cannot be read: Too many open files$"):
+        read_coco(file, tmp_path)
+
+
+def test_what_is_no_data_set_is_named(tmp_path):
     file = write(tmp_path, content())
     (tmp_path / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 2 pictures are not in .*: 3\.png"):

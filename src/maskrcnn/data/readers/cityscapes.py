@@ -24,7 +24,7 @@ from rich.progress import track
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.dataset import PackedDataset
 from maskrcnn.data.readers.coco import read_coco
-from maskrcnn.files import cache_folder, write_json
+from maskrcnn.files import cache_folder, reading, write_json
 from maskrcnn.masks.rle import compress
 
 Pair = tuple[Path, Path]  # a picture and its annotation
@@ -50,7 +50,8 @@ _VERSION = 1  # part of the cache key; to be increased with every change of `coc
 
 def has_split(data: Path, split: str) -> bool:
     """Return whether a folder has pictures and annotations of a split of Cityscapes."""
-    return all((data / half / split).is_dir() for half in ("leftImg8bit", "gtFine"))
+    with reading(data):
+        return all((data / half / split).is_dir() for half in ("leftImg8bit", "gtFine"))
 
 
 def read_cityscapes(data: Path, split: str) -> PackedDataset:
@@ -64,7 +65,8 @@ def read_cityscapes(data: Path, split: str) -> PackedDataset:
 def cached(data: Path, split: str) -> Path:
     """Return the path of a split's annotations in COCO's form. Raises as `read_cityscapes`."""
     folder = cache_folder() / "cityscapes"
-    file = folder / f"{split}_{_fingerprint(data, split)}.json"
+    with reading(data):
+        file = folder / f"{split}_{_fingerprint(data, split)}.json"
     if not file.is_file():
         form = coco_form(data, split)
         try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +17,11 @@ import numpy as np
 
 from maskrcnn.data.categories import Categories, Entry, to_categories
 from maskrcnn.data.dataset import Annotations, Mask, PackedDataset, Polygons
+from maskrcnn.files import reading
 from maskrcnn.masks.rle import compress, rle_counts
 
 _Numbered = tuple[int, Any]  # position in the list of annotations, from 1, and the annotation
+_MAX_NAME = 255  # bytes of one part of a path, the limit of common file systems
 
 
 def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDataset:
@@ -47,7 +52,7 @@ def _naming(place: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise ValueError(f"{place}: the field {error} is missing") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{place}: {error}") from None
 
 
@@ -58,10 +63,13 @@ def _place(file: Path, annotation: Any) -> str:
 
 
 def _read_json(file: Path) -> Entry:
+    with reading(file):
+        data = file.read_bytes()
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(data.decode("utf-8-sig"))  # some editors on Windows begin a file with this mark
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not a JSON file: {error}") from None
+    del data
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{file}: not in COCO's format: it has no list {key!r}")
@@ -69,6 +77,8 @@ def _read_json(file: Path) -> Entry:
 
 
 def _by_id(entries: list, key: str) -> dict[int, Entry]:
+    if wrong := [entry for entry in entries if not isinstance(entry, dict)]:
+        raise ValueError(f"the list {key!r} contains {str(wrong[0])[:80]!r}, where an object was expected")
     by_id = {_integer(entry, "id"): entry for entry in entries}
     if not by_id:
         raise ValueError(f"the list {key!r} is empty")
@@ -80,8 +90,10 @@ def _by_id(entries: list, key: str) -> dict[int, Entry]:
 
 def _integer(entry: Any, key: str) -> int:
     value = entry[key]
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{key!r} is {value!r}, where an integer was expected")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{key!r} is {value}, which does not fit into 64 bits; number the entries from 1")
     return value
 
 
@@ -94,27 +106,50 @@ def _listed(annotation: Any, key: str, ids: Mapping[int, Any]) -> int:
 
 def _read_image(entry: Entry) -> Entry:
     height, width = _integer(entry, "height"), _integer(entry, "width")
-    if min(height, width) < 1:
+    if not (1 <= height < 2**31 and 1 <= width < 2**31):
         raise ValueError(f"image {entry['id']} has a height of {height} and a width of {width} pixels")
     return {**entry, "file_name": _file_name(entry)}
 
 
 def _file_name(image: Entry) -> str:
-    name = str(image["file_name"]).replace("\\", "/")
+    """Return the path of a picture within the image folder, with forward slashes."""
+    name = image["file_name"]
+    if not isinstance(name, str):
+        raise ValueError(f"image {image['id']}: 'file_name' is {name!r}, where a text was expected")
+    if problem := _name_problem(name.replace("\\", "/")):
+        raise ValueError(f"image {image['id']}: the file name {name[:80]!r} {problem}")
+    return name.replace("\\", "/")
+
+
+def _name_problem(name: str) -> str:
+    """Return what is wrong with a file name, if anything is."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise ValueError(f"image {image['id']}: the file name {name!r} leads out of the image folder")
-    return name
+    if path.is_absolute() or ".." in path.parts or "://" in name or re.match("[A-Za-z]:", name):
+        return "leads out of the image folder"
+    if not path.name:
+        return "names no file"
+    try:
+        longest = max(len(os.fsencode(part)) for part in path.parts)
+    except UnicodeEncodeError:
+        return "has characters that no file name can have"
+    if "\0" in name:
+        return "has characters that no file name can have"
+    return "" if longest <= _MAX_NAME else f"is longer than {_MAX_NAME} bytes"
 
 
 def _check_files(file: Path, folder: Path, images: Sequence[Entry]) -> None:
-    missing = [image["file_name"] for image in images if not (folder / image["file_name"]).is_file()]
+    missing = [image["file_name"] for image in images if not _is_file(folder / image["file_name"])]
     if missing:
         examples = ", ".join(missing[:3])
         raise FileNotFoundError(
             f"{file}: {len(missing)} of {len(images)} pictures are not in {folder}: {examples}"
             f"{' …' if len(missing) > 3 else ''}"
         )
+
+
+def _is_file(path: Path) -> bool:
+    with reading(path):
+        return path.is_file()
 
 
 def _by_image(file: Path, annotations: list, images: Sequence[Entry]) -> dict[int, list[_Numbered]]:
@@ -153,13 +188,25 @@ class _Reader:
         with _naming(_place(self.file, annotation)):
             return (
                 _read_bbox(annotation),
-                _read_area(annotation),
+                self._read_area(annotation.get("area")),
                 self.labels[_listed(annotation, "category_id", self.labels)],
-                bool(annotation.get("iscrowd", 0)),
+                _read_crowd(annotation.get("iscrowd")),
                 self._read_mask(annotation.get("segmentation"), size_hw),
                 _read_keypoints(annotation, self.num_keypoints),
                 number,
             )
+
+    def _read_area(self, value: Any) -> float:
+        """Return the area in px²; NaN if there is none, for evaluation computes it from the mask."""
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        try:
+            area = math.nan if value is None else float(value)
+        except (TypeError, ValueError):
+            area = -1.0
+        if area < 0 or math.isinf(area):
+            self.left_out["areas that are not numbers"] += 1
+            return math.nan
+        return area
 
     def _read_mask(self, segmentation: Any, size_hw: tuple[int, int]) -> Mask:
         if isinstance(segmentation, dict):
@@ -190,10 +237,10 @@ def _read_bbox(annotation: Entry) -> np.ndarray:
     return bbox
 
 
-def _read_area(annotation: Entry) -> float:
-    """Return the area in px², or NaN where the file has none: evaluation then computes it from the mask."""
-    area = annotation.get("area")
-    return float("nan") if area is None else float(area)
+def _read_crowd(value: Any) -> bool:
+    if value not in (None, 0, 1, "0", "1"):
+        raise ValueError(f"'iscrowd' is {value!r}, where 0 or 1 was expected")
+    return value in (1, "1")
 
 
 def _numbers(values: Any, what: str) -> np.ndarray:
