@@ -11,7 +11,7 @@ from pathlib import Path
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_split
 from maskrcnn.data.loader import picture_batches
-from maskrcnn.data.pictures import find_pictures
+from maskrcnn.data.picture_files import find_pictures
 from maskrcnn.evaluation.coco import Metrics, evaluate
 from maskrcnn.export.onnx import write_onnx
 from maskrcnn.extras import import_extra

@@ -50,7 +50,7 @@ def page(
 
 
 def _embedded(path: Path) -> str:
-    picture = Image.open(path).convert("RGB")
+    picture = Image.open(path, formats=("PNG",)).convert("RGB")
     picture.thumbnail((_LONG_SIDE, _LONG_SIDE))
     content = io.BytesIO()
     picture.save(content, format="JPEG", quality=85)
