@@ -25,9 +25,10 @@ from rich.table import Table
 from maskrcnn.data.batch import collate
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_split
-from maskrcnn.data.loader import training_batches
+from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.data.pictures import read_picture, read_to_resize
-from maskrcnn.data.transforms import Resize, Transform, resized, to_network
+from maskrcnn.data.targets import to_network
+from maskrcnn.data.transforms import Resize, Transform, resized
 from maskrcnn.recipes import Options
 from maskrcnn.training.settings import parse_sets
 from maskrcnn.training.setup import augmentation, sizes
@@ -50,7 +51,11 @@ def main() -> None:
     rates = {stage: count / statistics.median(one[stage] for one in passes[1:]) for stage in passes[0]}
     for workers in (0, arguments.workers):
         batches = training_batches(
-            dataset, resize, transform, batch_size=settings.batch_size, stride=STRIDE, workers=workers, seed=0
+            AugmentedDataset(dataset, resize, transform),
+            batch_size=settings.batch_size,
+            stride=STRIDE,
+            workers=workers,
+            seed=0,
         )
         next(batches)  # the workers are up
         title = f"loader, {workers} workers" if workers else "loader, in the process itself"

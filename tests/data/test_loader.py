@@ -9,9 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn.data import transforms
-from maskrcnn.data.loader import batches_per_epoch, picture_batches, plan_epoch, training_batches
+from maskrcnn.data import loader, transforms
+from maskrcnn.data.loader import (
+    AugmentedDataset,
+    batches_per_epoch,
+    picture_batches,
+    plan_epoch,
+    training_batches,
+)
 from maskrcnn.data.readers.coco import read_coco
+from maskrcnn.types import Batch
 
 RESIZE = transforms.resize((24, 32, 40), 64)
 AS_STORED = transforms.resize(None, 10**6)
@@ -41,7 +48,8 @@ def make_dataset(tmp_path, count):
 
 def take(dataset, count, resize=RESIZE, transform=AUGMENT, **arguments):
     arguments = {"batch_size": 2, "stride": 32, "workers": 0, "seed": 5} | arguments
-    return list(itertools.islice(training_batches(dataset, resize, transform, **arguments), count))
+    data = AugmentedDataset(dataset, resize, transform)
+    return list(itertools.islice(training_batches(data, **arguments), count))
 
 
 def equal(ours, theirs):
@@ -70,7 +78,8 @@ def test_no_more_workers_than_cores(dataset, monkeypatch, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of too many
-        batches = training_batches(dataset, RESIZE, AUGMENT, batch_size=2, stride=32, workers=3, seed=5)
+        data = AugmentedDataset(dataset, RESIZE, AUGMENT)
+        batches = training_batches(data, batch_size=2, stride=32, workers=3, seed=5)
         first = next(batches)
         assert len(multiprocessing.active_children()) == cores
     assert equal([first], take(dataset, 1))
@@ -124,20 +133,114 @@ def test_pictures_for_prediction_come_in_order(dataset, workers):
     batches = list(
         picture_batches(paths, transforms.resize(40, 99), batch_size=3, stride=32, workers=workers)
     )
-    assert [batch.indices for batch in batches] == [[0, 1, 2], [3, 4, 6], [7, 8, 9]]
-    assert [index for batch in batches for index, _ in batch.failures] == [5, 10]
-    assert "5.png" in batches[1].failures[0][1] and "none.png: no such picture" in batches[2].failures[0][1]
+    assert [record.source for batch in batches for record in batch.records] == paths
+    expected = [[0, 1, 2], [3, 4, 6], [7, 8, 9], []]
+    assert [[one.source for one in batch.inputs] for batch in batches] == [
+        [paths[i] for i in numbers] for numbers in expected
+    ]
+    assert [batch.batch.images[:, 0, 0, 0].tolist() for batch in batches[:3]] == expected[:3]
+    assert batches[3].batch is None
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert [failure.source for failure in failures] == [paths[5], paths[10]]
+    assert "5.png: cannot be read" in failures[0].message
+    assert "none.png: no such picture" in failures[1].message
     first = batches[0]
     assert first.batch.images.shape == (3, 3, 64, 64) and first.batch.sizes_hw.tolist() == [[60, 40]] * 3
-    assert first.affines == [(2, 0, 2, 0)] * 3 and first.sizes_hw == [(30, 20)] * 3
-    assert [batch.batch.images[:, 0, 0, 0].tolist() for batch in batches] == [
-        batch.indices for batch in batches
-    ]
+    assert [(one.affine, one.size_hw) for one in first.inputs] == [((2, 0, 2, 0), (30, 20))] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sources_of_unknown_length_are_taken_as_needed(dataset, workers):
+    """Without end, so a list of them would never be complete; results come while sources are still taken."""
+    taken = []
+
+    def endless():
+        for i in itertools.count():
+            taken.append(i)
+            yield dataset.path(i % 3)
+
+    batches = picture_batches(endless(), AS_STORED, batch_size=2, stride=32, workers=workers)
+    for number in range(1, 6):
+        batch = next(batches)
+        assert len(batch.inputs) == 2
+        assert batch.batch.images[0, 0, 0, 0] == (2 * number - 2) % 3
+        assert len(taken) <= 2 * number + 4 * workers
+
+
+def test_pictures_in_memory_come_in_order_from_a_generator(dataset):
+    """A path among them, too. Each is prepared before the next one is taken."""
+    arrays = [np.full((20, 30, 3), i, np.uint8) for i in range(3)]
+    sources = [arrays[0], Image.fromarray(arrays[1]), dataset.path(7), torch.from_numpy(arrays[2][:, :, 0])]
+    alive = []
+
+    def generate():
+        for source in sources:
+            alive.append(source)
+            yield source
+
+    batches = picture_batches(generate(), AS_STORED, batch_size=1, stride=32, workers=2)
+    for number, (source, grey) in enumerate(zip(sources, (0, 1, 7, 2), strict=True), 1):
+        batch = next(batches)
+        assert batch.records[0].source is source and batch.batch.images[0, 0, 0, 0] == grey
+        assert len(alive) == number and not multiprocessing.active_children()
+
+
+def test_pictures_in_memory_after_a_path_are_sent_to_the_workers(dataset):
+    array = np.full((20, 30, 3), 99, np.uint8)
+    sources = [dataset.path(4), array, Image.fromarray(array), torch.from_numpy(array[:, :, 0])]
+    (batch,) = picture_batches(iter(sources), AS_STORED, batch_size=4, stride=32, workers=2)
+    assert batch.batch.images[:, 0, 0, 0].tolist() == [4, 99, 99, 99]
+    assert all(record.source is source for record, source in zip(batch.records, sources, strict=True))
+
+
+def test_one_picture_starts_no_worker(dataset, monkeypatch):
+    monkeypatch.setattr(multiprocessing.Process, "start", lambda _: pytest.fail("started a process"))
+    (batch,) = picture_batches(iter(dataset.paths[:1]), AS_STORED, batch_size=1, stride=32, workers=2)
+    assert len(batch.inputs) == 1
+
+
+def _read_in_pool(paths):
+    batches = picture_batches(paths, AS_STORED, batch_size=1, stride=32, workers=2)
+    return [int(batch.batch.images[0, 0, 0, 0]) for batch in batches]
+
+
+def test_a_worker_of_a_pool_starts_no_workers(dataset):
+    """Such a process may not have children; it reads the pictures itself."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(_read_in_pool, [dataset.paths[:3]]) == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("pin", [False, True])
+def test_memory_is_pinned_only_for_a_device_that_needs_it(dataset, monkeypatch, pin):
+    """Asking for pinned memory initialises CUDA where there is any."""
+    pinned = []
+    monkeypatch.setattr(Batch, "pinned", lambda batch: pinned.append(batch) or batch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loader, "DataLoader", lambda *_, **options: asked.append(options) or [])
+    asked = []
+    list(
+        training_batches(
+            AugmentedDataset(dataset, RESIZE, AUGMENT), batch_size=1, stride=1, workers=0, seed=0, pin=pin
+        )
+    )
+    assert [options["pin_memory"] for options in asked] == [pin]
+    monkeypatch.undo()
+    monkeypatch.setattr(Batch, "pinned", lambda batch: pinned.append(batch) or batch)
+    list(picture_batches(dataset.paths[:2], AS_STORED, batch_size=1, stride=32, workers=0, pin=pin))
+    assert len(pinned) == (2 if pin else 0)
+
+
+def test_an_epoch_is_planned_once(dataset, monkeypatch):
+    plans = []
+    monkeypatch.setattr(loader, "plan_epoch", lambda *arguments: plans.append(1) or plan_epoch(*arguments))
+    loader._epoch_plan.cache_clear()
+    take(dataset, 15)
+    assert len(plans) == 3
 
 
 def test_only_unreadable_pictures(tmp_path):
     (batch,) = picture_batches([tmp_path / "a.png"], AS_STORED, batch_size=2, stride=32, workers=0)
-    assert batch.batch is None and batch.indices == [] and len(batch.failures) == 1
+    assert batch.batch is None and batch.inputs == [] and len(batch.failures) == 1
     assert list(picture_batches([], AS_STORED, batch_size=2, stride=32, workers=0)) == []
 
 
@@ -162,7 +265,7 @@ def test_a_shrunk_jpeg_keeps_its_object_where_it_is(tmp_path, orientation):
     resize = transforms.resize(40, 1000)
     ((batch, targets),) = take(dataset, 1, resize, transforms.compose(), batch_size=1)
     (seen,) = picture_batches(dataset.paths, resize, batch_size=1, stride=32, workers=0)
-    assert torch.equal(batch.images, seen.batch.images) and seen.sizes_hw == [(height, width)]
+    assert torch.equal(batch.images, seen.batch.images) and seen.inputs[0].size_hw == (height, width)
     assert batch.sizes_hw.amin() == 40
 
     rows, columns = batch.sizes_hw[0].tolist()

@@ -11,7 +11,8 @@ from maskrcnn.data import transforms
 from maskrcnn.data.dataset import Objects
 from maskrcnn.data.folder import read_split
 from maskrcnn.data.pictures import Picture, read_to_resize
-from maskrcnn.data.transforms import Sample, to_network
+from maskrcnn.data.targets import to_network
+from maskrcnn.data.transforms import Sample
 from maskrcnn.masks.rle import crop_to_rle
 
 SHARED = Path(os.environ.get("MASKRCNN_SHARED", Path(__file__).parents[2] / "../shared"))

@@ -22,7 +22,7 @@ from torch import Tensor
 from maskrcnn.bench.networks import CLASSES, ours, theirs
 from maskrcnn.bench.timing import machine, peak_memory, take_turns
 from maskrcnn.data.batch import collate
-from maskrcnn.data.transforms import MaskCrop, Truth
+from maskrcnn.data.targets import ImageTargets, MaskCrop
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.step import make_train_state, to_floats, train_step
@@ -113,12 +113,12 @@ def _measured(make: Callable[[StepSpec], Step], work: StepSpec) -> int | None:
     return peak_memory(two_steps, torch.device(work.device))
 
 
-def _scenes(work: StepSpec) -> list[tuple[UInt8[Tensor, "3 H W"], Truth]]:
+def _scenes(work: StepSpec) -> list[tuple[UInt8[Tensor, "3 H W"], ImageTargets]]:
     draw = np.random.default_rng(0)
     return [_scene(work, draw) for _ in range(work.batch_size)]
 
 
-def _scene(work: StepSpec, draw: np.random.Generator) -> tuple[UInt8[Tensor, "3 H W"], Truth]:
+def _scene(work: StepSpec, draw: np.random.Generator) -> tuple[UInt8[Tensor, "3 H W"], ImageTargets]:
     """Draw noise with bright ellipses, which may overlap."""
     height, width = work.size_hw
     image = draw.integers(0, 120, (height, width, 3), np.uint8)
@@ -134,7 +134,7 @@ def _scene(work: StepSpec, draw: np.random.Generator) -> tuple[UInt8[Tensor, "3 
         image[y : y + rows, x : x + columns][crop.pixels > 0] = 240
     boxes = np.concatenate([corners, corners + sides], 1).astype(np.float32)
     labels = draw.integers(0, CLASSES, work.objects)
-    truth = Truth(boxes, labels, np.zeros(work.objects, bool), list(crops), None)
+    truth = ImageTargets(boxes, labels, np.zeros(work.objects, bool), list(crops), None)
     return torch.from_numpy(image).permute(2, 0, 1), truth
 
 
@@ -144,7 +144,7 @@ def _ellipse(width: int, height: int) -> np.ndarray:
 
 
 def _for_torchvision(
-    scenes: list[tuple[Tensor, Truth]],
+    scenes: list[tuple[Tensor, ImageTargets]],
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     targets = []
     for image, truth in scenes:

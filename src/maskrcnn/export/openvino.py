@@ -94,7 +94,7 @@ def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
     )
     for batch in read:
         if batch.batch is None:
-            raise ValueError(f"cannot quantise on {batch.failures[0][1]}")
+            raise ValueError(f"cannot quantise on {batch.failures[0].message}")
         yield batch.batch
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.loader import training_batches
+from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.evaluation.coco import Metrics, evaluate
 from maskrcnn.predict.load import predictor_of
 from maskrcnn.training.checkpoint import Checkpoint, save
@@ -76,16 +76,16 @@ def train(
         learner = make_train_state(run, place, processes)
         check_data(run, learner.model, dataset, validation)
         batches = training_batches(
-            dataset,
-            sizes(settings),
-            augmentation(settings),
+            AugmentedDataset(
+                dataset, sizes(settings), augmentation(settings), channels=learner.model.in_channels
+            ),
             batch_size=settings.batch_size,
             share=processes.share(settings.batch_size),
             stride=learner.model.stride,
             workers=settings.workers,
             seed=settings.seed,
             start=first_step * settings.accumulate,
-            channels=learner.model.in_channels,
+            pin=learner.device.type == "cuda",
         )
         clock = time.monotonic() - elapsed
 
