@@ -11,10 +11,13 @@ from PIL import Image
 
 from maskrcnn.data import loader, transforms
 from maskrcnn.data.loader import (
+    AUGMENTATION,
+    ORDER,
     AugmentedDataset,
     batches_per_epoch,
     picture_batches,
     plan_epoch,
+    random_stream,
     training_batches,
 )
 from maskrcnn.data.readers.coco import read_coco
@@ -83,6 +86,29 @@ def test_no_more_workers_than_cores(dataset, monkeypatch, cores):
         first = next(batches)
         assert len(multiprocessing.active_children()) == cores
     assert equal([first], take(dataset, 1))
+
+
+def test_random_streams_are_all_different():
+    keys = [(seed, ORDER, epoch) for seed in range(12) for epoch in range(12)]
+    keys += [(s, AUGMENTATION, n, slot) for s in range(12) for n in range(12) for slot in range(4)]
+    first = {random_stream(*key).integers(2**63).item() for key in keys}
+    assert len(first) == len(keys)
+    assert random_stream(3, ORDER, 5).integers(2**63) == random_stream(3, ORDER, 5).integers(2**63)
+
+
+def test_order_and_augmentation_take_streams_of_their_own(dataset, monkeypatch):
+    """Every stream that three epochs use: each once, whatever its purpose."""
+    draws = []
+
+    def record(*key):
+        draws.append((key[1], int(random_stream(*key).integers(2**63))))
+        return random_stream(*key)
+
+    monkeypatch.setattr(loader, "random_stream", record)
+    loader._epoch_plan.cache_clear()
+    take(dataset, 15)
+    assert [purpose for purpose, _ in draws].count(ORDER) == 3 and len(draws) == 3 + 30
+    assert len({first for _, first in draws}) == len(draws)
 
 
 def test_an_epoch_shows_every_picture_once(dataset):

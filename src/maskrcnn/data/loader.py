@@ -28,6 +28,8 @@ from maskrcnn.types import Batch, Targets
 
 S = TypeVar("S", bound=Source)
 
+ORDER, AUGMENTATION = 0, 1  # purposes of random streams
+
 
 @dataclass(frozen=True)
 class AugmentedDataset:
@@ -86,6 +88,15 @@ def training_batches(
         yield item
 
 
+def random_stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
+    """Return the random numbers for one purpose: those of epoch n, or of picture `slot` of batch n.
+
+    Streams of different purposes or numbers are independent. A tuple as the seed would not do: numpy pads it
+    with zeros, so that (seed, n) and (seed, n, 0) are the same stream.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *numbers)))
+
+
 def batches_per_epoch(pictures: Sized, batch_size: int) -> int:
     """Return the number of batches that contain every picture once."""
     return -(-len(pictures) // batch_size)
@@ -104,7 +115,8 @@ def plan_epoch(
 
 @lru_cache(maxsize=2)  # per worker process: 118,000 pictures take 10 ms, which every batch would pay
 def _epoch_plan(is_portrait: bytes, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    plan = plan_epoch(np.frombuffer(is_portrait, np.bool_), batch_size, np.random.default_rng((seed, epoch)))
+    generator = random_stream(seed, ORDER, epoch)
+    plan = plan_epoch(np.frombuffer(is_portrait, np.bool_), batch_size, generator)
     plan.setflags(write=False)
     return plan
 
@@ -125,7 +137,7 @@ class _TrainingBatches(TorchDataset):
         indices = _epoch_plan(self.is_portrait, self.batch_size, self.seed, epoch)[row].tolist()
         try:
             samples = [
-                self.data.sample(indices[slot], np.random.default_rng((self.seed, number, slot)))
+                self.data.sample(indices[slot], random_stream(self.seed, AUGMENTATION, number, slot))
                 for slot in self.share
             ]
         except (OSError, ValueError) as error:
