@@ -264,6 +264,32 @@ def test_an_epoch_is_planned_once(dataset, monkeypatch):
     assert len(plans) == 3
 
 
+def make_deep(folder, count):
+    """A data set of 16-bit pictures with 12 bits used; only picture 1 is bright, all have 500 in common."""
+    make_dataset(folder, count)
+    for i in range(count):
+        pixels = np.full((30, 20) if i < 3 else (20, 30), 500, np.uint16)
+        pixels[0, 0] = 4000 if i == 1 else 800
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return read_coco(folder / "truth.json", folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_equal_values_stay_equal_between_the_pictures_of_a_data_set(tmp_path, workers):
+    dataset = make_deep(tmp_path, 10)
+    assert dataset.white == 4095 and make_dataset(tmp_path, 2).white is None
+    dataset = make_deep(tmp_path, 10)
+    data = AugmentedDataset(dataset, AS_STORED, transforms.compose(), channels=1, white=dataset.white)
+    batches = itertools.islice(training_batches(data, batch_size=2, stride=1, workers=workers, seed=0), 5)
+    assert {int(grey) for batch, _ in batches for grey in batch.images[:, 0, 1, 1]} == {31}
+    options = {"batch_size": 2, "stride": 1, "workers": workers, "channels": 1}
+    for sources, white in ((dataset.paths, None), (iter(dataset.paths), 4095)):
+        batches = picture_batches(sources, AS_STORED, white=white, **options)
+        assert {int(grey) for batch in batches for grey in batch.batch.images[:, 0, 1, 1]} == {31}
+    alone = picture_batches(iter(dataset.paths), AS_STORED, **options)  # nothing is known about the others
+    assert {int(grey) for batch in alone for grey in batch.batch.images[:, 0, 1, 1]} == {31, 125}
+
+
 def test_only_unreadable_pictures(tmp_path):
     (batch,) = picture_batches([tmp_path / "a.png"], AS_STORED, batch_size=2, stride=32, workers=0)
     assert batch.batch is None and batch.inputs == [] and len(batch.failures) == 1

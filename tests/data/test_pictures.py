@@ -9,7 +9,7 @@ import torch
 from PIL import EpsImagePlugin, Image, ImageOps
 
 from maskrcnn.data.picture_files import FORMATS, find_pictures
-from maskrcnn.data.pictures import read_picture, read_to_resize
+from maskrcnn.data.pictures import WHITES, common_white, read_picture, read_to_resize
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -92,7 +92,7 @@ def test_grey_values_come_upright(tmp_path, format_, orientation):
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for stored in (pixels, pixels.astype(np.uint16) * 257):
         save(tmp_path / "a", stored, format_, orientation)
-        picture = read_picture(tmp_path / "a", channels=1)
+        picture = read_picture(tmp_path / "a", channels=1, white=65535)
         assert np.array_equal(picture[0], UPRIGHT[orientation](pixels))
 
 
@@ -112,6 +112,55 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     Image.fromarray(values).save(tmp_path / "a.png")
     for source in (tmp_path / "a.png", values):
         assert read_picture(source, channels=1).tolist() == [[[0, 1, 255, 128]]]
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    assert np.array_equal(read_picture(every, channels=1)[0], np.rint(every / 257))
+
+
+@pytest.mark.parametrize("white", WHITES)
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_fewer_bits_keep_all_levels(tmp_path, white, suffix):
+    """10, 12, 14 bits in a 16-bit file: the picture looks as its 8-bit version, black and white included."""
+    gradient = np.linspace(0, white, 1024).round().astype(np.uint16).reshape(32, 32)
+    Image.fromarray(gradient).save(tmp_path / f"a.{suffix}")
+    expected = np.rint(np.arange(1024).reshape(32, 32) * 255 / 1023)
+    for source in (tmp_path / f"a.{suffix}", gradient, Image.fromarray(gradient)):
+        picture = read_picture(source, channels=1)[0].numpy()
+        assert len(np.unique(picture)) == 256
+        assert np.abs(picture - expected).max() <= 1 and np.array_equal(
+            picture, read_picture(source, 1, white)[0]
+        )
+
+
+def test_a_given_white_holds_for_every_picture():
+    dark, bright = (np.array([[0, 500, value]], np.uint16) for value in (900, 4000))
+    assert read_picture(dark, 1)[0, 0, 1] != read_picture(bright, 1)[0, 0, 1]  # guessed one by one
+    assert read_picture(dark, 1, 4095).tolist() == [[[0, 31, 56]]]
+    assert read_picture(bright, 1, 4095).tolist() == [[[0, 31, 249]]]
+    assert read_picture(np.array([[0, 5000, 65535]], np.uint16), 1, 4095).tolist() == [[[0, 255, 255]]]
+
+
+@pytest.mark.parametrize("white", [None, *WHITES])
+def test_eight_bits_have_no_other_white(tmp_path, white):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    for source in (tmp_path / "a.png", RGB, Image.fromarray(RGB), RGB / 255, RGB[:, :, 0] > 9):
+        assert torch.equal(read_picture(source, 3, white), read_picture(source))
+
+
+def test_a_common_white_is_that_of_the_brightest(tmp_path):
+    def write(name, largest):
+        Image.fromarray(np.array([[0, largest]], np.uint16)).save(tmp_path / name)
+        return tmp_path / name
+
+    Image.fromarray(RGB).save(tmp_path / "eight.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "eight.png").read_bytes()[:40])
+    eight = [tmp_path / "eight.png", tmp_path / "cut.png", tmp_path / "none.png", RGB, RGB / 255]
+    assert common_white([]) is None and common_white(eight) is None
+    dark = write("dark.png", 700)
+    assert common_white([*eight, dark]) == 1023
+    assert common_white([*eight, dark, write("b.tif", 1024)]) == 4095
+    assert common_white([dark, torch.from_numpy(np.array([[0, 4096]], np.uint16))]) == 16383
+    assert common_white([Image.fromarray(np.array([[0, 20000]], np.uint16)), *eight]) == 65535
+    assert common_white([dark] * 2000 + [write("c.png", 5000)] * 8) == 16383  # one in 8 is looked at
 
 
 def test_modes_become_rgb():

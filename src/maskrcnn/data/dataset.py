@@ -42,6 +42,7 @@ class Dataset(Protocol):
     skeleton: tuple[tuple[int, int], ...]  # pairs of keypoint indices, from 0
     image_ids: Int[np.ndarray, " pictures"]
     sizes_hw: Int[np.ndarray, "pictures 2"]  # upright, as `read_picture` returns them
+    white: int | None  # of pictures with more than 8 bits, see `read_picture`
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -138,13 +139,14 @@ class PackedDataset:
         categories: Categories,
         images: Sequence[Entry],
         annotations: Iterable[Annotations],
+        white: int | None = None,
     ) -> None:
         """Pack a data set; `annotations` yields those of each of `images`, in their order.
 
         `images` are COCO's entries with "id", "file_name" (relative to `image_folder`), "height", "width".
         Further fields are kept for evaluation (LVIS' "neg_category_ids", the "void" of Cityscapes).
         """
-        self.source, self.image_folder = source, image_folder
+        self.source, self.image_folder, self.white = source, image_folder, white
         self.class_names, self.category_ids = categories.class_names, categories.category_ids
         self.keypoint_names, self.keypoint_flip = categories.keypoint_names, categories.keypoint_flip
         self.skeleton = categories.skeleton

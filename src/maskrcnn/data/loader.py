@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count, islice
@@ -21,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from maskrcnn.data.batch import collate, pad
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.pictures import SizeHW, Source, read_to_resize
+from maskrcnn.data.pictures import SizeHW, Source, common_white, read_to_resize
 from maskrcnn.data.targets import ImageTargets, to_network
 from maskrcnn.data.transforms import Affine, Prepared, Resize, Transform, prepare, resized
 from maskrcnn.types import Batch, Targets
@@ -39,6 +39,7 @@ class AugmentedDataset:
     resize: Resize
     transform: Transform
     channels: int = 3
+    white: int | None = None  # of pictures with more than 8 bits, see `read_picture`
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -51,7 +52,9 @@ class AugmentedDataset:
         Raises as `read_picture` does, and ValueError if the picture has another size than the data set says.
         """
         path, size_hw = self.dataset.path(index), tuple(self.dataset.sizes_hw[index].tolist())
-        picture = read_to_resize(path, lambda size_hw: self.resize(size_hw, generator), self.channels)
+        picture = read_to_resize(
+            path, lambda size_hw: self.resize(size_hw, generator), self.channels, self.white
+        )
         if picture.file_hw != size_hw:
             raise ValueError(
                 f"{path}: the picture has {picture.file_hw[0]} rows and {picture.file_hw[1]} columns, but"
@@ -188,6 +191,7 @@ def picture_batches(
     stride: int,
     workers: int,
     channels: int = 3,
+    white: int | None = None,
     pin: bool = False,
 ) -> Iterator[PictureBatch[S]]:
     """Yield pictures in order; neighbours with the same padded shape share a batch.
@@ -195,10 +199,15 @@ def picture_batches(
     `sources` can be of any length, also a generator: a few of them are read ahead. Files are read by
     `workers` processes; pictures in memory are prepared in this process. A picture that cannot be read
     becomes a `PictureFailure`, not an exception. `pin` returns batches in pinned memory, for a CUDA device.
+
+    `white` is as in `read_picture`; without it, a list of sources gets its `common_white`, and each picture
+    of a generator one of its own.
     """
+    if white is None and isinstance(sources, Sequence) and len(sources) > 1:
+        white = common_white(sources)
     images: list[Tensor] = []
     records: list[PictureInput[S] | PictureFailure[S]] = []
-    for source, item in _prepared(sources, _Pictures(resize, channels), workers):
+    for source, item in _prepared(sources, _Pictures(resize, channels, white), workers):
         if isinstance(item, Exception):
             records.append(PictureFailure(source, str(item)))
             continue
@@ -253,10 +262,11 @@ class _Pictures(TorchDataset):
 
     resize: Resize
     channels: int
+    white: int | None
 
     def __getitem__(self, source: Source) -> Prepared | Exception:
         try:
-            return prepare(source, self.resize, self.channels)
+            return prepare(source, self.resize, self.channels, self.white)
         except (OSError, ValueError) as error:
             return error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +19,9 @@ Source = str | Path | np.ndarray | Image.Image | Tensor
 # EXIF orientations that exchange rows and columns, mirror the picture, or turn it upside down
 _SIDEWAYS, _MIRRORED, _UPSIDE_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
 
+WHITES = (1023, 4095, 16383, 65535)  # of pictures with more than 8 bits: 10, 12, 14 and 16 used
+_SAMPLED = 256  # pictures that decide about the white of many
+
 SizeHW = tuple[int, int]
 N = TypeVar("N", int, float)
 
@@ -33,27 +36,32 @@ class Picture(NamedTuple):
     extent: tuple[float, float, float, float]
 
 
-def read_picture(source: Source, channels: int = 3) -> UInt8[Tensor, "C H W"]:
+def read_picture(source: Source, channels: int = 3, white: int | None = None) -> UInt8[Tensor, "C H W"]:
     """Read a file, a Pillow image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W).
 
     EXIF orientation is applied. Transparent pixels are blended with white. Of several frames the first is
-    read. 8-bit values are not changed; bool becomes 0 and 255; 16 bits are scaled by 255 / 65535, over their
-    full range and not the picture's own, so that equal values stay equal between pictures; floats must lie in
-    0 … 1. With 1 channel, colours are converted to luma; with 3, grey is repeated; any other number of
-    channels must be the picture's own.
+    read. 8-bit values are not changed; bool becomes 0 and 255; floats must lie in 0 … 1. With 1 channel,
+    colours are converted to luma; with 3, grey is repeated; any other number of channels must be the
+    picture's own.
+
+    Of 16-bit values, `white` and above become 255: equal values stay equal in all pictures that are read with
+    the same `white`. Without it, the smallest of `WHITES` that contains the picture's values is taken:
+    microscopes and X-ray cameras store 12 bits in 16-bit files, which would become 16 levels of grey.
 
     Raises FileNotFoundError for a missing file, and ValueError that names the file if it is not readable, not
     in one of `picture_files.FORMATS`, damaged, larger than Pillow's limit against decompression bombs, or if
     it does not fit `channels`.
     """
-    return read_to_resize(source, _same_size, channels).image
+    return read_to_resize(source, _same_size, channels, white).image
 
 
 def _same_size(size_hw: SizeHW) -> SizeHW:
     return size_hw
 
 
-def read_to_resize(source: Source, resize: Callable[[SizeHW], SizeHW], channels: int = 3) -> Picture:
+def read_to_resize(
+    source: Source, resize: Callable[[SizeHW], SizeHW], channels: int = 3, white: int | None = None
+) -> Picture:
     """Read a picture that will be resized; `resize` returns its new size from that of the upright file.
 
     A JPEG file that will shrink is decoded at 1/2, 1/4 or 1/8 of its size, in a fraction of the time, but
@@ -63,8 +71,36 @@ def read_to_resize(source: Source, resize: Callable[[SizeHW], SizeHW], channels:
         with open_picture(Path(source)) as image:
             if image.format in ("JPEG", "MPO"):
                 return _decode_jpeg(image, resize, channels)
-            return _whole(_to_picture(_upright_array(image), channels), resize)
-    return _whole(_to_picture(_array(source), channels), resize)
+            return _whole(_to_picture(_upright_array(image), channels, white), resize)
+    return _whole(_to_picture(_array(source), channels, white), resize)
+
+
+def common_white(sources: Sequence[Source]) -> int | None:
+    """Return the white of pictures that are read together; None if none has more than 8 bits.
+
+    It is the smallest of `WHITES` that contains the values of up to 256 pictures, taken at equal distances.
+    Pictures that cannot be read are skipped: they are reported when they are needed.
+    """
+    step = -(-len(sources) // _SAMPLED) or 1
+    largest = [value for value in map(_largest_value, sources[::step]) if value is not None]
+    return _white_of(max(largest)) if largest else None
+
+
+def _white_of(largest: int) -> int:
+    return next(white for white in WHITES if largest <= white)
+
+
+def _largest_value(source: Source) -> int | None:
+    """Return the largest value of a picture with more than 8 bits, None of any other."""
+    try:
+        if isinstance(source, str | Path):
+            with open_picture(Path(source)) as image:  # not decoded
+                pixels = _array(image) if image.mode.startswith("I") else None
+        else:
+            pixels = None if isinstance(source, Image.Image) and source.mode[0] != "I" else _array(source)
+    except (OSError, ValueError):
+        return None
+    return int(pixels.max(initial=0)) if pixels is not None and pixels.dtype == np.uint16 else None
 
 
 def _whole(image: Tensor, resize: Callable[[SizeHW], SizeHW]) -> Picture:
@@ -97,7 +133,7 @@ def _decode_jpeg(image: Image.Image, resize: Callable[[SizeHW], SizeHW], channel
     drafted = image.draft(None, _turned(wanted_hw[::-1], orientation))
     stored = drafted[1][2:] if drafted else image.size
     upright_hw = _turned(image.size, orientation)[::-1]
-    pixels = _to_picture(_upright_array(image), channels)
+    pixels = _to_picture(_upright_array(image), channels, None)  # 8 bits
     assert pixels.shape[-2:] == upright_hw, "Pillow applied the orientation of a JPEG before we did"
     width, height = _turned(stored, orientation)
     # Pixels beyond the file's right and lower edge are on the other side in a mirror image
@@ -131,24 +167,26 @@ def _to_array(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _to_picture(pixels: np.ndarray, channels: int) -> UInt8[Tensor, "C H W"]:
+def _to_picture(pixels: np.ndarray, channels: int, white: int | None) -> UInt8[Tensor, "C H W"]:
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise ValueError(
             f"an array of shape {pixels.shape}, where a picture (H, W) or (H, W, C) was expected"
         )
-    pixels = _to_bytes(pixels)
+    pixels = _to_bytes(pixels, white)
     pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     picture = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     return _to_channels(picture, channels)
 
 
-def _to_bytes(pixels: np.ndarray) -> np.ndarray:
+def _to_bytes(pixels: np.ndarray, white: int | None) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels.copy()  # the caller can still write to the original
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint16:
-        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        white = white or _white_of(int(pixels.max()))
+        scaled = (pixels.astype(np.uint32) * 255 + white // 2) // white  # rounded
+        return scaled.clip(max=255).astype(np.uint8)
     if not np.issubdtype(pixels.dtype, np.floating):
         raise ValueError(f"values of type {pixels.dtype}; expected bool, uint8, uint16, or floats in 0 … 1")
     if not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN, too

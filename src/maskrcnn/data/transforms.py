@@ -114,10 +114,10 @@ def resized(picture: Picture, objects: Objects, keypoint_flip: tuple[int, ...] =
     return Sample(image, objects, keypoint_flip, affine)
 
 
-def prepare(source: Source, resize: Resize, channels: int = 3) -> Prepared:
+def prepare(source: Source, resize: Resize, channels: int = 3, white: int | None = None) -> Prepared:
     """Read a picture upright and resize it for prediction. Raises as `read_picture` does."""
     generator = np.random.default_rng(0)  # for a resize with a random size
-    picture = read_to_resize(source, lambda size_hw: resize(size_hw, generator), channels)
+    picture = read_to_resize(source, lambda size_hw: resize(size_hw, generator), channels, white)
     sample = resized(picture, NO_OBJECTS)
     return Prepared(sample.image, sample.affine, picture.file_hw)
 

@@ -77,7 +77,11 @@ def train(
         check_data(run, learner.model, dataset, validation)
         batches = training_batches(
             AugmentedDataset(
-                dataset, sizes(settings), augmentation(settings), channels=learner.model.in_channels
+                dataset,
+                sizes(settings),
+                augmentation(settings),
+                channels=learner.model.in_channels,
+                white=dataset.white,
             ),
             batch_size=settings.batch_size,
             share=processes.share(settings.batch_size),

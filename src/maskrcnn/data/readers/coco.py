@@ -17,6 +17,7 @@ import numpy as np
 
 from maskrcnn.data.categories import Categories, Entry, to_categories
 from maskrcnn.data.dataset import Annotations, Mask, PackedDataset, Polygons
+from maskrcnn.data.pictures import common_white
 from maskrcnn.files import reading
 from maskrcnn.masks.rle import compress, rle_counts
 
@@ -40,9 +41,10 @@ def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDa
         categories = to_categories(_by_id(content["categories"], "categories"))
         images = [_read_image(entry) for entry in _by_id(content["images"], "images").values()]
     _check_files(file, folder, images)
+    white = common_white([folder / image["file_name"] for image in images])
     groups = _by_image(file, content.pop("annotations"), images)
     annotations = _Reader(file, categories).read_all(groups, images)
-    return PackedDataset(file, folder, categories, images, annotations)
+    return PackedDataset(file, folder, categories, images, annotations, white)
 
 
 @contextmanager
