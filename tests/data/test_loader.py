@@ -1,8 +1,6 @@
 import itertools
 import json
 import multiprocessing
-import os
-import warnings
 
 import numpy as np
 import pytest
@@ -73,19 +71,6 @@ def test_batches_depend_on_seed_and_number_alone(dataset, workers):
     assert not equal(take(dataset, 8, seed=6), batches)
     assert torch.equal(torch.get_rng_state(), state)  # the training's own draws stay what they were
     assert all(a.images.is_contiguous(memory_format=torch.channels_last) for a, _ in batches)
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not say which cores")
-@pytest.mark.parametrize("cores", [1, 2])
-def test_no_more_workers_than_cores(dataset, monkeypatch, cores):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of too many
-        data = AugmentedDataset(dataset, RESIZE, AUGMENT)
-        batches = training_batches(data, batch_size=2, stride=32, workers=3, seed=5)
-        first = next(batches)
-        assert len(multiprocessing.active_children()) == cores
-    assert equal([first], take(dataset, 1))
 
 
 def test_random_streams_are_all_different():
@@ -225,24 +210,13 @@ def test_one_picture_starts_no_worker(dataset, monkeypatch):
     assert len(batch.inputs) == 1
 
 
-def _read_in_pool(paths):
-    batches = picture_batches(paths, AS_STORED, batch_size=1, stride=32, workers=2)
-    return [int(batch.batch.images[0, 0, 0, 0]) for batch in batches]
-
-
-def test_a_worker_of_a_pool_starts_no_workers(dataset):
-    """Such a process may not have children; it reads the pictures itself."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.map(_read_in_pool, [dataset.paths[:3]]) == [[0, 1, 2]]
-
-
 @pytest.mark.parametrize("pin", [False, True])
 def test_memory_is_pinned_only_for_a_device_that_needs_it(dataset, monkeypatch, pin):
     """Asking for pinned memory initialises CUDA where there is any."""
     pinned = []
     monkeypatch.setattr(Batch, "pinned", lambda batch: pinned.append(batch) or batch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(loader, "DataLoader", lambda *_, **options: asked.append(options) or [])
+    monkeypatch.setattr("maskrcnn.data.workers.DataLoader", lambda *_, **options: asked.append(options) or [])
     asked = []
     list(
         training_batches(

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from maskrcnn.data.batch import collate, pad
@@ -24,6 +20,7 @@ from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.pictures import SizeHW, Source, common_white, read_to_resize
 from maskrcnn.data.targets import ImageTargets, to_network
 from maskrcnn.data.transforms import Affine, Prepared, Resize, Transform, prepare, resized
+from maskrcnn.data.workers import in_workers
 from maskrcnn.types import Batch, Targets
 
 S = TypeVar("S", bound=Source)
@@ -85,7 +82,7 @@ def training_batches(
     sizes_hw = data.dataset.sizes_hw
     is_portrait = (sizes_hw[:, 0] > sizes_hw[:, 1]).tobytes()
     batches = _TrainingBatches(data, is_portrait, batch_size, stride, seed, share or range(batch_size))
-    for item in _in_workers(batches, count(start), workers, pin):
+    for item in in_workers(batches, count(start), workers, pin):
         if isinstance(item, Exception):
             raise item
         yield item
@@ -252,7 +249,7 @@ def _prepared(
             sent.append(source)
             yield source
 
-    for item in _in_workers(pictures, send(), workers, pin=False):
+    for item in in_workers(pictures, send(), workers, pin=False):
         yield sent.popleft(), item
 
 
@@ -269,30 +266,3 @@ class _Pictures(TorchDataset):
             return prepare(source, self.resize, self.channels, self.white)
         except (OSError, ValueError) as error:
             return error
-
-
-def _in_workers(items: TorchDataset, indices: Iterable[Any], workers: int, pin: bool) -> Iterator[Any]:
-    """Yield the items of the given indices, in order, from `workers` processes; from this one if 0."""
-    loader = DataLoader(
-        items,
-        sampler=indices,
-        batch_size=None,
-        num_workers=_possible_workers(workers),
-        collate_fn=_unchanged,
-        pin_memory=pin,
-        generator=torch.Generator(),  # for the workers' seeds; torch's own generator would advance
-    )
-    return iter(loader)
-
-
-def _possible_workers(workers: int) -> int:
-    """Return at most as many as this process has cores; 0 in a process that may not start others."""
-    if multiprocessing.current_process().daemon:
-        return 0
-    return min(
-        workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-
-
-def _unchanged(item: Any) -> Any:
-    return item
