@@ -8,7 +8,6 @@ python benchmarks/agreement.py DATA [--weights FILE.pth] [--short-side 400] [--l
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from torchvision.models.detection.transform import resize_boxes
 
 from maskrcnn.bench.networks import random_checkpoint as untrained
 from maskrcnn.bench.torchvision import torchvision_network as twin
-from maskrcnn.data.folder import find_split
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.folder import read_split
 from maskrcnn.evaluation.coco import coco_metrics
 from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.masks.paste import paste_dense, paste_in_whole_pixels
@@ -53,7 +52,7 @@ def main() -> None:
         load_theirs(arguments) if arguments.weights else twin(untrained("resnet50_fpn"), (800, 1333)).eval()
     )
     ours = as_ours(theirs, arguments)
-    dataset = CocoDataset(*find_split(arguments.data, "val"))
+    dataset = read_split(arguments.data, "val")
     ids = (
         dataset.category_ids
         if len(dataset.category_ids) == ours.num_classes
@@ -204,9 +203,9 @@ def results(
     ]
 
 
-def truth_of(dataset: CocoDataset, count: int) -> dict[str, Any]:
+def truth_of(dataset: Dataset, count: int) -> dict[str, Any]:
     """Return the ground truth of the first `count` images."""
-    truth = json.loads(dataset.annotation_file.read_bytes())
+    truth = dataset.truth()
     known = {int(image_id) for image_id in dataset.image_ids[:count]}
     images = [image for image in truth["images"] if image["id"] in known]
     annotations = [entry for entry in truth["annotations"] if entry["image_id"] in known]

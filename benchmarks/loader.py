@@ -23,11 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from maskrcnn.data.batch import collate
-from maskrcnn.data.folder import find_split
-from maskrcnn.data.loader import training_batches
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.folder import read_split
+from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.data.pictures import read_picture, read_to_resize
-from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.data.transforms import Resize, Transform, resized, to_network
+from maskrcnn.data.targets import to_network
+from maskrcnn.data.transforms import Resize, Transform, resized
 from maskrcnn.recipes import Options
 from maskrcnn.training.settings import parse_sets
 from maskrcnn.training.setup import augmentation, sizes
@@ -40,7 +41,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(1)
     settings, _ = parse_sets(arguments.set, Options)
-    dataset = CocoDataset(*find_split(arguments.data, "train"))
+    dataset = read_split(arguments.data, "train")
     count = min(arguments.pictures, len(dataset))
     resize, transform = sizes(settings), augmentation(settings)
 
@@ -51,7 +52,11 @@ def main() -> None:
     rates = {stage: count / statistics.median(spent[stage] for spent in passes[1:]) for stage in passes[0]}
     for workers in (0, arguments.workers):
         batches = training_batches(
-            dataset, resize, transform, batch_size=settings.batch_size, stride=STRIDE, workers=workers, seed=0
+            AugmentedDataset(dataset, resize, transform),
+            batch_size=settings.batch_size,
+            stride=STRIDE,
+            workers=workers,
+            seed=0,
         )
         next(batches)  # starts the workers
         title = f"loader, {workers} workers" if workers else "loader, no workers"
@@ -80,9 +85,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_once(
-    dataset: CocoDataset, count: int, resize: Resize, transform: Transform, batch_size: int
-) -> Seconds:
+def load_once(dataset: Dataset, count: int, resize: Resize, transform: Transform, batch_size: int) -> Seconds:
     """Load `count` pictures once; return the seconds of each stage for all of them together."""
     spent: Seconds = {}
     ready = []

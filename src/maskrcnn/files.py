@@ -27,6 +27,21 @@ def write_json(path: Path, content: Any) -> None:
         unfinished.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise errors of the operating system as a sentence that names `path`.
+
+    A missing file remains a FileNotFoundError; anything else (no permission, a folder where a file was
+    expected, too many open files) becomes a ValueError.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
 def cache_folder() -> Path:
     """Return where what can be had again is kept: $MASKRCNN_CACHE, or maskrcnn in the user's cache folder."""
     if chosen := os.environ.get("MASKRCNN_CACHE"):

@@ -2,11 +2,11 @@ import numpy as np
 import torch
 
 from maskrcnn.data.batch import collate, pad
-from maskrcnn.data.transforms import MaskCrop, Truth
+from maskrcnn.data.targets import ImageTargets, MaskCrop
 
 
 def truth(count, crops=None, joints=None):
-    return Truth(
+    return ImageTargets(
         boxes=np.arange(count * 4, dtype=np.float32).reshape(-1, 4),
         labels=np.arange(count),
         crowd=np.arange(count) % 2 == 1,

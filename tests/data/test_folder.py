@@ -1,19 +1,31 @@
+import errno
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from cities import add_picture
-from maskrcnn.data.folder import find_split
+from maskrcnn.data.folder import has_split, read_split
 
 
-def layout(folder, *files):
-    for name in files:
-        path = folder / name
+def layout(folder, annotations, images):
+    """Write a data set of one picture in the given layout."""
+    for path in (folder / annotations, folder / images / "a.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    Image.new("RGB", (6, 4)).save(folder / images / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 6}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    (folder / annotations).write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
-    ("annotations", "pictures"),
+    ("annotations", "images"),
     [
         ("annotations/instances_val.json", "val"),
         ("annotations/instances_val2017.json", "val2017"),
@@ -22,40 +34,52 @@ def layout(folder, *files):
         ("valid/_annotations.coco.json", "valid"),
     ],
 )
-def test_layouts(tmp_path, annotations, pictures):
-    layout(tmp_path, annotations, f"{pictures}/a.jpg")
-    assert find_split(tmp_path, "val") == (tmp_path / annotations, tmp_path / pictures)
+def test_layouts(tmp_path, annotations, images):
+    assert not has_split(tmp_path, "val")
+    layout(tmp_path, annotations, images)
+    assert has_split(tmp_path, "val") and not has_split(tmp_path, "train")
+    dataset = read_split(tmp_path, "val")
+    assert dataset.source == tmp_path / annotations and dataset.paths == [tmp_path / images / "a.png"]
 
 
-def test_the_kind_asked_for_first_comes_first(tmp_path):
-    layout(
-        tmp_path, *(f"annotations/{kind}_val.json" for kind in ("instances", "person_keypoints")), "val/a.jpg"
-    )
-    assert find_split(tmp_path, "val")[0].name == "instances_val.json"
-    assert (
-        find_split(tmp_path, "val", ("person_keypoints", "instances"))[0].name == "person_keypoints_val.json"
-    )
+def test_the_first_kind_is_preferred(tmp_path):
+    for kind in ("instances", "person_keypoints"):
+        layout(tmp_path, f"annotations/{kind}_val.json", "val")
+    assert read_split(tmp_path, "val").source.name == "instances_val.json"
+    kinds = ("person_keypoints", "instances")
+    assert read_split(tmp_path, "val", kinds).source.name == "person_keypoints_val.json"
 
 
 def test_cityscapes(tmp_path, monkeypatch):
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
     add_picture(tmp_path, "val", "ulm_000000_000019", np.full((8, 8), 7))
-    file, pictures = find_split(tmp_path, "val")
-    assert file.is_file() and file.is_relative_to(tmp_path / "cache")
-    assert pictures == tmp_path / "leftImg8bit" / "val"
+    dataset = read_split(tmp_path, "val")
+    assert has_split(tmp_path, "val") and dataset.source.is_relative_to(tmp_path / "cache")
+    assert dataset.image_folder == tmp_path / "leftImg8bit" / "val"
     with pytest.raises(FileNotFoundError, match=r"no 'train' split; .*leftImg8bit/train/ with gtFine/train/"):
-        find_split(tmp_path, "train")
-    layout(
-        tmp_path, "annotations/instances_val.json", "val/a.jpg"
-    )  # somebody's own, which is as they want it
-    assert find_split(tmp_path, "val")[0].name == "instances_val.json"
+        read_split(tmp_path, "train")
+    layout(tmp_path, "annotations/instances_val.json", "val")  # the user's own conversion is preferred
+    assert read_split(tmp_path, "val").source.name == "instances_val.json"
 
 
-def test_a_split_that_is_not_there_is_explained(tmp_path):
+def test_a_missing_split_is_explained(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        find_split(tmp_path / "none", "train")
-    layout(tmp_path, "annotations/instances_val.json", "pictures/a.jpg")
+        read_split(tmp_path / "none", "train")
+    layout(tmp_path, "annotations/instances_val.json", "pictures")
     with pytest.raises(
-        FileNotFoundError, match=r"no 'train' split; looked for .*instances.*; found .*pictures/"
+        FileNotFoundError,
+        match=r"no 'train' split; looked for .*instances.*; the folder has .*pictures/",
     ):
-        find_split(tmp_path, "train")
+        read_split(tmp_path, "train")
+
+
+def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
+    layout(tmp_path, "annotations/instances_val.json", "val")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    for function in (has_split, read_split):
+        with pytest.raises(ValueError, match=rf"^{tmp_path}: cannot be read: Permission denied$"):
+            function(tmp_path, "val")

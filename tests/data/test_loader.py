@@ -1,17 +1,25 @@
 import itertools
 import json
 import multiprocessing
-import os
-import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from maskrcnn.data import transforms
-from maskrcnn.data.loader import batches_per_epoch, picture_batches, plan_epoch, training_batches
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data import loader, transforms
+from maskrcnn.data.loader import (
+    AUGMENTATION,
+    ORDER,
+    AugmentedDataset,
+    batches_per_epoch,
+    picture_batches,
+    plan_epoch,
+    random_stream,
+    training_batches,
+)
+from maskrcnn.data.readers.coco import read_coco
+from maskrcnn.types import Batch
 
 RESIZE = transforms.resize((24, 32, 40), 64)
 AS_STORED = transforms.resize(None, 10**6)
@@ -36,12 +44,13 @@ def make_dataset(tmp_path, count):
         annotations.append({"image_id": i, "category_id": 1, "bbox": [i, 2, 5, 5]})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    return CocoDataset(tmp_path / "truth.json", tmp_path)
+    return read_coco(tmp_path / "truth.json", tmp_path)
 
 
 def take(dataset, count, resize=RESIZE, transform=AUGMENT, **arguments):
     arguments = {"batch_size": 2, "stride": 32, "workers": 0, "seed": 5} | arguments
-    return list(itertools.islice(training_batches(dataset, resize, transform, **arguments), count))
+    data = AugmentedDataset(dataset, resize, transform)
+    return list(itertools.islice(training_batches(data, **arguments), count))
 
 
 def equal(ours, theirs):
@@ -64,16 +73,27 @@ def test_batches_depend_on_seed_and_number_alone(dataset, workers):
     assert all(a.images.is_contiguous(memory_format=torch.channels_last) for a, _ in batches)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not say which cores")
-@pytest.mark.parametrize("cores", [1, 2])
-def test_no_more_workers_than_cores(dataset, monkeypatch, cores):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of too many
-        batches = training_batches(dataset, RESIZE, AUGMENT, batch_size=2, stride=32, workers=3, seed=5)
-        first = next(batches)
-        assert len(multiprocessing.active_children()) == cores
-    assert equal([first], take(dataset, 1))
+def test_random_streams_are_all_different():
+    keys = [(seed, ORDER, epoch) for seed in range(12) for epoch in range(12)]
+    keys += [(s, AUGMENTATION, n, slot) for s in range(12) for n in range(12) for slot in range(4)]
+    first = {random_stream(*key).integers(2**63).item() for key in keys}
+    assert len(first) == len(keys)
+    assert random_stream(3, ORDER, 5).integers(2**63) == random_stream(3, ORDER, 5).integers(2**63)
+
+
+def test_order_and_augmentation_take_streams_of_their_own(dataset, monkeypatch):
+    """Every stream that three epochs use: each once, whatever its purpose."""
+    draws = []
+
+    def record(*key):
+        draws.append((key[1], int(random_stream(*key).integers(2**63))))
+        return random_stream(*key)
+
+    monkeypatch.setattr(loader, "random_stream", record)
+    loader._epoch_plan.cache_clear()
+    take(dataset, 15)
+    assert [purpose for purpose, _ in draws].count(ORDER) == 3 and len(draws) == 3 + 30
+    assert len({first for _, first in draws}) == len(draws)
 
 
 def test_an_epoch_shows_every_picture_once(dataset):
@@ -124,20 +144,129 @@ def test_pictures_for_prediction_come_in_order(dataset, workers):
     batches = list(
         picture_batches(paths, transforms.resize(40, 99), batch_size=3, stride=32, workers=workers)
     )
-    assert [batch.indices for batch in batches] == [[0, 1, 2], [3, 4, 6], [7, 8, 9]]
-    assert [index for batch in batches for index, _ in batch.failures] == [5, 10]
-    assert "5.png" in batches[1].failures[0][1] and "none.png: no such picture" in batches[2].failures[0][1]
+    assert [record.source for batch in batches for record in batch.records] == paths
+    expected = [[0, 1, 2], [3, 4, 6], [7, 8, 9], []]
+    assert [[one.source for one in batch.inputs] for batch in batches] == [
+        [paths[i] for i in numbers] for numbers in expected
+    ]
+    assert [batch.batch.images[:, 0, 0, 0].tolist() for batch in batches[:3]] == expected[:3]
+    assert batches[3].batch is None
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert [failure.source for failure in failures] == [paths[5], paths[10]]
+    assert "5.png: cannot be read" in failures[0].message
+    assert "none.png: no such picture" in failures[1].message
     first = batches[0]
     assert first.batch.images.shape == (3, 3, 64, 64) and first.batch.sizes_hw.tolist() == [[60, 40]] * 3
-    assert first.affines == [(2, 0, 2, 0)] * 3 and first.sizes_hw == [(30, 20)] * 3
-    assert [batch.batch.images[:, 0, 0, 0].tolist() for batch in batches] == [
-        batch.indices for batch in batches
-    ]
+    assert [(one.affine, one.size_hw) for one in first.inputs] == [((2, 0, 2, 0), (30, 20))] * 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sources_of_unknown_length_are_taken_as_needed(dataset, workers):
+    """Without end, so a list of them would never be complete; results come while sources are still taken."""
+    taken = []
+
+    def endless():
+        for i in itertools.count():
+            taken.append(i)
+            yield dataset.path(i % 3)
+
+    batches = picture_batches(endless(), AS_STORED, batch_size=2, stride=32, workers=workers)
+    for number in range(1, 6):
+        batch = next(batches)
+        assert len(batch.inputs) == 2
+        assert batch.batch.images[0, 0, 0, 0] == (2 * number - 2) % 3
+        assert len(taken) <= 2 * number + 4 * workers
+
+
+def test_pictures_in_memory_come_in_order_from_a_generator(dataset):
+    """A path among them, too. Each is prepared before the next one is taken."""
+    arrays = [np.full((20, 30, 3), i, np.uint8) for i in range(3)]
+    sources = [arrays[0], Image.fromarray(arrays[1]), dataset.path(7), torch.from_numpy(arrays[2][:, :, 0])]
+    alive = []
+
+    def generate():
+        for source in sources:
+            alive.append(source)
+            yield source
+
+    batches = picture_batches(generate(), AS_STORED, batch_size=1, stride=32, workers=2)
+    for number, (source, grey) in enumerate(zip(sources, (0, 1, 7, 2), strict=True), 1):
+        batch = next(batches)
+        assert batch.records[0].source is source and batch.batch.images[0, 0, 0, 0] == grey
+        assert len(alive) == number and not multiprocessing.active_children()
+
+
+def test_pictures_in_memory_after_a_path_are_sent_to_the_workers(dataset):
+    array = np.full((20, 30, 3), 99, np.uint8)
+    sources = [dataset.path(4), array, Image.fromarray(array), torch.from_numpy(array[:, :, 0])]
+    (batch,) = picture_batches(iter(sources), AS_STORED, batch_size=4, stride=32, workers=2)
+    assert batch.batch.images[:, 0, 0, 0].tolist() == [4, 99, 99, 99]
+    assert all(record.source is source for record, source in zip(batch.records, sources, strict=True))
+
+
+def test_one_picture_starts_no_worker(dataset, monkeypatch):
+    monkeypatch.setattr(multiprocessing.Process, "start", lambda _: pytest.fail("started a process"))
+    (batch,) = picture_batches(iter(dataset.paths[:1]), AS_STORED, batch_size=1, stride=32, workers=2)
+    assert len(batch.inputs) == 1
+
+
+@pytest.mark.parametrize("pin", [False, True])
+def test_memory_is_pinned_only_for_a_device_that_needs_it(dataset, monkeypatch, pin):
+    """Asking for pinned memory initialises CUDA where there is any."""
+    pinned = []
+    monkeypatch.setattr(Batch, "pinned", lambda batch: pinned.append(batch) or batch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("maskrcnn.data.workers.DataLoader", lambda *_, **options: asked.append(options) or [])
+    asked = []
+    list(
+        training_batches(
+            AugmentedDataset(dataset, RESIZE, AUGMENT), batch_size=1, stride=1, workers=0, seed=0, pin=pin
+        )
+    )
+    assert [options["pin_memory"] for options in asked] == [pin]
+    monkeypatch.undo()
+    monkeypatch.setattr(Batch, "pinned", lambda batch: pinned.append(batch) or batch)
+    list(picture_batches(dataset.paths[:2], AS_STORED, batch_size=1, stride=32, workers=0, pin=pin))
+    assert len(pinned) == (2 if pin else 0)
+
+
+def test_an_epoch_is_planned_once(dataset, monkeypatch):
+    plans = []
+    monkeypatch.setattr(loader, "plan_epoch", lambda *arguments: plans.append(1) or plan_epoch(*arguments))
+    loader._epoch_plan.cache_clear()
+    take(dataset, 15)
+    assert len(plans) == 3
+
+
+def make_deep(folder, count):
+    """A data set of 16-bit pictures with 12 bits used; only picture 1 is bright, all have 500 in common."""
+    make_dataset(folder, count)
+    for i in range(count):
+        pixels = np.full((30, 20) if i < 3 else (20, 30), 500, np.uint16)
+        pixels[0, 0] = 4000 if i == 1 else 800
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return read_coco(folder / "truth.json", folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_equal_values_stay_equal_between_the_pictures_of_a_data_set(tmp_path, workers):
+    dataset = make_deep(tmp_path, 10)
+    assert dataset.white == 4095 and make_dataset(tmp_path, 2).white is None
+    dataset = make_deep(tmp_path, 10)
+    data = AugmentedDataset(dataset, AS_STORED, transforms.compose(), channels=1, white=dataset.white)
+    batches = itertools.islice(training_batches(data, batch_size=2, stride=1, workers=workers, seed=0), 5)
+    assert {int(grey) for batch, _ in batches for grey in batch.images[:, 0, 1, 1]} == {31}
+    options = {"batch_size": 2, "stride": 1, "workers": workers, "channels": 1}
+    for sources, white in ((dataset.paths, None), (iter(dataset.paths), 4095)):
+        batches = picture_batches(sources, AS_STORED, white=white, **options)
+        assert {int(grey) for batch in batches for grey in batch.batch.images[:, 0, 1, 1]} == {31}
+    alone = picture_batches(iter(dataset.paths), AS_STORED, **options)  # nothing is known about the others
+    assert {int(grey) for batch in alone for grey in batch.batch.images[:, 0, 1, 1]} == {31, 125}
 
 
 def test_only_unreadable_pictures(tmp_path):
     (batch,) = picture_batches([tmp_path / "a.png"], AS_STORED, batch_size=2, stride=32, workers=0)
-    assert batch.batch is None and batch.indices == [] and len(batch.failures) == 1
+    assert batch.batch is None and batch.inputs == [] and len(batch.failures) == 1
     assert list(picture_batches([], AS_STORED, batch_size=2, stride=32, workers=0)) == []
 
 
@@ -158,11 +287,11 @@ def test_a_shrunk_jpeg_keeps_its_object_where_it_is(tmp_path, orientation):
         "categories": [{"id": 1, "name": "square"}],
     }
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    dataset = CocoDataset(tmp_path / "truth.json", tmp_path)
+    dataset = read_coco(tmp_path / "truth.json", tmp_path)
     resize = transforms.resize(40, 1000)
     ((batch, targets),) = take(dataset, 1, resize, transforms.compose(), batch_size=1)
     (seen,) = picture_batches(dataset.paths, resize, batch_size=1, stride=32, workers=0)
-    assert torch.equal(batch.images, seen.batch.images) and seen.sizes_hw == [(height, width)]
+    assert torch.equal(batch.images, seen.batch.images) and seen.inputs[0].size_hw == (height, width)
     assert batch.sizes_hw.amin() == 40
 
     rows, columns = batch.sizes_hw[0].tolist()

@@ -1,9 +1,15 @@
+import errno
+import os
+from pathlib import Path
+
+import jaxtyping
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
-from maskrcnn.data.pictures import find_pictures, read_picture, read_to_resize
+from maskrcnn.data.picture_files import FORMATS, find_pictures
+from maskrcnn.data.pictures import WHITES, common_white, read_picture, read_to_resize
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -22,21 +28,83 @@ def test_rgb_is_the_same_from_file_image_array_and_tensor(tmp_path):
         assert torch.equal(read_picture(source), expected)
 
 
-@pytest.mark.parametrize(
-    ("orientation", "expected"),
-    [
-        (1, lambda a: a),
-        (2, np.fliplr),
-        (3, lambda a: np.rot90(a, 2)),
-        (6, lambda a: np.rot90(a, -1)),
-        (8, np.rot90),
-    ],
-)
-def test_exif_orientation_turns_the_picture(tmp_path, orientation, expected):
+# What a viewer does with a stored picture of each EXIF orientation
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored.swapaxes(0, 1), 2),
+    8: np.rot90,
+}
+WITH_EXIF = {  # how an asymmetric picture is stored
+    "JPEG": {"quality": 100, "subsampling": 0},
+    "MPO": {"quality": 100, "subsampling": 0},
+    "PNG": {},
+    "TIFF": {},
+    "TIFF compressed": {"compression": "tiff_lzw"},
+    "WEBP": {"lossless": True},
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+}
+
+
+def save(path, pixels, format_, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_picture(tmp_path / "a.png").permute(1, 2, 0), expected(RGB))
+    Image.fromarray(pixels).save(path, format_.split()[0], exif=exif, **WITH_EXIF.get(format_, {}))
+
+
+def asymmetric(height=32, width=48):
+    """Four quarters of different colours: every mirror and turn of it differs."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2], pixels[: height // 2, width // 2 :] = (255, 0, 0), (0, 255, 0)
+    pixels[height // 2 :, : width // 2], pixels[height // 2 :, width // 2 :] = (0, 0, 255), (255, 255, 0)
+    return pixels
+
+
+@pytest.mark.parametrize("shrink", [1, 4])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("format_", WITH_EXIF)
+def test_every_format_comes_upright(tmp_path, format_, orientation, shrink):
+    """The orientation is applied once: by Pillow (TIFF) or by us."""
+    pixels = asymmetric()
+    save(tmp_path / "a", pixels, format_, orientation)
+    expected = UPRIGHT[orientation](pixels)
+    picture = read_to_resize(tmp_path / "a", lambda size_hw: (size_hw[0] // shrink, size_hw[1] // shrink))
+    height, width = expected.shape[:2]
+    assert picture.file_hw == (height, width)
+    assert picture.wanted_hw == (height // shrink, width // shrink)
+    scale = shrink if "JPEG" in format_ or format_ == "MPO" else 1  # others are decoded whole
+    assert picture.image.shape == (3, height // scale, width // scale)
+    assert picture.extent == (0, 0, width / scale, height / scale)
+    decoded = picture.image.permute(1, 2, 0).numpy()
+    assert np.abs(decoded.astype(int) - expected[::scale, ::scale]).max() <= 6  # of lossy formats
+    image = Image.open(tmp_path / "a")
+    assert np.abs(read_picture(image).permute(1, 2, 0).numpy().astype(int) - expected).max() <= 6
+
+
+@pytest.mark.parametrize("format_", ["PNG", "TIFF", "TIFF compressed"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_grey_values_come_upright(tmp_path, format_, orientation):
+    """Pillow decodes these TIFF files in another way than colours."""
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for stored in (pixels, pixels.astype(np.uint16) * 257):
+        save(tmp_path / "a", stored, format_, orientation)
+        picture = read_picture(tmp_path / "a", channels=1, white=65535)
+        assert np.array_equal(picture[0], UPRIGHT[orientation](pixels))
+
+
+@pytest.mark.parametrize("format_", ["BMP", "GIF", "PPM"])
+def test_formats_without_exif(tmp_path, format_):
+    pixels = asymmetric()
+    Image.fromarray(pixels).save(tmp_path / "a", format_)
+    assert np.array_equal(read_picture(tmp_path / "a").permute(1, 2, 0), pixels)
+
+
+def test_all_formats_are_tested_here():
+    assert {name.split()[0] for name in WITH_EXIF} | {"BMP", "GIF", "PPM", "HEIF"} == {*FORMATS, "MPO"}
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
@@ -44,6 +112,55 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     Image.fromarray(values).save(tmp_path / "a.png")
     for source in (tmp_path / "a.png", values):
         assert read_picture(source, channels=1).tolist() == [[[0, 1, 255, 128]]]
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    assert np.array_equal(read_picture(every, channels=1)[0], np.rint(every / 257))
+
+
+@pytest.mark.parametrize("white", WHITES)
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_fewer_bits_keep_all_levels(tmp_path, white, suffix):
+    """10, 12, 14 bits in a 16-bit file: the picture looks as its 8-bit version, black and white included."""
+    gradient = np.linspace(0, white, 1024).round().astype(np.uint16).reshape(32, 32)
+    Image.fromarray(gradient).save(tmp_path / f"a.{suffix}")
+    expected = np.rint(np.arange(1024).reshape(32, 32) * 255 / 1023)
+    for source in (tmp_path / f"a.{suffix}", gradient, Image.fromarray(gradient)):
+        picture = read_picture(source, channels=1)[0].numpy()
+        assert len(np.unique(picture)) == 256
+        assert np.abs(picture - expected).max() <= 1 and np.array_equal(
+            picture, read_picture(source, 1, white)[0]
+        )
+
+
+def test_a_given_white_holds_for_every_picture():
+    dark, bright = (np.array([[0, 500, value]], np.uint16) for value in (900, 4000))
+    assert read_picture(dark, 1)[0, 0, 1] != read_picture(bright, 1)[0, 0, 1]  # guessed one by one
+    assert read_picture(dark, 1, 4095).tolist() == [[[0, 31, 56]]]
+    assert read_picture(bright, 1, 4095).tolist() == [[[0, 31, 249]]]
+    assert read_picture(np.array([[0, 5000, 65535]], np.uint16), 1, 4095).tolist() == [[[0, 255, 255]]]
+
+
+@pytest.mark.parametrize("white", [None, *WHITES])
+def test_eight_bits_have_no_other_white(tmp_path, white):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    for source in (tmp_path / "a.png", RGB, Image.fromarray(RGB), RGB / 255, RGB[:, :, 0] > 9):
+        assert torch.equal(read_picture(source, 3, white), read_picture(source))
+
+
+def test_a_common_white_is_that_of_the_brightest(tmp_path):
+    def write(name, largest):
+        Image.fromarray(np.array([[0, largest]], np.uint16)).save(tmp_path / name)
+        return tmp_path / name
+
+    Image.fromarray(RGB).save(tmp_path / "eight.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "eight.png").read_bytes()[:40])
+    eight = [tmp_path / "eight.png", tmp_path / "cut.png", tmp_path / "none.png", RGB, RGB / 255]
+    assert common_white([]) is None and common_white(eight) is None
+    dark = write("dark.png", 700)
+    assert common_white([*eight, dark]) == 1023
+    assert common_white([*eight, dark, write("b.tif", 1024)]) == 4095
+    assert common_white([dark, torch.from_numpy(np.array([[0, 4096]], np.uint16))]) == 16383
+    assert common_white([Image.fromarray(np.array([[0, 20000]], np.uint16)), *eight]) == 65535
+    assert common_white([dark] * 2000 + [write("c.png", 5000)] * 8) == 16383  # one in 8 is looked at
 
 
 def test_modes_become_rgb():
@@ -83,19 +200,93 @@ def test_what_has_no_meaning_is_refused(source, message):
         read_picture(source)
 
 
+@pytest.mark.parametrize("source", [[[1, 2]], b"abc", None])
+def test_other_types_are_refused(monkeypatch, source):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as it is for users
+    with pytest.raises(ValueError, match=f"this one is of type {type(source).__name__}$"):
+        read_picture(source)
+
+
 def test_unreadable_files_are_named(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"none\.png"):
-        read_picture(tmp_path / "none.png")
+    def refused(name, kind=ValueError):
+        with pytest.raises(kind) as caught:
+            read_picture(tmp_path / name)
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path / name}: ") and "\n" not in message
+        return message.removeprefix(f"{tmp_path / name}: ")
+
+    assert refused("none.png", FileNotFoundError) == "no such picture"
+    assert refused("") == "a folder, where a picture was expected"
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.png: cannot be read as a picture: its format"):
-        read_picture(tmp_path / "text.png")
+    assert refused("text.png").startswith(
+        "cannot be read as a picture: it is in none of the supported formats ("
+    )
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    assert "it is in HEIF format, which needs another package" in refused("phone.jpg")
+    (tmp_path / "empty.png").touch()
+    assert refused("empty.png") == "an empty file"
+    os.mkfifo(tmp_path / "pipe.png")
+    assert refused("pipe.png") == "not a regular file"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1500])
+    assert "truncated" in refused("cut.jpg")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
+        assert "limit against decompression bombs" in refused("a.jpg")
+    for number in (errno.EACCES, errno.EMFILE):
+
+        def refuse(*_, number=number, **__):
+            raise OSError(number, os.strerror(number), "a.jpg")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", refuse)
+            assert refused("a.jpg") == f"cannot be read as a picture: {os.strerror(number)}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "exists", refuse)
+            assert refused("a.jpg") == f"cannot be read: {os.strerror(number)}"
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 8 8
+%%EndComments
+(exec) print showpage
+%%EOF
+"""
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.eps", "a.png"])
+def test_ghostscript_is_never_started(tmp_path, monkeypatch, name):
+    """Pillow gives an EPS file to `gs`, whatever its name is."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    (tmp_path / name).write_bytes(EPS)
+    with pytest.raises(ValueError, match=rf"{name}: .* in none of the supported formats \(JPEG, .*\)$"):
+        read_picture(tmp_path / name)
+    assert not (tmp_path / "started").exists()
+    with pytest.raises(OSError), Image.open(tmp_path / name) as image:
+        image.load()
+    assert (tmp_path / "started").exists()  # so it would have been
+
+
+def test_heif_is_read_where_its_plug_in_is_registered(tmp_path, monkeypatch):
+    Image.init()
+    factory, _ = Image.OPEN["PPM"]
+    monkeypatch.setitem(
+        Image.OPEN, "HEIF", (lambda *_: factory(tmp_path / "a.ppm"), lambda head: head[4:8] == b"ftyp")
+    )
+    Image.fromarray(RGB).save(tmp_path / "a.ppm")
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    assert find_pictures([tmp_path]) == [tmp_path / "a.heic", tmp_path / "a.ppm"]
+    assert np.array_equal(read_picture(tmp_path / "a.heic").permute(1, 2, 0), RGB)
+
+
+def test_a_damaged_pillow_image_is_named(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1500])
     with pytest.raises(ValueError, match=r"cut\.jpg: cannot be read as a picture: .*truncated"):
-        read_picture(tmp_path / "cut.jpg")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
-    with pytest.raises(ValueError, match=r"a\.jpg: .*bomb"):
-        read_picture(tmp_path / "a.jpg")
+        read_picture(Image.open(tmp_path / "cut.jpg"))
 
 
 def test_a_read_array_is_not_shared_with_the_callers():
@@ -113,9 +304,22 @@ def test_find_pictures_in_files_folders_and_globs(tmp_path):
     assert find_pictures([tmp_path]) == [a, b, c]
     assert find_pictures([f"{tmp_path}/*"]) == [a, b]
     assert find_pictures([f"{tmp_path}/**/*.tif", b, notes, tmp_path]) == [c, b, notes, a]
-    for nothing in (tmp_path / "none.jpg", f"{tmp_path}/*.webp"):
-        with pytest.raises(FileNotFoundError, match=r"none\.jpg|\*\.webp"):
+    for nothing in (tmp_path / "none.jpg", f"{tmp_path}/*.webp", "", "a\0b"):
+        with pytest.raises(FileNotFoundError, match=r"no such picture, nor a folder"):
             find_pictures([b, nothing])
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: cannot be read: Permission denied$"):
+        find_pictures([tmp_path])
+    with pytest.raises(ValueError, match=r"cannot be read: File name too long$"):
+        find_pictures(["x" * 5000])
 
 
 def drawn_jpeg(path, size_hw, orientation=1):

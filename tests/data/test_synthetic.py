@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco_mask
 
-from maskrcnn.data.folder import find_split
+from maskrcnn.data.folder import read_split
 from maskrcnn.data.pictures import read_picture
-from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.masks.rle import decode
 
@@ -26,7 +25,7 @@ def masks(objects, size_hw):
 
 
 def test_it_opens_as_a_data_set(folder):
-    train, val = (CocoDataset(*find_split(folder, split)) for split in ("train", "val"))
+    train, val = (read_split(folder, split) for split in ("train", "val"))
     assert (len(train), len(val)) == (12, 6) and len(train.class_names) == 5
     assert {path.suffix for path in train.paths} == {".png", ".jpg"}
     assert {tuple(size) for size in train.sizes_hw.tolist()} == {(100, 100)}
@@ -39,8 +38,8 @@ def test_it_opens_as_a_data_set(folder):
 
 
 def test_masks_are_what_is_visible(folder):
-    dataset = CocoDataset(*find_split(folder, "train"))
-    annotations = json.loads(dataset.annotation_file.read_text())["annotations"]
+    dataset = read_split(folder, "train")
+    annotations = json.loads(dataset.source.read_text())["annotations"]
     for i in range(len(dataset)):
         size_hw, objects = dataset.sizes_hw[i].tolist(), dataset.objects(i)
         painted = np.zeros(size_hw, int)
@@ -55,7 +54,7 @@ def test_masks_are_what_is_visible(folder):
 
 
 def test_rings_have_holes(folder):
-    dataset = CocoDataset(*find_split(folder, "train"))
+    dataset = read_split(folder, "train")
     filled = []
     for i in range(len(dataset)):
         objects = dataset.objects(i)

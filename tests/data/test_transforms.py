@@ -9,10 +9,10 @@ import torch
 
 from maskrcnn.data import transforms
 from maskrcnn.data.dataset import Objects
-from maskrcnn.data.folder import find_split
+from maskrcnn.data.folder import read_split
 from maskrcnn.data.pictures import Picture, read_to_resize
-from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.data.transforms import Sample, to_network
+from maskrcnn.data.targets import to_network
+from maskrcnn.data.transforms import Sample
 from maskrcnn.masks.rle import crop_to_rle
 
 SHARED = Path(os.environ.get("MASKRCNN_SHARED", Path(__file__).parents[2] / "../shared"))
@@ -235,8 +235,8 @@ def test_real_masks_survive(name):
         pytest.skip(f"no {SHARED / 'data' / name}")
     from pycocotools.coco import COCO
 
-    coco = COCO(find_split(SHARED / "data" / name, "val")[0])
-    dataset = CocoDataset(*find_split(SHARED / "data" / name, "val"))
+    dataset = read_split(SHARED / "data" / name, "val")
+    coco = COCO(dataset.source)
     chain = transforms.compose(
         transforms.flip_horizontal(0.5),
         transforms.flip_vertical(0.5),

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from cities import add_picture, detection, street
-from maskrcnn.data.folder import find_split
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.dataset import PackedDataset
+from maskrcnn.data.folder import read_split
+from maskrcnn.data.readers.coco import read_coco
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics
 from maskrcnn.evaluation.coco import coco_metrics
 from maskrcnn.evaluation.lvis import lvis_metrics
@@ -50,12 +51,12 @@ def result(boxes=((10, 10, 50, 50),), labels=(0,), **more) -> Result:
     return Result(**(fields | more))
 
 
-def dataset(folder: Path, truth: dict) -> CocoDataset:
+def dataset(folder: Path, truth: dict) -> PackedDataset:
     for image in truth["images"]:
         image["file_name"] = f"{image['id']}.png"
         Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
     (folder / "truth.json").write_text(json.dumps(truth))
-    return CocoDataset(folder / "truth.json", folder)
+    return read_coco(folder / "truth.json", folder)
 
 
 def test_results_are_in_the_order_of_the_images(tmp_path):
@@ -152,7 +153,7 @@ def test_lvis_on_request(tmp_path):
 def test_cityscapes_has_its_own_metrics(tmp_path, monkeypatch):
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
     add_picture(tmp_path / "data", "val", "ulm_000000_000019", street(_26000=(0, 0, 20, 20)))
-    data = CocoDataset(*find_split(tmp_path / "data", "val"))
+    data = read_split(tmp_path / "data", "val")
     labels = {"class_names": data.class_names, "category_ids": data.category_ids}
     car = data.class_names.index("car")
     detected = result(((0, 0, 20, 15),), (car,), size_hw=tuple(data.sizes_hw[0].tolist()), **labels)

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.data.folder import find_split
-from maskrcnn.data.loader import training_batches
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.folder import read_split
+from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.data.transforms import compose, resize
 from maskrcnn.training.checkpoint import load
@@ -25,10 +24,8 @@ def data(tmp_path_factory):
 
 
 def test_shares_make_the_whole(data):
-    dataset = CocoDataset(*find_split(data, "train"))
-    batches = partial(
-        training_batches, dataset, resize(64, 64), compose(), batch_size=4, stride=32, workers=0, seed=3
-    )
+    dataset = AugmentedDataset(read_split(data, "train"), resize(64, 64), compose())
+    batches = partial(training_batches, dataset, batch_size=4, stride=32, workers=0, seed=3)
     whole, _ = next(batches())
     parts = [next(batches(share=Processes(rank, 2).share(4)))[0] for rank in range(2)]
     assert torch.equal(parts[0].images, whole.images[::2])

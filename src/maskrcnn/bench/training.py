@@ -21,7 +21,7 @@ from torch import Tensor
 from maskrcnn.bench.networks import NUM_CLASSES, random_checkpoint
 from maskrcnn.bench.timing import machine, peak_memory, take_turns
 from maskrcnn.data.batch import collate
-from maskrcnn.data.transforms import MaskCrop, Truth
+from maskrcnn.data.targets import ImageTargets, MaskCrop
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.step import make_train_state, to_floats, train_step
@@ -44,7 +44,7 @@ class StepSpec(NamedTuple):
 
 Step = Callable[[], dict[str, float]]  # runs a training step and returns its losses
 StepMaker = Callable[[StepSpec], Step]
-Scene = tuple[UInt8[Tensor, "3 H W"], Truth]
+Scene = tuple[UInt8[Tensor, "3 H W"], ImageTargets]
 
 
 def make_step(spec: StepSpec) -> Step:
@@ -123,7 +123,7 @@ def _scene(spec: StepSpec, generator: np.random.Generator) -> Scene:
         image[y : y + rows, x : x + columns][crop.pixels > 0] = 240
     boxes = np.concatenate([corners, corners + sides], 1).astype(np.float32)
     labels = generator.integers(0, NUM_CLASSES, spec.objects)
-    truth = Truth(boxes, labels, np.zeros(spec.objects, bool), list(crops), None)
+    truth = ImageTargets(boxes, labels, np.zeros(spec.objects, bool), list(crops), None)
     return torch.from_numpy(image).permute(2, 0, 1), truth
 
 

@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
-    from maskrcnn.data.pictures import find_pictures
+    from maskrcnn.data.picture_files import find_pictures
     from maskrcnn.fast.memory import keep_memory
     from maskrcnn.predict.load import load
     from maskrcnn.predict.write import write_predictions

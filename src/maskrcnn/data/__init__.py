@@ -1,1 +1,1 @@
-"""Pictures and their truth, on their way from files to batches."""
+"""Pictures and their ground truth, from files to batches."""

@@ -1,225 +1,268 @@
-"""Batches for training, each a function of (seed, number) alone; batches for prediction, in order."""
+"""Batches for training, each a function of (seed, number) alone, and batches for prediction, in order."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import count
-from typing import Any, NamedTuple
+from functools import lru_cache
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset as TorchDataset
 
 from maskrcnn.data.batch import collate, pad
-from maskrcnn.data.dataset import Objects
-from maskrcnn.data.pictures import SizeHW, Source, read_to_resize
-from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.data.transforms import Affine, Resize, Sample, Transform, resized, to_network
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.pictures import SizeHW, Source, common_white, read_to_resize
+from maskrcnn.data.targets import ImageTargets, to_network
+from maskrcnn.data.transforms import Affine, Prepared, Resize, Transform, prepare, resized
+from maskrcnn.data.workers import in_workers
 from maskrcnn.types import Batch, Targets
 
-NO_OBJECTS = Objects(
-    np.zeros((0, 4), np.float32),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.bool_),
-    [],
-    None,
-    np.zeros(0, np.int64),
-)
+S = TypeVar("S", bound=Source)
+
+ORDER, AUGMENTATION = 0, 1  # purposes of random streams
 
 
-class PictureBatch(NamedTuple):
-    """A run of pictures for prediction: those in `batch`, and those that could not be read."""
+@dataclass(frozen=True)
+class AugmentedDataset:
+    """Pictures of a data set as a network learns from them: read, resized and transformed at random."""
 
-    batch: Batch | None  # None where none could be read
-    indices: list[int]  # of the pictures in `batch`, among the sources
-    affines: list[Affine]  # file → network's input
-    sizes_hw: list[SizeHW]  # of the files
-    failures: list[tuple[int, str]]  # index and reason
+    dataset: Dataset
+    resize: Resize
+    transform: Transform
+    channels: int = 3
+    white: int | None = None  # of pictures with more than 8 bits, see `read_picture`
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def sample(
+        self, index: int, generator: np.random.Generator
+    ) -> tuple[UInt8[Tensor, "C H W"], ImageTargets]:
+        """Return picture `index` as the network's input, and its targets.
+
+        Raises as `read_picture` does, and ValueError if the picture has another size than the data set says.
+        """
+        path, size_hw = self.dataset.path(index), tuple(self.dataset.sizes_hw[index].tolist())
+        picture = read_to_resize(
+            path, lambda size_hw: self.resize(size_hw, generator), self.channels, self.white
+        )
+        if picture.file_hw != size_hw:
+            raise ValueError(
+                f"{path}: the picture has {picture.file_hw[0]} rows and {picture.file_hw[1]} columns, but"
+                f" {self.dataset.source} says {size_hw[0]} and {size_hw[1]}"
+                " (was it annotated before it was resized, or rotated by its EXIF orientation?)"
+            )
+        sample = resized(picture, self.dataset.objects(index), self.dataset.keypoint_flip)
+        return to_network(self.transform(sample, generator))
 
 
 def training_batches(
-    dataset: CocoDataset,
-    resize: Resize,
-    transform: Transform,
+    data: AugmentedDataset,
     *,
     batch_size: int,
     stride: int,
     workers: int,
     seed: int,
     start: int = 0,
-    channels: int = 3,
     share: range | None = None,
+    pin: bool = False,
 ) -> Iterator[tuple[Batch, Targets]]:
-    """Yield batches without end, from number `start` on; of each batch, the pictures of `share` alone.
+    """Yield batches without end, from number `start` on; of each batch only the pictures in `share`.
 
-    Batch n is the same whatever `workers`, `start` and `share` are. Each epoch shuffles the pictures and
-    groups them by orientation, which keeps padding small; where an epoch does not divide, some come twice.
-    Raises what reading a picture raises, ValueError or FileNotFoundError.
+    Batch n does not depend on `workers`, `start` and `share`. Each epoch shuffles the pictures and groups
+    them by orientation, which keeps padding small; if `batch_size` does not divide an epoch, some are
+    repeated. `pin` returns batches in pinned memory, for a CUDA device. Raises as `AugmentedDataset.sample`.
     """
-    batches = _TrainingBatches(
-        dataset, resize, transform, batch_size, stride, seed, channels, share or range(batch_size)
-    )
-    for item in _in_workers(batches, count(start), workers):
+    sizes_hw = data.dataset.sizes_hw
+    is_portrait = (sizes_hw[:, 0] > sizes_hw[:, 1]).tobytes()
+    batches = _TrainingBatches(data, is_portrait, batch_size, stride, seed, share or range(batch_size))
+    for item in in_workers(batches, count(start), workers, pin):
         if isinstance(item, Exception):
             raise item
         yield item
 
 
-def batches_per_epoch(dataset: CocoDataset, batch_size: int) -> int:
-    """How many batches show every picture once."""
-    return -(-len(dataset) // batch_size)
+def random_stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
+    """Return the random numbers for one purpose: those of epoch n, or of picture `slot` of batch n.
+
+    Streams of different purposes or numbers are independent. A tuple as the seed would not do: numpy pads it
+    with zeros, so that (seed, n) and (seed, n, 0) are the same stream.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *numbers)))
+
+
+def batches_per_epoch(pictures: Sized, batch_size: int) -> int:
+    """Return the number of batches that contain every picture once."""
+    return -(-len(pictures) // batch_size)
 
 
 def plan_epoch(
     is_portrait: Bool[np.ndarray, " pictures"], batch_size: int, generator: np.random.Generator
 ) -> Int[np.ndarray, "batches pictures_of_one"]:
-    """Draw the pictures of an epoch's batches: two at most mix orientations, and one repeats pictures."""
+    """Distribute the pictures at random over batches; at most two mix orientations, one repeats pictures."""
     order = generator.permutation(len(is_portrait))
     order = order[np.argsort(is_portrait[order], kind="stable")]
     rows = -(-len(order) // batch_size)
-    batches = np.resize(order, (rows, batch_size))  # begins anew where the order ends
+    batches = np.resize(order, (rows, batch_size))  # repeats the order from its start
     return generator.permutation(batches)
 
 
+@lru_cache(maxsize=2)  # per worker process: 118,000 pictures take 10 ms, which every batch would pay
+def _epoch_plan(is_portrait: bytes, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    generator = random_stream(seed, ORDER, epoch)
+    plan = plan_epoch(np.frombuffer(is_portrait, np.bool_), batch_size, generator)
+    plan.setflags(write=False)
+    return plan
+
+
+@dataclass(frozen=True)
+class _TrainingBatches(TorchDataset):
+    """Batch `number`, built in one worker. An error is returned, not raised: torch would add a traceback."""
+
+    data: AugmentedDataset
+    is_portrait: bytes  # one for each picture
+    batch_size: int
+    stride: int
+    seed: int
+    share: range
+
+    def __getitem__(self, number: int) -> tuple[Batch, Targets] | Exception:
+        epoch, row = divmod(number, batches_per_epoch(self.data, self.batch_size))
+        indices = _epoch_plan(self.is_portrait, self.batch_size, self.seed, epoch)[row].tolist()
+        try:
+            samples = [
+                self.data.sample(indices[slot], random_stream(self.seed, AUGMENTATION, number, slot))
+                for slot in self.share
+            ]
+        except (OSError, ValueError) as error:
+            return error
+        return collate(samples, self.stride)
+
+
+@dataclass(frozen=True)
+class PictureInput(Generic[S]):
+    """A picture that is in a batch."""
+
+    source: S
+    affine: Affine  # file → network's input
+    size_hw: SizeHW  # of the file, upright
+
+
+@dataclass(frozen=True)
+class PictureFailure(Generic[S]):
+    """A picture that cannot be read."""
+
+    source: S
+    message: str  # why, in a sentence that names the file
+
+
+@dataclass(frozen=True)
+class PictureBatch(Generic[S]):
+    """Consecutive pictures for prediction."""
+
+    batch: Batch | None  # row n is the n-th of `inputs`; None if there is none
+    records: list[PictureInput[S] | PictureFailure[S]]  # in the order of the sources
+
+    @property
+    def inputs(self) -> list[PictureInput[S]]:
+        """The pictures in `batch`."""
+        return [record for record in self.records if isinstance(record, PictureInput)]
+
+    @property
+    def failures(self) -> list[PictureFailure[S]]:
+        """The pictures that cannot be read."""
+        return [record for record in self.records if isinstance(record, PictureFailure)]
+
+
 def picture_batches(
-    sources: Sequence[Source],
+    sources: Iterable[S],
     resize: Resize,
     *,
     batch_size: int,
     stride: int,
     workers: int,
     channels: int = 3,
-) -> Iterator[PictureBatch]:
-    """Yield pictures in order; neighbours share a batch when they have the same padded shape.
+    white: int | None = None,
+    pin: bool = False,
+) -> Iterator[PictureBatch[S]]:
+    """Yield pictures in order; neighbours with the same padded shape share a batch.
 
-    A picture that cannot be read is a failure with its reason, not an exception.
+    `sources` can be of any length, also a generator: a few of them are read ahead. Files are read by
+    `workers` processes; pictures in memory are prepared in this process. A picture that cannot be read
+    becomes a `PictureFailure`, not an exception. `pin` returns batches in pinned memory, for a CUDA device.
+
+    `white` is as in `read_picture`; without it, a list of sources gets its `common_white`, and each picture
+    of a generator one of its own.
     """
-    waiting: list[_Picture] = []
-    failures: list[tuple[int, str]] = []
-    for index, item in enumerate(
-        _in_workers(_Pictures(sources, resize, channels), range(len(sources)), workers)
-    ):
+    if white is None and isinstance(sources, Sequence) and len(sources) > 1:
+        white = common_white(sources)
+    images: list[Tensor] = []
+    records: list[PictureInput[S] | PictureFailure[S]] = []
+    for source, item in _prepared(sources, _Pictures(resize, channels, white), workers):
         if isinstance(item, Exception):
-            failures.append((index, str(item)))
+            records.append(PictureFailure(source, str(item)))
             continue
-        picture = _Picture(index, *item)
-        if waiting and (
-            len(waiting) == batch_size or _padded(picture, stride) != _padded(waiting[0], stride)
-        ):
-            yield _picture_batch(waiting, failures, stride)
-            waiting, failures = [], []
-        waiting.append(picture)
-    if waiting or failures:
-        yield _picture_batch(waiting, failures, stride)
+        if images and _padded_hw(item.image, stride) != _padded_hw(images[0], stride):
+            yield _picture_batch(images, records, stride, pin)
+            images, records = [], []
+        images.append(item.image)
+        records.append(PictureInput(source, item.affine, item.size_hw))
+        if len(images) == batch_size:
+            yield _picture_batch(images, records, stride, pin)
+            images, records = [], []
+    if records:
+        yield _picture_batch(images, records, stride, pin)
 
 
-class _Picture(NamedTuple):
-    number: int
-    image: UInt8[Tensor, "C H W"]
-    affine: Affine
-    size_hw: SizeHW
+def _padded_hw(image: Tensor, stride: int) -> list[int]:
+    return [-(-side // stride) for side in image.shape[-2:]]
 
 
-def _padded(picture: _Picture, stride: int) -> list[int]:
-    return [-(-side // stride) for side in picture.image.shape[-2:]]
+def _picture_batch(
+    images: list[Tensor], records: list[PictureInput[S] | PictureFailure[S]], stride: int, pin: bool
+) -> PictureBatch[S]:
+    batch = pad(images, stride) if images else None
+    return PictureBatch(batch.pinned() if batch and pin else batch, records)
 
 
-def _picture_batch(pictures: list[_Picture], failures: list[tuple[int, str]], stride: int) -> PictureBatch:
-    return PictureBatch(
-        batch=pad([picture.image for picture in pictures], stride) if pictures else None,
-        indices=[picture.number for picture in pictures],
-        affines=[picture.affine for picture in pictures],
-        sizes_hw=[picture.size_hw for picture in pictures],
-        failures=failures,
-    )
+def _prepared(
+    sources: Iterable[S], pictures: _Pictures, workers: int
+) -> Iterator[tuple[S, Prepared | Exception]]:
+    """Yield each source with the picture, in order; at most two are taken from `sources` before the first."""
+    sources = iter(sources)
+    first = list(islice(sources, 1))
+    if not first or not isinstance(first[0], str | Path):
+        workers = 0  # sending pixels to another process costs as much as preparing them
+    if workers:
+        first += islice(sources, 1)
+        workers = workers if len(first) > 1 else 0
+    sent: deque[S] = deque()
 
+    def send() -> Iterator[S]:
+        for source in chain(first, sources):
+            sent.append(source)
+            yield source
 
-@dataclass(frozen=True)
-class _TrainingBatches(Dataset):
-    """Batch `number`, made whole in one worker; an error comes back as a value, its sentence kept clean."""
-
-    dataset: CocoDataset
-    resize: Resize
-    transform: Transform
-    batch_size: int
-    stride: int
-    seed: int
-    channels: int
-    share: range
-
-    def __getitem__(self, number: int) -> tuple[Batch, Targets] | Exception:
-        epoch, row = divmod(number, batches_per_epoch(self.dataset, self.batch_size))
-        is_portrait = self.dataset.sizes_hw[:, 0] > self.dataset.sizes_hw[:, 1]
-        plan = plan_epoch(is_portrait, self.batch_size, np.random.default_rng((self.seed, epoch)))
-        try:
-            samples = [
-                to_network(self._sample(int(index), np.random.default_rng((self.seed, number, slot))))
-                for slot, index in enumerate(plan[row])
-                if slot in self.share
-            ]
-        except (OSError, ValueError) as error:
-            return error
-        return collate(samples, self.stride)
-
-    def _sample(self, index: int, generator: np.random.Generator) -> Sample:
-        path, size_hw = self.dataset.path(index), tuple(self.dataset.sizes_hw[index].tolist())
-        picture = read_to_resize(path, lambda size_hw: self.resize(size_hw, generator), self.channels)
-        if picture.file_hw != size_hw:
-            raise ValueError(
-                f"{path}: the picture has {picture.file_hw[0]} rows and {picture.file_hw[1]} columns, but"
-                f" {self.dataset.annotation_file} says {size_hw[0]} and {size_hw[1]}"
-                " (was it annotated before it was resized, or turned by its EXIF orientation?)"
-            )
-        sample = resized(picture, self.dataset.objects(index), self.dataset.keypoint_flip)
-        return self.transform(sample, generator)
+    for item in in_workers(pictures, send(), workers, pin=False):
+        yield sent.popleft(), item
 
 
 @dataclass(frozen=True)
-class _Pictures(Dataset):
-    """Picture `index`, resized, with its affine and the size of its file; or why it cannot be read."""
+class _Pictures(TorchDataset):
+    """Maps a source, which takes the place of an index, to the picture or to the error that it raises."""
 
-    sources: Sequence[Source]
     resize: Resize
     channels: int
+    white: int | None
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Affine, SizeHW] | Exception:
-        generator = np.random.default_rng(0)
+    def __getitem__(self, source: Source) -> Prepared | Exception:
         try:
-            picture = read_to_resize(
-                self.sources[index], lambda size_hw: self.resize(size_hw, generator), self.channels
-            )
+            return prepare(source, self.resize, self.channels, self.white)
         except (OSError, ValueError) as error:
             return error
-        sample = resized(picture, NO_OBJECTS)
-        return sample.image, sample.affine, picture.file_hw
-
-
-def _in_workers(items: Dataset, numbers: Iterable[int], workers: int) -> Iterator[Any]:
-    """Yield the items of the given numbers, in order, made by `workers` processes, or by this one if 0.
-
-    There are never more processes than cores that this one may use: they would only take turns.
-    """
-    loader = DataLoader(
-        items,
-        sampler=numbers,
-        batch_size=None,
-        num_workers=min(workers, _cores()),
-        collate_fn=_as_is,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # it draws the workers' seeds, which would advance torch's own
-    )
-    return iter(loader)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _as_is(item: Any) -> Any:
-    return item

@@ -1,128 +1,142 @@
-"""Any picture a user may hold, as one uint8 tensor: upright as a viewer shows it, values 0 … 255."""
+"""Pictures of every supported kind as one uint8 tensor: upright as a viewer shows it, values 0 … 255."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
+
+from maskrcnn.data.picture_files import open_picture, reason_of
 
 Source = str | Path | np.ndarray | Image.Image | Tensor
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif"})
-
 # EXIF orientations that exchange rows and columns, mirror the picture, or turn it upside down
 _SIDEWAYS, _MIRRORED, _UPSIDE_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
+
+WHITES = (1023, 4095, 16383, 65535)  # of pictures with more than 8 bits: 10, 12, 14 and 16 used
+_SAMPLED = 256  # pictures that decide about the white of many
 
 SizeHW = tuple[int, int]
 N = TypeVar("N", int, float)
 
 
 class Picture(NamedTuple):
-    """A picture on its way to the size `wanted_hw`: it is decoded, and not yet resized."""
+    """A decoded picture that is to be resized to `wanted_hw`."""
 
     image: UInt8[Tensor, "C H W"]
-    file_hw: SizeHW  # as a viewer shows it
+    file_hw: SizeHW  # upright
     wanted_hw: SizeHW
-    # Where the file lies in `image`, x1, y1, x2, y2: a JPEG that is decoded smaller may end within a pixel
+    # x1, y1, x2, y2 of the file's edges in `image`: a JPEG decoded at a smaller size can end within a pixel
     extent: tuple[float, float, float, float]
 
 
-def read_picture(source: Source, channels: int = 3) -> UInt8[Tensor, "C H W"]:
+def read_picture(source: Source, channels: int = 3, white: int | None = None) -> UInt8[Tensor, "C H W"]:
     """Read a file, a Pillow image, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W).
 
-    EXIF orientation is applied, transparent parts are laid over white, of several frames the first is taken.
-    8 bits stay; bool becomes 0 and 255; 16 bits are scaled by 255 / 65535, over their full range and not the
-    picture's own, so that equal values stay equal between pictures; floats must lie in 0 … 1. With 1 channel
-    colours turn into luma, with 3 grey is repeated; any other number must be the picture's own.
+    EXIF orientation is applied. Transparent pixels are blended with white. Of several frames the first is
+    read. 8-bit values are not changed; bool becomes 0 and 255; floats must lie in 0 … 1. With 1 channel,
+    colours are converted to luma; with 3, grey is repeated; any other number of channels must be the
+    picture's own.
 
-    Raises FileNotFoundError for a missing file, and ValueError, naming the file, for one that cannot be
-    decoded, has more pixels than Pillow's bound against decompression bombs, or does not fit `channels`.
+    Of 16-bit values, `white` and above become 255: equal values stay equal in all pictures that are read with
+    the same `white`. Without it, the smallest of `WHITES` that contains the picture's values is taken:
+    microscopes and X-ray cameras store 12 bits in 16-bit files, which would become 16 levels of grey.
+
+    Raises FileNotFoundError for a missing file, and ValueError that names the file if it is not readable, not
+    in one of `picture_files.FORMATS`, damaged, larger than Pillow's limit against decompression bombs, or if
+    it does not fit `channels`.
     """
-    return read_to_resize(source, _as_is, channels).image
+    return read_to_resize(source, _same_size, channels, white).image
 
 
-def _as_is(size_hw: SizeHW) -> SizeHW:
+def _same_size(size_hw: SizeHW) -> SizeHW:
     return size_hw
 
 
-def read_to_resize(source: Source, resize: Callable[[SizeHW], SizeHW], channels: int = 3) -> Picture:
-    """Read a picture that is going to have the size that `resize` makes of its own.
+def read_to_resize(
+    source: Source, resize: Callable[[SizeHW], SizeHW], channels: int = 3, white: int | None = None
+) -> Picture:
+    """Read a picture that will be resized; `resize` returns its new size from that of the upright file.
 
-    A JPEG file that is going to shrink is decoded at 1/2, 1/4 or 1/8 of its size, where that is not below
-    the size wanted, in a fraction of the time. All else, errors too, is as in `read_picture`.
+    A JPEG file that will shrink is decoded at 1/2, 1/4 or 1/8 of its size, in a fraction of the time, but
+    never below the new size. Everything else, errors included, is as in `read_picture`.
     """
     if isinstance(source, str | Path):
-        return _read_file(Path(source), resize, channels)
-    image = _to_picture(_unfiled(source), channels)
+        with open_picture(Path(source)) as image:
+            if image.format in ("JPEG", "MPO"):
+                return _decode_jpeg(image, resize, channels)
+            return _whole(_to_picture(_upright_array(image), channels, white), resize)
+    return _whole(_to_picture(_array(source), channels, white), resize)
+
+
+def common_white(sources: Sequence[Source]) -> int | None:
+    """Return the white of pictures that are read together; None if none has more than 8 bits.
+
+    It is the smallest of `WHITES` that contains the values of up to 256 pictures, taken at equal distances.
+    Pictures that cannot be read are skipped: they are reported when they are needed.
+    """
+    step = -(-len(sources) // _SAMPLED) or 1
+    largest = [value for value in map(_largest_value, sources[::step]) if value is not None]
+    return _white_of(max(largest)) if largest else None
+
+
+def _white_of(largest: int) -> int:
+    return next(white for white in WHITES if largest <= white)
+
+
+def _largest_value(source: Source) -> int | None:
+    """Return the largest value of a picture with more than 8 bits, None of any other."""
+    try:
+        if isinstance(source, str | Path):
+            with open_picture(Path(source)) as image:  # not decoded
+                pixels = _array(image) if image.mode.startswith("I") else None
+        else:
+            pixels = None if isinstance(source, Image.Image) and source.mode[0] != "I" else _array(source)
+    except (OSError, ValueError):
+        return None
+    return int(pixels.max(initial=0)) if pixels is not None and pixels.dtype == np.uint16 else None
+
+
+def _whole(image: Tensor, resize: Callable[[SizeHW], SizeHW]) -> Picture:
     height, width = image.shape[-2:]
     return Picture(image, (height, width), resize((height, width)), (0.0, 0.0, width, height))
 
 
-def _unfiled(source: np.ndarray | Image.Image | Tensor) -> np.ndarray:
+def _array(source: np.ndarray | Image.Image | Tensor) -> np.ndarray:
     if isinstance(source, Image.Image):
-        return _to_array(ImageOps.exif_transpose(source))
+        try:
+            return _upright_array(source)
+        except OSError as error:  # opened, but not decoded until now
+            name = getattr(source, "filename", "") or "a Pillow image"
+            raise ValueError(f"{name}: cannot be read as a picture: {reason_of(error)}") from error
     if isinstance(source, Tensor):
         pixels = source.detach().cpu().numpy()
         return pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
-    return source
+    if isinstance(source, np.ndarray):
+        return source
+    raise ValueError(
+        "a picture is a path, a Pillow image, a numpy array or a tensor, but this one is of type"
+        f" {type(source).__name__}"
+    )
 
 
-def find_pictures(patterns: Iterable[str | Path]) -> list[Path]:
-    """List the pictures that files, folders (searched to any depth) and glob patterns name, each once.
-
-    A file named outright is taken whatever it is called; in folders and globs the suffix decides. What one
-    pattern finds is sorted. Raises FileNotFoundError naming the pattern that finds nothing.
-    """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        matches = _match(Path(pattern))
-        if not matches:
-            raise FileNotFoundError(
-                f"{pattern}: no such picture, and as a folder or a pattern it holds none"
-                f" (files ending in {', '.join(sorted(SUFFIXES))})"
-            )
-        found.update(dict.fromkeys(matches))
-    return list(found)
-
-
-def _match(pattern: Path) -> list[Path]:
-    if pattern.is_file():
-        return [pattern]
-    if pattern.is_dir():
-        candidates = pattern.rglob("*")
-    else:
-        candidates = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
-    return sorted(path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-def _read_file(path: Path, resize: Callable[[SizeHW], SizeHW], channels: int) -> Picture:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such picture")
-    try:
-        with Image.open(path) as image:
-            return _decoded(image, resize, channels)
-    except (
-        Exception
-    ) as error:  # a broken file can break a decoder anywhere; the user's question is which file
-        reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{path}: cannot be read as a picture: {reason}") from error
-
-
-def _decoded(image: Image.Image, resize: Callable[[SizeHW], SizeHW], channels: int) -> Picture:
+def _decode_jpeg(image: Image.Image, resize: Callable[[SizeHW], SizeHW], channels: int) -> Picture:
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     file_hw = _turned(image.size, orientation)[::-1]
     wanted_hw = resize(file_hw)
     drafted = image.draft(None, _turned(wanted_hw[::-1], orientation))
     stored = drafted[1][2:] if drafted else image.size
-    pixels = _to_picture(_to_array(ImageOps.exif_transpose(image)), channels)
+    upright_hw = _turned(image.size, orientation)[::-1]
+    pixels = _to_picture(_upright_array(image), channels, None)  # 8 bits
+    assert pixels.shape[-2:] == upright_hw, "Pillow applied the orientation of a JPEG before we did"
     width, height = _turned(stored, orientation)
-    # What a block has beyond the file's right and lower edge is on the other side in a mirror
+    # Pixels beyond the file's right and lower edge are on the other side in a mirror image
     x1 = pixels.shape[-1] - width if orientation in _MIRRORED else 0.0
     y1 = pixels.shape[-2] - height if orientation in _UPSIDE_DOWN else 0.0
     return Picture(pixels, file_hw, wanted_hw, (x1, y1, x1 + width, y1 + height))
@@ -132,9 +146,14 @@ def _turned(size: tuple[N, N], orientation: int) -> tuple[N, N]:
     return size[::-1] if orientation in _SIDEWAYS else size
 
 
+def _upright_array(image: Image.Image) -> np.ndarray:
+    """Decode, and apply the orientation unless decoding did: Pillow turns TIFF files itself."""
+    return _to_array(ImageOps.exif_transpose(image))
+
+
 def _to_array(image: Image.Image) -> np.ndarray:
-    """Pixels of a Pillow image as (H, W) or (H, W, C), in the bits they are stored in."""
-    if image.mode == "I":  # Pillow widens 16 bits to 32; values beyond 16 bits have no agreed white
+    """Return the pixels as (H, W) or (H, W, C), in the bits in which they are stored."""
+    if image.mode == "I":  # Pillow widens 16 bits to 32; there is no convention for white beyond 16 bits
         pixels = np.array(image)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError(f"32-bit values from {pixels.min()} to {pixels.max()}; expected 0 … 65535")
@@ -148,24 +167,26 @@ def _to_array(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _to_picture(pixels: np.ndarray, channels: int) -> UInt8[Tensor, "C H W"]:
+def _to_picture(pixels: np.ndarray, channels: int, white: int | None) -> UInt8[Tensor, "C H W"]:
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise ValueError(
             f"an array of shape {pixels.shape}, where a picture (H, W) or (H, W, C) was expected"
         )
-    pixels = _to_bytes(pixels)
+    pixels = _to_bytes(pixels, white)
     pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     picture = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     return _to_channels(picture, channels)
 
 
-def _to_bytes(pixels: np.ndarray) -> np.ndarray:
+def _to_bytes(pixels: np.ndarray, white: int | None) -> np.ndarray:
     if pixels.dtype == np.uint8:
-        return pixels.copy()  # the caller may go on writing to theirs
+        return pixels.copy()  # the caller can still write to the original
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint16:
-        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        white = white or _white_of(int(pixels.max()))
+        scaled = (pixels.astype(np.uint32) * 255 + white // 2) // white  # rounded
+        return scaled.clip(max=255).astype(np.uint8)
     if not np.issubdtype(pixels.dtype, np.floating):
         raise ValueError(f"values of type {pixels.dtype}; expected bool, uint8, uint16, or floats in 0 … 1")
     if not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN, too

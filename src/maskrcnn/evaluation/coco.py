@@ -10,13 +10,11 @@ of the image's diagonal. These are few pixels of a large mask, so mask AP hardly
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco_format import (
     Entry,
     area,
@@ -35,13 +33,6 @@ FIELDS = {"bbox": "bbox", "segm": "segmentation", "boundary": "segmentation", "k
 _AREA_RANGES = [[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]]  # all, small, medium, large, in px²
 _MAX_KEYPOINT_DETECTIONS = 20  # COCO's limit per image for people
 _DEFAULT_SIGMA = 0.067  # the mean of COCO's 17 keypoint sigmas, for other keypoints
-
-
-def truth_of(dataset: CocoDataset) -> Entry:
-    """Return the content of the annotation file, with the data set's class names, which are unique."""
-    truth = json.loads(dataset.annotation_file.read_bytes())
-    names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
-    return truth | {"categories": [entry | {"name": names[entry["id"]]} for entry in truth["categories"]]}
 
 
 def coco_metrics(

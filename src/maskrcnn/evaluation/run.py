@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.dataset import Dataset
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
-from maskrcnn.evaluation.coco import FIELDS, Metrics, check_max_detections, coco_metrics, truth_of
+from maskrcnn.evaluation.coco import FIELDS, Metrics, check_max_detections, coco_metrics
 from maskrcnn.evaluation.coco_format import Entry
 from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
 from maskrcnn.messages import first_few, nearest
@@ -41,7 +41,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     source: Predictor | Iterable[Result | PictureError],
-    dataset: CocoDataset,
+    dataset: Dataset,
     *,
     max_detections: int = 100,
     also: Sequence[str] = (),
@@ -57,7 +57,7 @@ def evaluate(
     another size than the annotations say: one sentence with the first few of these faults.
     Raises FloatingPointError for a network with weights that are NaN or infinite.
     """
-    truth = truth_of(dataset)
+    truth = dataset.truth()
     check_max_detections(max_detections)
     _check_also(also, truth)
     if isinstance(source, Predictor) and isinstance(source.model, nn.Module):
@@ -113,7 +113,7 @@ def _predict(predictor: Predictor, paths: Sequence[Path]) -> Iterator[Result | P
 
 
 def detections_to_coco(
-    results: Iterable[Result | PictureError], dataset: CocoDataset
+    results: Iterable[Result | PictureError], dataset: Dataset
 ) -> tuple[list[Entry], tuple[str, ...]]:
     """Return all detections as entries of COCO's list of results, and the kinds that they have.
 
@@ -136,17 +136,17 @@ def detections_to_coco(
         kinds = _kinds(result)
         detections += [] if faults else result.to_coco(int(dataset.image_ids[index]))
     if faults:
-        raise ValueError(f"cannot evaluate on {dataset.annotation_file}: {'; '.join(faults)}")
+        raise ValueError(f"cannot evaluate on {dataset.source}: {'; '.join(faults)}")
     if count != len(dataset):
         came = count if count < len(dataset) else "more"
         raise ValueError(
-            f"{dataset.annotation_file} lists {len(dataset)} images, but {came} results were given: expected "
+            f"{dataset.source} lists {len(dataset)} images, but {came} results were given: expected "
             "one for each image, in their order"
         )
     return detections, kinds
 
 
-def check_labels(result: Result, dataset: CocoDataset) -> None:
+def check_labels(result: Result, dataset: Dataset) -> None:
     """Raise ValueError where the network lacks classes of the data set, or has other keypoints.
 
     Classes are compared by id and name. One sentence names the first few that differ.
@@ -165,7 +165,7 @@ def check_labels(result: Result, dataset: CocoDataset) -> None:
         faults.append(f"it predicts {result.keypoints.shape[1]} keypoints, the data set has {keypoints}")
     if faults:
         raise ValueError(
-            f"the network does not fit {dataset.annotation_file}: {'; '.join(faults)}; evaluate it on the "
+            f"the network does not fit {dataset.source}: {'; '.join(faults)}; evaluate it on the "
             "data set that it was trained for"
         )
 
@@ -174,7 +174,7 @@ def _instead(name: str | None) -> str:
     return "" if name is None else f" (the network's is '{name}')"
 
 
-def _size_faults(result: Result, dataset: CocoDataset, index: int) -> list[str]:
+def _size_faults(result: Result, dataset: Dataset, index: int) -> list[str]:
     expected_hw, size_hw = tuple(dataset.sizes_hw[index].tolist()), tuple(result.size_hw)
     if expected_hw == size_hw:
         return []

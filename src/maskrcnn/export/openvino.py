@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from maskrcnn.data.folder import find_split
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.folder import read_split
 from maskrcnn.data.loader import picture_batches
-from maskrcnn.data.pictures import find_pictures
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.picture_files import find_pictures
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.run import evaluate
 from maskrcnn.export.onnx import write_onnx
@@ -74,10 +74,10 @@ def quantize_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str,
     return metrics
 
 
-def _splits(data: Path) -> Iterator[CocoDataset]:
+def _splits(data: Path) -> Iterator[Dataset]:
     for split in ("train", "val"):
         with suppress(FileNotFoundError):
-            yield CocoDataset(*find_split(data, split))
+            yield read_split(data, split)
 
 
 def _calibration_inputs(
@@ -103,10 +103,10 @@ def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
     )
     for batch in batches:
         if batch.batch is None:
-            raise ValueError(f"cannot calibrate int8: {batch.failures[0][1]}")
+            raise ValueError(f"cannot calibrate int8: {batch.failures[0].message}")
         yield batch.batch
 
 
-def _evaluated(network: ExportedNetwork, dataset: CocoDataset) -> Metrics:
+def _evaluated(network: ExportedNetwork, dataset: Dataset) -> Metrics:
     max_detections = network.description.max_detections
     return evaluate(predictor_of_exported(network), dataset, max_detections=max_detections).metrics

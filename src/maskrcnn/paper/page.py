@@ -29,6 +29,6 @@ def page(
 
 
 def _embedded(path: Path) -> str:
-    image = Image.open(path).convert("RGB")
+    image = Image.open(path, formats=("PNG",)).convert("RGB")
     image.thumbnail((_LONG_SIDE, _LONG_SIDE))
     return jpeg_data_url(image)

@@ -12,10 +12,9 @@ from typing import Any, Literal, NamedTuple
 from rich.box import SIMPLE
 from rich.table import Table as Printed
 
-from maskrcnn.data.folder import find_split
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.folder import read_split
 from maskrcnn.evaluation.cityscapes import is_cityscapes
-from maskrcnn.evaluation.coco import Metrics, truth_of
+from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.intervals import Interval, difference
 from maskrcnn.evaluation.run import evaluate
 from maskrcnn.files import replacing, write_json
@@ -132,9 +131,8 @@ def validation_truth(table: Table, data: str | Path) -> dict[str, Any]:
     Raises ValueError if it lacks what the table's figures are about, and FileNotFoundError if there is none.
     """
     kinds = ("instances", "person_keypoints")
-    file, pictures = find_split(data, "val", kinds[::-1] if table.kind == "keypoints" else kinds)
-    dataset = CocoDataset(file, pictures)
-    truth = truth_of(dataset)
+    dataset = read_split(data, "val", kinds[::-1] if table.kind == "keypoints" else kinds)
+    truth = dataset.truth()
     if table.kind == "cityscapes" and not is_cityscapes(truth):
         raise ValueError(
             f"{data} is not Cityscapes, which this table is about: expected leftImg8bit/ and gtFine/ as they "
@@ -142,8 +140,8 @@ def validation_truth(table: Table, data: str | Path) -> dict[str, Any]:
         )
     if table.kind == "keypoints" and not dataset.keypoint_names:
         raise ValueError(
-            f"{file} names no keypoints, which this table is about: expected them in its categories, as in "
-            "COCO's person_keypoints_val2017.json"
+            f"{dataset.source} names no keypoints, which this table is about: expected them in its "
+            "categories, as in COCO's person_keypoints_val2017.json"
         )
     return truth
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskrcnn.data.loader import PictureBatch, picture_batches
+from maskrcnn.data.loader import PictureBatch, PictureFailure, picture_batches
 from maskrcnn.data.pictures import Source
 from maskrcnn.data.transforms import Affine, resize
 from maskrcnn.device import resolve_device
@@ -92,22 +92,25 @@ class Predictor:
             stride=self.model.stride,
             workers=min(workers, max(len(pictures) - 1, 0)),
             channels=self.model.in_channels,
+            pin=self.device.type == "cuda",
         )
         for batch in batches:
-            answers: dict[int, Result | PictureError] = {i: PictureError(why) for i, why in batch.failures}
-            answers |= zip(batch.indices, self._look(batch, score), strict=True)
-            yield from ((pictures[i], answers[i]) for i in sorted(answers))
+            results = iter(self._look(batch, score))
+            for record in batch.records:
+                if isinstance(record, PictureFailure):
+                    yield record.source, PictureError(record.message)
+                else:
+                    yield record.source, next(results)
 
     @torch.inference_mode()
     def _look(self, pictures: PictureBatch, score: float) -> list[Result]:
         if pictures.batch is None:
             return []
-        batch = pictures.batch.pinned() if self.device.type == "cuda" else pictures.batch
-        batch = batch.to(self.device)  # as uint8: the network normalises
+        batch = pictures.batch.to(self.device)  # as uint8: the network normalises
         images = batch.images.contiguous(memory_format=torch.channels_last)
         found = self.detect(batch._replace(images=images)).cpu()
-        places = zip(pictures.affines, pictures.sizes_hw, strict=True)
-        return [self._result(found, i, score, *place) for i, place in enumerate(places)]
+        inputs = enumerate(pictures.inputs)
+        return [self._result(found, i, score, one.affine, one.size_hw) for i, one in inputs]
 
     def _result(
         self, found: Detections, picture: int, score: float, affine: Affine, size_hw: tuple[int, int]

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from maskrcnn.data.loader import training_batches
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.run import evaluate
 from maskrcnn.predict.load import predictor_of
@@ -77,16 +77,20 @@ def train(
         learner = make_train_state(run, place, processes)
         check_data(run, learner.model, dataset, validation)
         batches = training_batches(
-            dataset,
-            sizes(settings),
-            augmentation(settings),
+            AugmentedDataset(
+                dataset,
+                sizes(settings),
+                augmentation(settings),
+                channels=learner.model.in_channels,
+                white=dataset.white,
+            ),
             batch_size=settings.batch_size,
             share=processes.share(settings.batch_size),
             stride=learner.model.stride,
             workers=settings.workers,
             seed=settings.seed,
             start=first_step * settings.accumulate,
-            channels=learner.model.in_channels,
+            pin=learner.device.type == "cuda",
         )
         clock = time.monotonic() - elapsed
 
@@ -135,7 +139,7 @@ def train(
     return output / ("best.pt" if validation else "last.pt")
 
 
-def evaluate_run(run: Checkpoint, learner: TrainState, validation: CocoDataset, log: TrainingLog) -> Metrics:
+def evaluate_run(run: Checkpoint, learner: TrainState, validation: Dataset, log: TrainingLog) -> Metrics:
     """Evaluate a training as it stands, and tell of it."""
     predictor = predictor_of(run.trained, learner.model, learner.device)
     metrics = evaluate(predictor, validation, max_detections=run.trained.max_detections).metrics
@@ -155,9 +159,7 @@ def ap(metrics: Metrics) -> float:
     return metrics.get("segm", metrics["bbox"])["AP"] or 0.0
 
 
-def introduction(
-    run: Checkpoint, dataset: CocoDataset, validation: CocoDataset | None, processes: Processes
-) -> str:
+def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, processes: Processes) -> str:
     """Say in a line what is going to happen."""
     settings = run.settings
     epochs = settings.steps * settings.pictures / len(dataset)

@@ -12,8 +12,8 @@ import torch
 
 from maskrcnn import recipes
 from maskrcnn.data import transforms
-from maskrcnn.data.folder import Split, find_split
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.folder import Split, has_split, read_split
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import options_of
 from maskrcnn.training.checkpoint import Checkpoint, load
@@ -73,26 +73,24 @@ def resumed_run(
     )
 
 
-def open_data(data: str | Path, run: Checkpoint) -> tuple[CocoDataset, CocoDataset | None]:
+def open_data(data: str | Path, run: Checkpoint) -> tuple[Dataset, Dataset | None]:
     """Open the pictures to train on, and those to evaluate on, where there are any and it is asked for."""
     dataset = open_split(data, "train", run.trained)
-    try:
-        find_split(data, "val")
-    except FileNotFoundError:
+    if not has_split(data, "val"):
         return dataset, None
     validation = open_split(data, "val", run.trained)
     return dataset, validation if run.settings.eval_every != 0 else None
 
 
-def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> CocoDataset:
+def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> Dataset:
     """Open a split: from the file with keypoints, if there is one apart, where the network has keypoints."""
     has_keypoints = trained.recipe.endswith("_keypoint") or bool(trained.arguments.get("keypoints.count"))
     kinds = ("person_keypoints", "instances") if has_keypoints else ("instances", "person_keypoints")
-    return CocoDataset(*find_split(data, split, kinds))
+    return read_split(data, split, kinds)
 
 
 def with_initial_weights(
-    run: Checkpoint, dataset: CocoDataset, init: str | Path | None, synonyms: Mapping[str, str]
+    run: Checkpoint, dataset: Dataset, init: str | Path | None, synonyms: Mapping[str, str]
 ) -> Checkpoint:
     """Give a new training its classes, and its weights, drawn by its seed or from a file.
 
@@ -151,24 +149,22 @@ def recipe_arguments(
     return {**start, **branch, **trained.arguments}
 
 
-def check_data(
-    run: Checkpoint, model: MaskRCNN, dataset: CocoDataset, validation: CocoDataset | None
-) -> None:
+def check_data(run: Checkpoint, model: MaskRCNN, dataset: Dataset, validation: Dataset | None) -> None:
     """Raise ValueError where network and data do not fit, before anything has taken time."""
     if not len(dataset):
-        raise ValueError(f"{dataset.annotation_file}: there are no pictures to train on")
+        raise ValueError(f"{dataset.source}: there are no pictures to train on")
     known = dict(zip(run.trained.category_ids, run.trained.class_names, strict=True))
     for part in (dataset, validation) if validation else (dataset,):
         categories = dict(zip(part.category_ids, part.class_names, strict=True))
         if not categories.items() <= known.items() or (part is dataset and categories != known):
             raise ValueError(
-                f"{part.annotation_file}: its categories are {categories}, but the training's are {known}"
+                f"{part.source}: its categories are {categories}, but the training's are {known}"
             )
     heatmaps = run.trained.options.keypoints.count if run.trained.options.keypoints else 0
     keypoints = len(dataset.keypoint_names)
     if heatmaps not in (0, keypoints):
         raise ValueError(
-            f"the network finds {heatmaps} keypoints, but {dataset.annotation_file} has {keypoints}: choose "
+            f"the network finds {heatmaps} keypoints, but {dataset.source} has {keypoints}: choose "
             f"{f'--set keypoints.count={keypoints}' if keypoints else 'a recipe without keypoints'}"
         )
 

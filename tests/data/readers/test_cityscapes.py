@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from cities import add_picture, street
-from maskrcnn.data.folder import find_split
-from maskrcnn.data.readers.cityscapes import CLASSES, cached, coco_form
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.folder import read_split
+from maskrcnn.data.readers.cityscapes import CLASSES, cached, coco_form, read_cityscapes
 from maskrcnn.masks.rle import decode
 
 
@@ -107,33 +106,33 @@ def test_every_pixel_of_random_pictures(tmp_path):
 
 
 def test_made_once_and_again_when_a_file_changes(data, cache):
-    file, pictures = cached(data, "train")
-    assert pictures == data / "leftImg8bit" / "train"
+    file = cached(data, "train")
     assert json.loads(file.read_text()) == coco_form(data, "train")
     assert list(cache.iterdir()) == [file]
     before = file.stat().st_mtime_ns
-    assert cached(data, "train")[0] == file and file.stat().st_mtime_ns == before
+    assert cached(data, "train") == file and file.stat().st_mtime_ns == before
     _, annotation = add_picture(data, "train", "ulm_000000_000019", street(_24001=(0, 0, 20, 20)))
     os.utime(annotation, ns=(before + 10**9, before + 10**9))
-    changed, _ = cached(data, "train")
+    changed = cached(data, "train")
     assert changed != file and len(json.loads(changed.read_text())["annotations"]) == 2
-    assert cached(data, "val")[0] not in (file, changed)
+    assert cached(data, "val") not in (file, changed)
 
 
 def test_a_data_set_opens_it(data):
-    dataset = CocoDataset(*find_split(data, "train"))
+    dataset = read_cityscapes(data, "train")
     assert dataset.class_names == tuple(CLASSES.values()) and dataset.category_ids == tuple(CLASSES)
     assert [path.name for path in dataset.paths][-1] == "ulm_000000_000019_leftImg8bit.png"
     objects = dataset.objects(2)
     assert objects.boxes.tolist() == [[0, 20, 6, 30], [10, 5, 30, 13], [30, 5, 35, 13]]
     assert objects.labels.tolist() == [0, 2, 2] and objects.crowd.tolist() == [True, False, False]
     assert decode(objects.masks[1]).sum() == 160
-    assert len(CocoDataset(*find_split(data, "val"))) == 1
+    assert dataset.truth()["images"] == coco_form(data, "train")["images"]  # with "void"
+    assert len(read_cityscapes(data, "val")) == 1
 
 
 def test_a_cache_that_cannot_be_written(data, cache):
     cache.parent.write_text("a file")
-    with pytest.raises(ValueError, match=r"cannot keep the annotations of .*MASKRCNN_CACHE"):
+    with pytest.raises(ValueError, match=r"the annotations of .* cannot be cached there .*MASKRCNN_CACHE"):
         cached(data, "val")
 
 
@@ -180,14 +179,17 @@ def empty(picture: Path, annotation: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lose_annotation, r"bonn_000000_000019_gtFine_instanceIds\.png: no such file; 1 of 1 pictures"),
-        (lose_picture, r"bonn_000000_000019_gtFine_instanceIds\.png: 1 of 2 annotations"),
-        (shrink, r"instanceIds\.png: 60 by 40 pixels large, but its picture .*leftImg8bit\.png is 30 by 40"),
-        (eight_bits, r"instanceIds\.png: pixels of mode L, where grey of 16 bits was expected"),
+        (
+            lose_annotation,
+            r"gtFine_instanceIds\.png: no such file; 1 of 1 pictures .* no annotation",
+        ),
+        (lose_picture, r"bonn_000000_000019_gtFine_instanceIds\.png: 1 of 2 annotations .* no picture"),
+        (shrink, r"instanceIds\.png has 60 by 40 pixels, but its picture .*leftImg8bit\.png has 30 by 40"),
+        (eight_bits, r"instanceIds\.png: pixels of mode L, where 16-bit grey values were expected"),
         (cut, r"instanceIds\.png: cannot be read as a PNG picture"),
         (write_text, r"instanceIds\.png: cannot be read as a PNG picture"),
-        (unknown_label, r"instanceIds\.png: a pixel is 34, where a label"),
-        (unknown_instance, r"instanceIds\.png: a pixel is 65535, where a label"),
+        (unknown_label, r"instanceIds\.png: a pixel has the value 34; expected a label"),
+        (unknown_instance, r"instanceIds\.png: a pixel has the value 65535; expected"),
         (empty, r"leftImg8bit/val: no pictures"),
     ],
 )
@@ -198,5 +200,5 @@ def test_files_that_cannot_be_meant(data, cache, spoil, sentence):
         data / "gtFine" / "val" / f"{name}_gtFine_instanceIds.png",
     )
     with pytest.raises(ValueError, match=sentence):
-        find_split(data, "val")
+        read_split(data, "val")
     assert not cache.exists()

@@ -1,3 +1,4 @@
+import errno
 import gc
 import json
 import os
@@ -10,8 +11,8 @@ import pytest
 import torch.multiprocessing  # noqa: F401  (teaches ForkingPickler to share tensors)
 from PIL import Image
 
-from maskrcnn.data.folder import find_split
-from maskrcnn.data.readers.coco import CocoDataset
+from maskrcnn.data.folder import read_split
+from maskrcnn.data.readers.coco import read_coco
 from maskrcnn.masks.rle import decode
 
 SHARED = Path(os.environ.get("MASKRCNN_SHARED", Path(__file__).parents[3] / "../shared"))
@@ -31,16 +32,14 @@ def content(**changes):
 
 
 def write(folder, content):
-    for image in content["images"] if isinstance(content, dict) else []:
-        if ".." not in image["file_name"]:
-            Image.new("RGB", (6, 4)).save(folder / "10.png")
-            Image.new("RGB", (6, 4)).save(folder / "3.png")
+    for name in ("10.png", "3.png"):
+        Image.new("RGB", (6, 4)).save(folder / name)
     (folder / "truth.json").write_text(json.dumps(content))
     return folder / "truth.json"
 
 
 def read(folder, **changes):
-    return CocoDataset(write(folder, content(**changes)), folder)
+    return read_coco(write(folder, content(**changes)), folder)
 
 
 def annotation(**changes):
@@ -113,8 +112,11 @@ IMAGE = content()["images"][0]
         ({"annotations": ["x"]}, "an entry of 'annotations'"),
         ({"annotations": annotation(segmentation=[[0, 0, 1, 1, 2]])}, "polygon 0 has 5 numbers; an even"),
         ({"annotations": annotation(segmentation=[[0, 0, 1, 1]])}, "polygon 0 has 2 points"),
-        ({"annotations": annotation(segmentation=[[0, 0, 1, 1, 1e30, 0]])}, "outside the picture"),
-        ({"annotations": annotation(segmentation={"size": [6, 4], "counts": [24]})}, r"size \[6, 4\] on"),
+        ({"annotations": annotation(segmentation=[[0, 0, 1, 1, 1e30, 0]])}, "is outside the picture"),
+        (
+            {"annotations": annotation(segmentation={"size": [6, 4], "counts": [24]})},
+            r"size \[6, 4\], but",
+        ),
         (
             {"annotations": annotation(segmentation={"size": [4, 6], "counts": [23]})},
             "annotation 0 .* sum to 23",
@@ -123,14 +125,18 @@ IMAGE = content()["images"][0]
             {"annotations": annotation(segmentation={"size": [4, 6], "counts": "!"})},
             "annotation 0 of image 10",
         ),
-        ({"images": [IMAGE, IMAGE]}, "the id 10 stands 2 times in 'images'"),
-        ({"images": []}, "'images' is empty"),
-        ({"images": [IMAGE | {"file_name": "../10.png"}]}, "leads out of the folder"),
-        ({"images": [IMAGE | {"file_name": "/etc/10.png"}]}, "leads out of the folder"),
-        ({"images": [IMAGE | {"file_name": "..\\10.png"}]}, "leads out of the folder"),
-        ({"images": [IMAGE | {"height": 0}]}, "image 10 is 0 by 6"),
-        ({"images": [IMAGE | {"id": "10"}]}, "'id' is '10', where a whole number"),
-        ({"categories": {}}, "no list of 'categories'"),
+        ({"images": [IMAGE, IMAGE]}, "the id 10 occurs 2 times in 'images'"),
+        ({"images": []}, "the list 'images' is empty"),
+        ({"images": [IMAGE | {"height": 2**31}]}, "image 10 has a height of 2147483648"),
+        ({"images": [IMAGE | {"id": 2**63}]}, "'id' is 9223372036854775808, which does not fit into 64 bits"),
+        ({"images": [IMAGE | {"id": True}]}, "'id' is True, where an integer"),
+        ({"images": ["10.png"]}, "the list 'images' contains '10.png', where an object"),
+        ({"categories": [{"id": 7, "name": None}]}, "category 7 has no name"),
+        ({"annotations": annotation(bbox=[0, 10**400, 1, 2])}, "annotation 0 of image 10: "),
+        ({"annotations": annotation(iscrowd="no")}, "'iscrowd' is 'no', where 0 or 1"),
+        ({"images": [IMAGE | {"height": 0}]}, "image 10 has a height of 0 and a width of 6"),
+        ({"images": [IMAGE | {"id": "10"}]}, "'id' is '10', where an integer"),
+        ({"categories": {}}, "it has no list 'categories'"),
     ],
 )
 def test_mistakes_are_named(tmp_path, changes, message):
@@ -138,17 +144,118 @@ def test_mistakes_are_named(tmp_path, changes, message):
         read(tmp_path, **changes)
 
 
-def test_what_is_no_data_set_is_named(tmp_path):
-    (tmp_path / "truth.json").write_text("{")
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("../10.png", "leads out of the image folder"),
+        ("/etc/10.png", "leads out of the image folder"),
+        ("..\\10.png", "leads out of the image folder"),
+        ("\\\\server\\10.png", "leads out of the image folder"),
+        ("C:10.png", "leads out of the image folder"),
+        ("https://host/10.png", "leads out of the image folder"),
+        ("", "names no file"),
+        (".", "names no file"),
+        ("./.", "names no file"),
+        ("///", "leads out of the image folder"),
+        ("a\0.png", "has characters that no file name can have"),
+        ("\ud800.png", "has characters that no file name can have"),
+        (f"{'x' * 252}.png", "is longer than 255 bytes"),
+        (f"{'ü' * 126}.png", "is longer than 255 bytes"),
+        (None, "where a text was expected"),
+        (10, "where a text was expected"),
+        (["10.png"], "where a text was expected"),
+    ],
+)
+def test_file_names_that_cannot_be_meant(tmp_path, name, problem):
+    with pytest.raises(ValueError, match=rf"truth\.json: image 10: [^\n]*{problem}$"):
+        read(tmp_path, images=[IMAGE | {"file_name": name}])
+
+
+def test_file_names_with_odd_characters_are_read(tmp_path):
+    name = "10:30 ü #%20 (copy)..png"
+    Image.new("RGB", (6, 4)).save(tmp_path / name)
+    assert read(tmp_path, images=[IMAGE | {"file_name": name}]).path(0) == tmp_path / name
+
+
+def test_flags_and_areas_in_other_types(tmp_path):
+    given = annotation(iscrowd="0", area=[3]) + annotation(iscrowd="1", area="4.5") + annotation(iscrowd=None)
+    given += annotation(iscrowd=True, area="wide") + annotation(iscrowd=0.0, area=-1)
+    with pytest.warns(UserWarning, match="left out 2 areas that are not numbers"):
+        truth = read(tmp_path, annotations=given).truth()["annotations"]
+    assert [entry["iscrowd"] for entry in truth] == [0, 1, 0, 1, 0]
+    assert [entry.get("area") for entry in truth] == [3, 4.5, None, None, None]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "", "[" * 10**5, f'{{"images": [{"9" * 5000}]}}', "\ufeff{", b"\xff{}"]
+)
+def test_what_is_not_json_is_named(tmp_path, text):
+    (tmp_path / "truth.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=r"truth\.json: not a JSON file"):
-        CocoDataset(tmp_path / "truth.json", tmp_path)
+        read_coco(tmp_path / "truth.json", tmp_path)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    file = write(tmp_path, content())
+    file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
+    assert len(read_coco(file, tmp_path)) == 2
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"none\.json: no such file$"):
+        read_coco(tmp_path / "none.json", tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be read: Is a directory$"):
+        read_coco(tmp_path, tmp_path)
+    file = write(tmp_path, content())
+
+    def refuse(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(ValueError, match=r"10\.png: cannot be read: Too many open files$"):
+        read_coco(file, tmp_path)
+
+
+def test_what_is_no_data_set_is_named(tmp_path):
     file = write(tmp_path, content())
     (tmp_path / "3.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 2 pictures are not in .*: 3\.png"):
-        CocoDataset(file, tmp_path)
+        read_coco(file, tmp_path)
 
 
-def test_classes_of_one_name_are_told_apart(tmp_path):
+def test_truth_is_the_file_exactly(tmp_path):
+    """What evaluation compares with: the file's own values, also of annotations that are not learnt."""
+    ring, rle = [0.1, 1.3, 3, 1, 2.7, 3.9], {"size": [4, 6], "counts": [0, 2, 22]}
+    given = annotation(bbox=[0.1, 0.2, 9.3, 2], area=3.7, segmentation=[ring, ring[::-1]])
+    given += annotation(bbox=[2, 2, 0, 3], segmentation=None, iscrowd=1)
+    given = annotation(image_id=3, segmentation=rle, keypoints=[1, 2, 2, 3.5, 4, 0], attributes={}) + given
+    categories = [
+        {"id": 7, "name": "cup", "frequency": "r", "keypoints": ["a", "b"]},
+        {"id": 2, "name": "cat"},
+    ]
+    images = [image | {"neg_category_ids": [2], "void": rle} for image in content()["images"]]
+    with pytest.warns(UserWarning, match="left out 1 boxes"):
+        dataset = read(tmp_path, annotations=given, categories=categories, images=images)
+    truth = dataset.truth()
+    assert truth["images"] == images and truth["categories"] == categories
+    first, second, third = truth["annotations"]
+    compressed = {"size": [4, 6], "counts": "02f0"}
+    assert first == {
+        "id": 1,
+        "image_id": 3,
+        "category_id": 7,
+        "bbox": [1, 1, 2, 2],
+        "iscrowd": 0,
+        "segmentation": compressed,
+        "keypoints": [1, 2, 2, 3.5, 4, 0],
+    }
+    assert (second["image_id"], second["area"], second["bbox"]) == (10, 3.7, [0.1, 0.2, 9.3, 2])
+    assert second["segmentation"] == [ring, ring[::-1]]
+    assert (third["iscrowd"], third["bbox"], third["segmentation"]) == (1, [2, 2, 0, 3], [])
+    assert dataset.objects(0).ids.tolist() == [2] and dataset.objects(1).ids.tolist() == [1]
+
+
+def test_equal_names_of_classes_become_unique(tmp_path):
     categories = [{"id": 7, "name": "cup"}, {"id": 8, "name": "cup"}, {"id": 5, "name": "dog"}]
     assert read(tmp_path, categories=categories).class_names == ("dog", "cup (7)", "cup (8)")
 
@@ -164,7 +271,7 @@ def test_annotations_are_bytes_that_workers_share(tmp_path):
             if id(thing) not in seen and not isinstance(thing, type):
                 seen.add(id(thing))
                 open_ += gc.get_referents(thing) if isinstance(thing, dict | list | tuple) else []
-        return len(seen), len(ForkingPickler.dumps(dataset)), dataset._records.numel()
+        return len(seen), len(ForkingPickler.dumps(dataset)), dataset._annotations._data.numel()
 
     (few, small, light), (many, large, heavy) = weight(10), weight(1000)
     assert heavy > 50 * light
@@ -175,7 +282,7 @@ def test_annotations_are_bytes_that_workers_share(tmp_path):
 def test_real_masks_agree_with_their_boxes(name):
     if not (SHARED / "data" / name).is_dir():
         pytest.skip(f"no {SHARED / 'data' / name}")
-    dataset = CocoDataset(*find_split(SHARED / "data" / name, "val"))
+    dataset = read_split(SHARED / "data" / name, "val")
     assert len(dataset) == {"nuclei": 100, "person": 200, "coco_small": 206}[name]
     assert (
         sum(len(dataset.objects(i).ids) for i in range(len(dataset)))

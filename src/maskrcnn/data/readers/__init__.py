@@ -1,1 +1,1 @@
-"""Mask R-CNN."""
+"""Readers of annotation formats; each returns a `PackedDataset`."""

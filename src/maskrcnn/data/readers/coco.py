@@ -1,117 +1,60 @@
-"""COCO's JSON format."""
+"""Reader of COCO's JSON format."""
 
 from __future__ import annotations
 
 import json
-import pickle
+import math
+import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Int
 
-from maskrcnn.data.dataset import Entry, Objects, Polygons
+from maskrcnn.data.categories import Categories, Entry, to_categories
+from maskrcnn.data.dataset import Annotations, Mask, PackedDataset, Polygons
+from maskrcnn.data.pictures import common_white
+from maskrcnn.files import reading
 from maskrcnn.masks.rle import compress, rle_counts
 
+_Numbered = tuple[int, Any]  # position in the list of annotations, from 1, and the annotation
+_MAX_NAME = 255  # bytes of one part of a path, the limit of common file systems
 
-class CocoDataset:
-    """Pictures of one split and their objects.
 
-    Labels are 0 … K-1 in the order of the category ids; classes without examples and pictures without objects
-    are kept. Keypoints, which the file gives as indices of pixels, are read as the pixels' centres (+ 0.5).
+def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDataset:
+    """Read an annotation file in COCO's format; its pictures are in `image_folder`.
 
-    Raises ValueError that names file, picture and annotation for what cannot be meant, and FileNotFoundError
-    when pictures are missing. Boxes without area, and polygons of fewer than 3 points beside good ones, are
-    left out with a warning that counts them.
+    Labels are 0 … K-1 in the order of the category ids. Classes without examples and pictures without objects
+    are kept.
+
+    Raises ValueError that names file, picture and annotation for values that are not valid, and
+    FileNotFoundError for missing pictures. Boxes without area are left out of training, and polygons of fewer
+    than 3 points beside valid ones are removed; a warning counts both.
     """
-
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]  # as in the file
-    keypoint_names: tuple[str, ...]
-    keypoint_flip: tuple[int, ...]  # which keypoint each becomes in a mirror: left and right change places
-    skeleton: tuple[tuple[int, int], ...]  # pairs of keypoints, counted from 0
-    image_ids: Int[np.ndarray, " pictures"]
-    sizes_hw: Int[np.ndarray, "pictures 2"]
-
-    def __init__(self, annotation_file: str | Path, image_folder: str | Path) -> None:
-        self.annotation_file, self.image_folder = Path(annotation_file), Path(image_folder)
-        content = _read_json(self.annotation_file)
-        with _naming(str(self.annotation_file)):
-            categories = _by_id(content, "categories")
-            images = _by_id(content, "images")
-            self.category_ids = tuple(sorted(categories))
-            self.class_names = _unique_names([categories[id_] for id_ in self.category_ids])
-            self.keypoint_names, self.skeleton = _keypoint_scheme(categories)
-            self.keypoint_flip = _mirrored(self.keypoint_names)
-            self.image_ids = np.array(list(images), dtype=np.int64)
-            self.sizes_hw = np.array([_size_hw(image) for image in images.values()], dtype=np.int64)
-            self._file_names = np.array([_file_name(image) for image in images.values()])
-        self._check_files()
-        self._records, self._ends = _pack(self._read_objects(content["annotations"]))
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    @property
-    def paths(self) -> list[Path]:
-        """Where every picture lies."""
-        return [self.path(i) for i in range(len(self))]
-
-    def path(self, index: int) -> Path:
-        """Where picture `index` lies."""
-        return self.image_folder / str(self._file_names[index])
-
-    def objects(self, index: int) -> Objects:
-        """The objects of picture `index`."""
-        end = self._ends[index]
-        start = self._ends[index - 1] if index else 0
-        record = self._records[start:end].numpy().data
-        return pickle.loads(record)  # written by _pack in this process, never from a file
-
-    def _check_files(self) -> None:
-        missing = [path for path in self.paths if not path.is_file()]
-        if missing:
-            examples = ", ".join(path.name for path in missing[:3])
-            raise FileNotFoundError(
-                f"{self.annotation_file}: {len(missing)} of {len(self)} pictures are not in"
-                f" {self.image_folder}: {examples}{' …' if len(missing) > 3 else ''}"
-            )
-
-    def _read_objects(self, annotations: list) -> Iterator[Objects]:
-        labels = {id_: label for label, id_ in enumerate(self.category_ids)}
-        groups: dict[int, list[tuple[int, Entry]]] = {int(id_): [] for id_ in self.image_ids}
-        for number, annotation in enumerate(annotations, 1):
-            with _naming(_place(self.annotation_file, annotation)):
-                groups[_known(annotation, "image_id", groups)].append((number, annotation))
-        left_out: Counter[str] = Counter()
-        for group, (height, width) in zip(groups.values(), self.sizes_hw.tolist(), strict=True):
-            rows = []
-            for number, annotation in group:
-                with _naming(_place(self.annotation_file, annotation)):
-                    label = labels[_known(annotation, "category_id", labels)]
-                    row = _read_object(annotation, (height, width), len(self.keypoint_names), left_out)
-                    rows.append((*row, label, number))
-            yield _stack([row for row in rows if _area(row[0]) > 0], len(self.keypoint_names))
-            left_out["boxes without area"] += sum(_area(row[0]) <= 0 for row in rows)
-        if left_out.total():
-            counts = " and ".join(f"{count} {what}" for what, count in left_out.items() if count)
-            warnings.warn(f"{self.annotation_file}: left out {counts}", stacklevel=3)
+    file, folder = Path(annotation_file), Path(image_folder)
+    content = _read_json(file)
+    with _naming(str(file)):
+        categories = to_categories(_by_id(content["categories"], "categories"))
+        images = [_read_image(entry) for entry in _by_id(content["images"], "images").values()]
+    _check_files(file, folder, images)
+    white = common_white([folder / image["file_name"] for image in images])
+    groups = _by_image(file, content.pop("annotations"), images)
+    annotations = _Reader(file, categories).read_all(groups, images)
+    return PackedDataset(file, folder, categories, images, annotations, white)
 
 
 @contextmanager
 def _naming(place: str) -> Iterator[None]:
-    """Say where it was that something was wrong."""
+    """Put `place` in front of the message of an error."""
     try:
         yield
     except KeyError as error:
         raise ValueError(f"{place}: the field {error} is missing") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{place}: {error}") from None
 
 
@@ -122,104 +65,184 @@ def _place(file: Path, annotation: Any) -> str:
 
 
 def _read_json(file: Path) -> Entry:
+    with reading(file):
+        data = file.read_bytes()
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(data.decode("utf-8-sig"))  # some editors on Windows begin a file with this mark
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not a JSON file: {error}") from None
+    del data
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise ValueError(f"{file}: not in COCO format: no list of {key!r}")
+            raise ValueError(f"{file}: not in COCO's format: it has no list {key!r}")
     return content
 
 
-def _by_id(content: Entry, key: str) -> dict[int, Entry]:
-    entries = {_whole(entry, "id"): entry for entry in content[key]}
-    if not entries:
-        raise ValueError(f"the list of {key!r} is empty")
-    if len(entries) < len(content[key]):
-        (id_, times), *_ = Counter(entry["id"] for entry in content[key]).most_common(1)
-        raise ValueError(f"the id {id_} stands {times} times in {key!r}; each needs an id of its own")
-    return entries
+def _by_id(entries: list, key: str) -> dict[int, Entry]:
+    if wrong := [entry for entry in entries if not isinstance(entry, dict)]:
+        raise ValueError(f"the list {key!r} contains {str(wrong[0])[:80]!r}, where an object was expected")
+    by_id = {_integer(entry, "id"): entry for entry in entries}
+    if not by_id:
+        raise ValueError(f"the list {key!r} is empty")
+    if len(by_id) < len(entries):
+        [(id_, count)] = Counter(entry["id"] for entry in entries).most_common(1)
+        raise ValueError(f"the id {id_} occurs {count} times in {key!r}; ids must be unique")
+    return by_id
 
 
-def _whole(entry: Any, key: str) -> int:
+def _integer(entry: Any, key: str) -> int:
     value = entry[key]
-    if not isinstance(value, int):
-        raise ValueError(f"{key!r} is {value!r}, where a whole number was expected")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{key!r} is {value!r}, where an integer was expected")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{key!r} is {value}, which does not fit into 64 bits; number the entries from 1")
     return value
 
 
-def _known(annotation: Any, key: str, ids: dict[int, Any]) -> int:
-    id_ = _whole(annotation, key)
+def _listed(annotation: Any, key: str, ids: Mapping[int, Any]) -> int:
+    id_ = _integer(annotation, key)
     if id_ not in ids:
         raise ValueError(f"{key!r} is {id_}, which the file does not list")
     return id_
 
 
-def _unique_names(categories: list[Entry]) -> tuple[str, ...]:
-    times = Counter(str(category["name"]) for category in categories)
-    return tuple(
-        f"{category['name']} ({category['id']})"
-        if times[str(category["name"])] > 1
-        else str(category["name"])
-        for category in categories
-    )
-
-
-def _keypoint_scheme(categories: dict[int, Entry]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    with_keypoints = [category for category in categories.values() if category.get("keypoints")]
-    if not with_keypoints:
-        return (), ()
-    names = tuple(str(name) for name in with_keypoints[0]["keypoints"])
-    if any(list(category["keypoints"]) != list(names) for category in with_keypoints):
-        raise ValueError("the categories name different keypoints; one scheme for all of them was expected")
-    return names, tuple((first - 1, second - 1) for first, second in with_keypoints[0].get("skeleton", ()))
-
-
-def _mirrored(names: tuple[str, ...]) -> tuple[int, ...]:
-    other = {"left": "right", "right": "left"}
-    swapped = [re.sub("left|right", lambda found: other[found.group()], name) for name in names]
-    return tuple(names.index(name) if name in names else i for i, name in enumerate(swapped))
-
-
-def _size_hw(image: Entry) -> tuple[int, int]:
-    size_hw = _whole(image, "height"), _whole(image, "width")
-    if min(size_hw) < 1:
-        raise ValueError(f"image {image['id']} is {size_hw[0]} by {size_hw[1]} pixels large")
-    return size_hw
+def _read_image(entry: Entry) -> Entry:
+    height, width = _integer(entry, "height"), _integer(entry, "width")
+    if not (1 <= height < 2**31 and 1 <= width < 2**31):
+        raise ValueError(f"image {entry['id']} has a height of {height} and a width of {width} pixels")
+    return {**entry, "file_name": _file_name(entry)}
 
 
 def _file_name(image: Entry) -> str:
-    name = str(image["file_name"]).replace("\\", "/")
+    """Return the path of a picture within the image folder, with forward slashes."""
+    name = image["file_name"]
+    if not isinstance(name, str):
+        raise ValueError(f"image {image['id']}: 'file_name' is {name!r}, where a text was expected")
+    if problem := _name_problem(name.replace("\\", "/")):
+        raise ValueError(f"image {image['id']}: the file name {name[:80]!r} {problem}")
+    return name.replace("\\", "/")
+
+
+def _name_problem(name: str) -> str:
+    """Return what is wrong with a file name, if anything is."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise ValueError(f"image {image['id']}: the file name {name!r} leads out of the folder of pictures")
-    return name
+    if path.is_absolute() or ".." in path.parts or "://" in name or re.match("[A-Za-z]:", name):
+        return "leads out of the image folder"
+    if not path.name:
+        return "names no file"
+    try:
+        longest = max(len(os.fsencode(part)) for part in path.parts)
+    except UnicodeEncodeError:
+        return "has characters that no file name can have"
+    if "\0" in name:
+        return "has characters that no file name can have"
+    return "" if longest <= _MAX_NAME else f"is longer than {_MAX_NAME} bytes"
 
 
-def _read_object(
-    annotation: Entry, size_hw: tuple[int, int], num_keypoints: int, left_out: Counter[str]
-) -> tuple:
-    """Box, crowd, mask and keypoints of one annotation."""
-    box = _read_box(annotation, size_hw)
-    crowd = bool(annotation.get("iscrowd", 0))
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, dict):
-        return box, crowd, _read_runs(segmentation, size_hw), _read_keypoints(annotation, num_keypoints)
-    mask = _read_polygons(segmentation, size_hw, left_out) if segmentation else None
-    return box, crowd, mask, _read_keypoints(annotation, num_keypoints)
+def _check_files(file: Path, folder: Path, images: Sequence[Entry]) -> None:
+    missing = [image["file_name"] for image in images if not _is_file(folder / image["file_name"])]
+    if missing:
+        examples = ", ".join(missing[:3])
+        raise FileNotFoundError(
+            f"{file}: {len(missing)} of {len(images)} pictures are not in {folder}: {examples}"
+            f"{' …' if len(missing) > 3 else ''}"
+        )
 
 
-def _read_box(annotation: Entry, size_hw: tuple[int, int]) -> np.ndarray:
-    box = _numbers(annotation["bbox"], "'bbox'")
-    if len(box) != 4 or min(box[2:]) < 0:
+def _is_file(path: Path) -> bool:
+    with reading(path):
+        return path.is_file()
+
+
+def _by_image(file: Path, annotations: list, images: Sequence[Entry]) -> dict[int, list[_Numbered]]:
+    groups: dict[int, list[_Numbered]] = {image["id"]: [] for image in images}
+    for number, annotation in enumerate(annotations, 1):
+        with _naming(_place(file, annotation)):
+            groups[_listed(annotation, "image_id", groups)].append((number, annotation))
+    return groups
+
+
+class _Reader:
+    """Checks annotations, and counts what it leaves out."""
+
+    def __init__(self, file: Path, categories: Categories) -> None:
+        self.file = file
+        self.labels = {id_: label for label, id_ in enumerate(categories.category_ids)}
+        self.num_keypoints = len(categories.keypoint_names)
+        self.left_out: Counter[str] = Counter()
+
+    def read_all(self, groups: dict[int, list[_Numbered]], images: Sequence[Entry]) -> Iterator[Annotations]:
+        """Yield the annotations of each image; `groups` is emptied on the way, to free its memory."""
+        for image in images:
+            size_hw = image["height"], image["width"]
+            annotations = self._stack([self._read(one, size_hw) for one in groups.pop(image["id"])])
+            self.left_out["boxes without area"] += len(annotations.ids) - len(
+                annotations.to_objects(size_hw).ids
+            )
+            yield annotations
+        if self.left_out.total():
+            counts = " and ".join(f"{count} {what}" for what, count in self.left_out.items() if count)
+            warnings.warn(f"{self.file}: left out {counts}", stacklevel=4)
+
+    def _read(self, numbered: _Numbered, size_hw: tuple[int, int]) -> tuple:
+        """Return the row of `Annotations` of one annotation."""
+        number, annotation = numbered
+        with _naming(_place(self.file, annotation)):
+            return (
+                _read_bbox(annotation),
+                self._read_area(annotation.get("area")),
+                self.labels[_listed(annotation, "category_id", self.labels)],
+                _read_crowd(annotation.get("iscrowd")),
+                self._read_mask(annotation.get("segmentation"), size_hw),
+                _read_keypoints(annotation, self.num_keypoints),
+                number,
+            )
+
+    def _read_area(self, value: Any) -> float:
+        """Return the area in px²; NaN if there is none, for evaluation computes it from the mask."""
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        try:
+            area = math.nan if value is None else float(value)
+        except (TypeError, ValueError):
+            area = -1.0
+        if area < 0 or math.isinf(area):
+            self.left_out["areas that are not numbers"] += 1
+            return math.nan
+        return area
+
+    def _read_mask(self, segmentation: Any, size_hw: tuple[int, int]) -> Mask:
+        if isinstance(segmentation, dict):
+            return _read_rle(segmentation, size_hw)
+        if not segmentation:
+            return None
+        rings = _read_polygons(segmentation, size_hw)
+        self.left_out["polygons of fewer than 3 points"] += len(segmentation) - len(rings)
+        return rings
+
+    def _stack(self, rows: list[tuple]) -> Annotations:
+        bboxes, areas, labels, crowd, masks, keypoints, ids = zip(*rows, strict=True) if rows else ((),) * 7
+        return Annotations(
+            bboxes=np.array(bboxes, np.float64).reshape(-1, 4),
+            areas=np.array(areas, np.float64),
+            labels=np.array(labels, np.int64),
+            crowd=np.array(crowd, np.bool_),
+            masks=list(masks),
+            keypoints=np.array(keypoints, np.float64).reshape(len(rows), self.num_keypoints, 3),
+            ids=np.array(ids, np.int64),
+        )
+
+
+def _read_bbox(annotation: Entry) -> np.ndarray:
+    bbox = _numbers(annotation["bbox"], "'bbox'")
+    if len(bbox) != 4 or min(bbox[2:]) < 0:
         raise ValueError(f"'bbox' is {annotation['bbox']}, where x, y, width, height ≥ 0 was expected")
-    height, width = size_hw
-    return np.clip([box[0], box[1], box[0] + box[2], box[1] + box[3]], 0, [width, height, width, height])
+    return bbox
 
 
-def _area(box: np.ndarray) -> float:
-    return float((box[2] - box[0]) * (box[3] - box[1]))
+def _read_crowd(value: Any) -> bool:
+    if value not in (None, 0, 1, "0", "1"):
+        raise ValueError(f"'iscrowd' is {value!r}, where 0 or 1 was expected")
+    return value in (1, "1")
 
 
 def _numbers(values: Any, what: str) -> np.ndarray:
@@ -229,7 +252,8 @@ def _numbers(values: Any, what: str) -> np.ndarray:
     return numbers
 
 
-def _read_polygons(segmentation: list, size_hw: tuple[int, int], left_out: Counter[str]) -> Polygons:
+def _read_polygons(segmentation: list, size_hw: tuple[int, int]) -> Polygons:
+    """Return the rings of at least 3 points; ValueError if there is none."""
     rings = [_numbers(ring, f"polygon {i}") for i, ring in enumerate(segmentation)]
     limit = np.array(size_hw[::-1])
     for i, ring in enumerate(rings):
@@ -239,20 +263,21 @@ def _read_polygons(segmentation: list, size_hw: tuple[int, int], left_out: Count
             )
         points = ring.reshape(-1, 2)
         if (points < -limit).any() or (points > 2 * limit).any():
-            raise ValueError(f"polygon {i} lies more than a picture's size outside the picture")
-    good = [ring.reshape(-1, 2).astype(np.float32) for ring in rings if len(ring) >= 6]
-    if not good:
+            raise ValueError(f"polygon {i} is outside the picture by more than the picture's size")
+    valid = [ring.reshape(-1, 2) for ring in rings if len(ring) >= 6]
+    if not valid:
         raise ValueError(f"polygon 0 has {len(rings[0]) // 2} points; at least 3 were expected")
-    left_out["polygons of fewer than 3 points"] += len(rings) - len(good)
-    return good
+    return valid
 
 
-def _read_runs(segmentation: Entry, size_hw: tuple[int, int]) -> Entry:
-    """Check run lengths, and bring them into one form, compressed."""
+def _read_rle(segmentation: Entry, size_hw: tuple[int, int]) -> Entry:
+    """Check run lengths and return them in compressed form."""
     if list(segmentation["size"]) != list(size_hw):
-        raise ValueError(f"run lengths of size {segmentation['size']} on a picture of size {list(size_hw)}")
-    counts = rle_counts(segmentation)
-    return {"size": list(size_hw), "counts": compress(counts)}
+        raise ValueError(
+            f"the run lengths have the size {segmentation['size']}, but the picture has {list(size_hw)}"
+            " (height, width)"
+        )
+    return {"size": list(size_hw), "counts": compress(rle_counts(segmentation))}
 
 
 def _read_keypoints(annotation: Entry, num_keypoints: int) -> np.ndarray:
@@ -266,28 +291,4 @@ def _read_keypoints(annotation: Entry, num_keypoints: int) -> np.ndarray:
     keypoints = keypoints.reshape(-1, 3)
     if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
         raise ValueError("a keypoint's visibility is not 0, 1 or 2")
-    return (keypoints + np.array([0.5, 0.5, 0])) * (keypoints[:, 2:] > 0)
-
-
-def _stack(rows: list[tuple], num_keypoints: int) -> Objects:
-    boxes, crowd, masks, keypoints, labels, ids = zip(*rows, strict=True) if rows else ((),) * 6
-    return Objects(
-        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        labels=np.array(labels, dtype=np.int64),
-        crowd=np.array(crowd, dtype=np.bool_),
-        masks=list(masks),
-        keypoints=np.array(keypoints, dtype=np.float32).reshape(-1, num_keypoints, 3)
-        if num_keypoints
-        else None,
-        ids=np.array(ids, dtype=np.int64),
-    )
-
-
-def _pack(objects: Iterator[Objects]) -> tuple[torch.Tensor, np.ndarray]:
-    """All pictures' objects in one tensor of bytes, and where each record ends.
-
-    Counting references writes to Python objects, so forked workers would copy them page by page. A tensor's
-    bytes stay untouched, and spawned workers get them through shared memory.
-    """
-    records = [pickle.dumps(record, protocol=5) for record in objects]
-    return torch.frombuffer(bytearray(b"".join(records)), dtype=torch.uint8), np.cumsum([*map(len, records)])
+    return keypoints
