@@ -52,15 +52,15 @@ def options(command, capsys):
 def test_the_words_of_the_commands_stay(capsys):
     assert options("demo", capsys) == ({"--output"}, set())
     flags = {"--recipe", "--output", "--init", "--synonyms", "--resume", "--device", "--set"}
-    assert options("train", capsys) == (flags, {"DATA", "RECIPE", "WEIGHTS"})
+    assert options("train", capsys) == (flags, {"DATA", "RECIPE", "WEIGHTS", "NAME"})
     assert options("evaluate", capsys) == (
         {"--split", "--max", "--also", "--report", "--output", "--precision", "--compile", "--capture"},
         {"WEIGHTS", "DATA"},
     )
     flags = {"--format", "--size", "--batch", "--half", "--int", "--picture", "--output"}
     assert options("export", capsys) == (flags, {"WEIGHTS", "DATA", "FILE"})
-    flags = {"--output", "--score", "--precision", "--compile", "--capture"}
-    assert options("predict", capsys) == (flags, {"WEIGHTS", "PICTURE", "SCORE"})
+    flags = {"--output", "--score", "--device", "--precision", "--compile", "--capture"}
+    assert options("predict", capsys) == (flags, {"WEIGHTS", "PICTURE", "SCORE", "NAME"})
     flags = {
         "--recipe",
         "--size",
@@ -73,7 +73,7 @@ def test_the_words_of_the_commands_stay(capsys):
         "--capture",
     }
     flags |= {"--device", "--repeats", "--json"}
-    assert options("bench", capsys) == (flags, {"RECIPE", "FILE"})
+    assert options("bench", capsys) == (flags, {"RECIPE", "FILE", "NAME"})
 
 
 def test_help_does_not_wait_for_torch():

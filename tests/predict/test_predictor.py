@@ -12,7 +12,6 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from maskrcnn.device import resolve_device
 from maskrcnn.fast.acceleration import Acceleration
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.predict.predictor import PictureError, Predictor, to_file
@@ -164,21 +163,6 @@ def test_classes_that_do_not_fit():
         ValueError, match="tells 2 classes apart, but came with 1 class names and 2 category ids"
     ):
         predictor(class_names=("cat",))
-
-
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert resolve_device() == torch.device("cuda") and resolve_device("cuda:1") == torch.device("cuda:1")
-    assert resolve_device(torch.device("cpu")) == torch.device("cpu")
-    for name in ("cuda:2", "gpu", "", "cpu:1", "cuda:x"):
-        with pytest.raises(ValueError, match=f"no device '{name}' .* 2 cuda, .*1 cpu"):
-            resolve_device(name)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="no device 'cuda'"):
-        resolve_device("cuda")
 
 
 def test_what_is_captured_replays_on_a_cuda_device_alone(monkeypatch):

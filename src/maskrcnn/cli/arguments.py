@@ -11,7 +11,16 @@ if TYPE_CHECKING:
 Commands = argparse._SubParsersAction  # what `ArgumentParser.add_subparsers` returns
 
 WEIGHTS = "a file, such as runs/train/best.pt, or a published name (maskrcnn weights list)"
-DEVICES = ("cpu", "cuda", "mps", "auto")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device, a name for `maskrcnn.device.resolve_device`, which rejects wrong ones."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:N (GPU number N, from 0), mps (Apple GPU) or auto, the fastest (default: auto)",
+    )
 
 
 def add_acceleration(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import DEVICES, Commands, acceleration_of, add_acceleration, size
+from maskrcnn.cli.arguments import Commands, acceleration_of, add_acceleration, add_device, size
 
 
 def add(commands: Commands) -> None:
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--train", action="store_true", help="measure a training step, not a detection")
     parser.add_argument("--objects", type=int, default=10, metavar="N", help="a picture, for --train")
     add_acceleration(parser)
-    parser.add_argument("--device", choices=DEVICES, default="auto")
+    add_device(parser)
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed turns (default: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, too")
     parser.set_defaults(command=run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import WEIGHTS, Commands, add_acceleration
+from maskrcnn.cli.arguments import WEIGHTS, Commands, add_acceleration, add_device
 
 
 def add(commands: Commands) -> None:
@@ -15,6 +15,7 @@ def add(commands: Commands) -> None:
     predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders or patterns")
     predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR")
     predict.add_argument("--score", type=float, default=0.5, help="least confidence (default: 0.5)")
+    add_device(predict)
     add_acceleration(predict)
     predict.set_defaults(command=run)
 
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = find_pictures(arguments.pictures)
     predictor = load(
         arguments.weights,
+        arguments.device,
         precision=arguments.precision,
         compile=arguments.compile,
         capture=arguments.capture,

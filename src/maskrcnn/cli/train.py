@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import DEVICES, Commands, add_sets
+from maskrcnn.cli.arguments import Commands, add_device, add_sets
 from maskrcnn.training.settings import explain, parse_sets
 
 
@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
         help="classes of --init that are called otherwise there",
     )
     train.add_argument("--resume", action="store_true", help="go on from last.pt in the output folder")
-    train.add_argument("--device", choices=DEVICES, default="auto")
+    add_device(train)
     add_sets(train)
     train.set_defaults(command=run)
 
