@@ -15,20 +15,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn.data.batch import collate, pad
-from maskrcnn.data.dataset import Objects
 from maskrcnn.data.pictures import SizeHW, Source, read_to_resize
 from maskrcnn.data.readers.coco import CocoDataset
-from maskrcnn.data.transforms import Affine, Resize, Sample, Transform, resized, to_network
-from maskrcnn.types import Batch, Targets
-
-NO_OBJECTS = Objects(
-    np.zeros((0, 4), np.float32),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.bool_),
-    [],
-    None,
-    np.zeros(0, np.int64),
+from maskrcnn.data.transforms import (
+    Affine,
+    Prepared,
+    Resize,
+    Sample,
+    Transform,
+    prepare,
+    resized,
+    to_network,
 )
+from maskrcnn.types import Batch, Targets
 
 
 class PictureBatch(NamedTuple):
@@ -63,7 +62,7 @@ def training_batches(
     batches = _TrainingBatches(
         dataset, resize, transform, batch_size, stride, seed, channels, share or range(batch_size)
     )
-    for item in _in_workers(batches, count(start), workers):
+    for item in _in_workers(batches, count(start), workers, pin=torch.cuda.is_available()):
         if isinstance(item, Exception):
             raise item
         yield item
@@ -93,15 +92,17 @@ def picture_batches(
     stride: int,
     workers: int,
     channels: int = 3,
+    pin: bool = False,
 ) -> Iterator[PictureBatch]:
     """Yield pictures in order; neighbours share a batch when they have the same padded shape.
 
-    A picture that cannot be read is a failure with its reason, not an exception.
+    A picture that cannot be read is a failure with its reason, not an exception. With `pin` the batches lie
+    in pinned memory, for a CUDA device.
     """
     waiting: list[_Picture] = []
     failures: list[tuple[int, str]] = []
     for index, item in enumerate(
-        _in_workers(_Pictures(sources, resize, channels), range(len(sources)), workers)
+        _in_workers(_Pictures(sources, resize, channels), range(len(sources)), workers, pin=False)
     ):
         if isinstance(item, Exception):
             failures.append((index, str(item)))
@@ -110,11 +111,11 @@ def picture_batches(
         if waiting and (
             len(waiting) == batch_size or _padded(picture, stride) != _padded(waiting[0], stride)
         ):
-            yield _picture_batch(waiting, failures, stride)
+            yield _picture_batch(waiting, failures, stride, pin)
             waiting, failures = [], []
         waiting.append(picture)
     if waiting or failures:
-        yield _picture_batch(waiting, failures, stride)
+        yield _picture_batch(waiting, failures, stride, pin)
 
 
 class _Picture(NamedTuple):
@@ -128,9 +129,12 @@ def _padded(picture: _Picture, stride: int) -> list[int]:
     return [-(-side // stride) for side in picture.image.shape[-2:]]
 
 
-def _picture_batch(pictures: list[_Picture], failures: list[tuple[int, str]], stride: int) -> PictureBatch:
+def _picture_batch(
+    pictures: list[_Picture], failures: list[tuple[int, str]], stride: int, pin: bool
+) -> PictureBatch:
+    batch = pad([picture.image for picture in pictures], stride) if pictures else None
     return PictureBatch(
-        batch=pad([picture.image for picture in pictures], stride) if pictures else None,
+        batch=batch.pinned() if batch and pin else batch,
         indices=[picture.number for picture in pictures],
         affines=[picture.affine for picture in pictures],
         sizes_hw=[picture.size_hw for picture in pictures],
@@ -186,19 +190,14 @@ class _Pictures(Dataset):
     resize: Resize
     channels: int
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Affine, SizeHW] | Exception:
-        generator = np.random.default_rng(0)
+    def __getitem__(self, index: int) -> Prepared | Exception:
         try:
-            picture = read_to_resize(
-                self.sources[index], lambda size_hw: self.resize(size_hw, generator), self.channels
-            )
+            return prepare(self.sources[index], self.resize, self.channels)
         except (OSError, ValueError) as error:
             return error
-        sample = resized(picture, NO_OBJECTS)
-        return sample.image, sample.affine, picture.file_hw
 
 
-def _in_workers(items: Dataset, numbers: Iterable[int], workers: int) -> Iterator[Any]:
+def _in_workers(items: Dataset, numbers: Iterable[int], workers: int, pin: bool) -> Iterator[Any]:
     """Yield the items of the given numbers, in order, made by `workers` processes, or by this one if 0.
 
     There are never more processes than cores that this one may use: they would only take turns.
@@ -209,7 +208,7 @@ def _in_workers(items: Dataset, numbers: Iterable[int], workers: int) -> Iterato
         batch_size=None,
         num_workers=min(workers, _cores()),
         collate_fn=_as_is,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
         generator=torch.Generator(),  # it draws the workers' seeds, which would advance torch's own
     )
     return iter(loader)

@@ -19,10 +19,19 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from maskrcnn.data.dataset import Entry, Objects, Polygons
-from maskrcnn.data.pictures import Picture, SizeHW
+from maskrcnn.data.pictures import Picture, SizeHW, Source, read_to_resize
 from maskrcnn.masks.rle import rle_to_crop
 
 IDENTITY = (1.0, 0.0, 1.0, 0.0)
+
+NO_OBJECTS = Objects(
+    np.zeros((0, 4), np.float32),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.bool_),
+    [],
+    None,
+    np.zeros(0, np.int64),
+)
 
 Affine = tuple[
     float, float, float, float
@@ -115,6 +124,22 @@ def resized(picture: Picture, objects: Objects, keypoint_flip: tuple[int, ...] =
     to_image_x, to_image_y = (x2 - x1) / file_width, (y2 - y1) / file_height  # 1 / 2, … of a shrunk JPEG
     affine = (x_scale * to_image_x, x_scale * x1, y_scale * to_image_y, y_scale * y1)
     return Sample(image, objects, keypoint_flip, affine)
+
+
+class Prepared(NamedTuple):
+    """A picture as the network sees it, but for padding."""
+
+    image: UInt8[Tensor, "C H W"]
+    affine: Affine  # file → image
+    size_hw: SizeHW  # of the file
+
+
+def prepare(source: Source, resize: Resize, channels: int = 3) -> Prepared:
+    """Read a picture upright and resize it for prediction. Raises as `read_picture` does."""
+    generator = np.random.default_rng(0)  # a size for prediction is not drawn
+    picture = read_to_resize(source, lambda size_hw: resize(size_hw, generator), channels)
+    sample = resized(picture, NO_OBJECTS)
+    return Prepared(sample.image, sample.affine, picture.file_hw)
 
 
 def _interpolated(image: Tensor, size_hw: SizeHW) -> Tensor:
