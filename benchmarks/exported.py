@@ -17,7 +17,7 @@ import torch
 
 from maskrcnn.bench.inference import agreement
 from maskrcnn.bench.networks import ours, picture, theirs
-from maskrcnn.predict.load import load, predictor_of
+from maskrcnn.predict.load import load
 from maskrcnn.predict.predictor import Predictor
 
 SIZE_HW = 800, 1216
@@ -38,7 +38,7 @@ def main() -> None:
     other = theirs(trained, SIZE_HW).eval()
     pixels = picture(SIZE_HW)
     array, image = pixels.permute(1, 2, 0).contiguous().numpy(), pixels.float() / 255
-    predictors = {"ours": predictor_of(trained, trained.build(), "cpu")}
+    predictors = {"ours": Predictor.from_checkpoint(trained, device="cpu")}
     predictors |= {path.name: load(path, "cpu") for path in arguments.files}
     answer = other([image])[0]
     apart = {name: agreement(predictor, array, answer) for name, predictor in predictors.items()}

@@ -19,7 +19,7 @@ from maskrcnn.bench.timing import milliseconds
 from maskrcnn.data.batch import pad
 from maskrcnn.fast.cpu import ChannelsLastLinear, OnePassSum, QuarterMerge
 from maskrcnn.fast.memory import keep_memory
-from maskrcnn.predict.load import predictor_of
+from maskrcnn.predict.predictor import Predictor
 
 RECIPE, SIZE_HW = "resnet50_fpn", (800, 1216)
 KINDS = {
@@ -49,7 +49,7 @@ def measured(keep: bool, threads: int, repeats: int) -> dict[str, float]:
         keep_memory()
     torch.set_num_threads(threads)
     trained = ours(RECIPE)
-    predictor = predictor_of(trained, trained.build(), "cpu")
+    predictor = Predictor.from_checkpoint(trained, device="cpu")
     batch = pad([picture(SIZE_HW)], predictor.model.stride)
     parts = [
         (kind, layer, "forward")

@@ -42,6 +42,15 @@ class Batch(NamedTuple):
         return Batch(*(field.pin_memory() for field in self))
 
 
+class Metadata(NamedTuple):
+    """Names of what a network detects, in the order of its labels and of its keypoints."""
+
+    class_names: tuple[str, ...]  # of the labels 0 … K-1
+    category_ids: tuple[int, ...]  # of the same classes in the data set
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, ...], ...] = ()  # pairs of keypoints, from 0, that a drawing joins by a line
+
+
 class MaskTable(NamedTuple):
     """The truth's masks, each as the crop of its own box: memory grows with the objects' areas, not G·H·W.
 

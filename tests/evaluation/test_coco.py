@@ -17,6 +17,7 @@ from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import coco_metrics, detections_to_coco, evaluate, table, write_metrics
 from maskrcnn.predict.predictor import PictureError, Predictor
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools under numpy 2
 
@@ -305,8 +306,7 @@ def result(boxes=((10, 10, 50, 50),), labels=(0,), **more) -> Result:
         "mask_probs": np.ones((count, 28, 28), np.float32),
         "keypoints": None,
         "size_hw": (HEIGHT, WIDTH),
-        "class_names": ("disk",),
-        "category_ids": (7,),
+        "metadata": Metadata(("disk",), (7,)),
     }
     return Result(**(fields | more))
 
@@ -385,7 +385,7 @@ def test_classes_go_by_id_and_name(tmp_path):
     truth = one_object()
     truth["categories"].append({"id": 2, "name": "disk"})
     data = dataset(tmp_path, truth)
-    known = {"class_names": ("disk (2)", "disk (7)", "more"), "category_ids": (2, 7, 90)}
+    known = {"metadata": Metadata(("disk (2)", "disk (7)", "more"), (2, 7, 90))}
     metrics = evaluate([result(labels=(1,), **known)], data)["bbox"]
     assert {name: part["AP"] for name, part in metrics["per_class"].items()} == {
         "disk (2)": None,

@@ -12,11 +12,12 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
+from maskrcnn.data.transforms import resize
 from maskrcnn.fast.acceleration import Acceleration
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.predict.predictor import PictureError, Predictor, to_file
 from maskrcnn.predict.write import Summary, write_predictions
-from maskrcnn.types import Batch, Detections
+from maskrcnn.types import Batch, Detections, Metadata
 
 
 class FindsTheRectangle(MaskRCNN):
@@ -54,9 +55,12 @@ def bounds(bright: Tensor) -> Tensor:
     return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
 
 
-def predictor(short_side: int = 100, **more) -> Predictor:
-    arguments = {"class_names": ("cat", "dog"), "category_ids": (3, 17), "long_side": 400, "device": "cpu"}
-    return Predictor(more.pop("model", FindsTheRectangle()), short_side=short_side, **(arguments | more))
+METADATA = Metadata(("cat", "dog"), (3, 17), ("centre", "corner"), ((0, 1),))
+
+
+def predictor(short_side: int = 100, *, model=None, metadata=METADATA, **more) -> Predictor:
+    model = FindsTheRectangle() if model is None else model
+    return Predictor(model, metadata, resize(short_side, 400), **({"device": "cpu"} | more))
 
 
 def picture(
@@ -145,7 +149,7 @@ def test_unreadable_picture_is_an_error(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"a\.png"):
         predictor().predict(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"missing\.png"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
         predictor().predict(tmp_path / "missing.png")
 
 
@@ -159,15 +163,16 @@ def test_keeps_a_copy_of_the_network():
 
 
 def test_classes_that_do_not_fit():
-    with pytest.raises(
-        ValueError, match="tells 2 classes apart, but came with 1 class names and 2 category ids"
-    ):
-        predictor(class_names=("cat",))
+    with pytest.raises(ValueError, match="has 2 classes, but 1 class names and 2 category ids were given"):
+        predictor(metadata=METADATA._replace(class_names=("cat",)))
+    for limb in ((0, 2), (0,), (-1, 0)):
+        with pytest.raises(ValueError, match=r"joins the keypoints \[.*\], but pairs of 0 … 1 were expected"):
+            predictor(metadata=METADATA._replace(skeleton=(limb,)))
 
 
 def test_what_is_captured_replays_on_a_cuda_device_alone(monkeypatch):
     with pytest.raises(ValueError, match=r"only a network on a CUDA device .* on cpu"):
-        predictor(speed=Acceleration(cuda_graph=True))
+        predictor(acceleration=Acceleration(cuda_graph=True))
     model = FindsTheRectangle()
     with pytest.raises(ValueError, match="either compiled or captured"):
         Acceleration(compiled=True, cuda_graph=True).apply(model, torch.device("cuda"))

@@ -7,6 +7,7 @@ from pycocotools import mask as coco
 
 from maskrcnn.masks.paste import paste_dense
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
 
 
 def _result(n: int = 5, **changes: object) -> Result:
@@ -17,8 +18,7 @@ def _result(n: int = 5, **changes: object) -> Result:
         "scores": np.linspace(0.9, 0.1, n, dtype=np.float32),
         "labels": np.arange(n) % 3,
         "size_hw": (30, 40),
-        "class_names": ("cat", "dog", "giraffe"),
-        "category_ids": (3, 7, 90),
+        "metadata": Metadata(("cat", "dog", "giraffe"), (3, 7, 90)),
         "mask_probs": rng.random((n, 28, 28), dtype=np.float32),
         "keypoints": rng.uniform(0, 30, (n, 4, 3)).astype(np.float32),
     }

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.predict.load import load, predictor_of_exported
+from maskrcnn.predict.load import load
+from maskrcnn.predict.predictor import Predictor
 from maskrcnn.runtimes.description import Description, read_description
 from maskrcnn.runtimes.network import ExportedNetwork
 from maskrcnn.runtimes.read import is_exported, read_exported
@@ -17,7 +18,7 @@ ABOUT = Description(
     recipe="resnet18_fpn",
     class_names=("cat", "dog"),
     category_ids=(3, 17),
-    keypoint_names=(),
+    keypoint_names=("head", "tail"),
     skeleton=((0, 1),),
     short_side=None,
     long_side=400,
@@ -86,7 +87,7 @@ def test_a_fixed_input_is_filled_and_emptied():
 def test_pictures_are_made_to_fit(size_hw):
     exported, seen = network(size_hw=(64, 160))
     pixels = np.full((*size_hw, 3), 255, np.uint8)
-    result = predictor_of_exported(exported).predict(pixels, 0.5)
+    result = Predictor.from_exported(exported).predict(pixels, 0.5)
     assert result.names == ["dog"] and result.masks.mean() > 0.97  # its corners are round
     np.testing.assert_allclose(result.boxes, [[0, 0, size_hw[1], size_hw[0]]], rtol=1e-5)
     [(shape, [inside])] = seen
@@ -121,7 +122,7 @@ def test_files_by_their_names(tmp_path):
     assert is_exported("a/b.onnx") and is_exported(tmp_path / "b.xml") and not is_exported("b.pt")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*b\.onnx"):
         read_exported(tmp_path / "b.onnx")
-    with pytest.raises(ValueError, match="export again"):
+    with pytest.raises(ValueError, match="export it again"):
         load("b.onnx", class_names=["a"])
 
 

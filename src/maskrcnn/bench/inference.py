@@ -17,7 +17,6 @@ from maskrcnn.bench.timing import Timing, machine, operations, peak_memory, prod
 from maskrcnn.device import resolve_device
 from maskrcnn.fast.acceleration import PLAIN, Acceleration
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.predict.load import predictor_of
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.types import Batch
 
@@ -42,7 +41,7 @@ def bench(
     ValueError as `find`, `resolve_device` and `theirs` do.
     """
     trained = ours(recipe)
-    predictor = predictor_of(trained, trained.build(), device, speed)
+    predictor = Predictor.from_checkpoint(trained, device=device, acceleration=speed)
     place = resolve_device(device)
     pixels = picture(size_hw)
     batch = _batch(predictor, pixels, batch_size)

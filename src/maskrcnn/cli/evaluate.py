@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
     from maskrcnn.evaluation.report import write_report
     from maskrcnn.fast.memory import keep_memory
-    from maskrcnn.predict.load import predictor_of
+    from maskrcnn.predict.predictor import Predictor
     from maskrcnn.training.setup import open_split
     from maskrcnn.weights.model_checkpoint import read_model
 
@@ -60,8 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--max-detections must be at least 1, not {arguments.max_detections}")
     keep_memory()
     trained = read_model(arguments.weights)
-    speed = acceleration_of(arguments)
-    predictor = predictor_of(trained, trained.build(), speed=speed)
+    predictor = Predictor.from_checkpoint(trained, acceleration=acceleration_of(arguments))
     dataset = open_split(arguments.data, arguments.split, trained)
     truth = truth_of(dataset)
     if "lvis" in arguments.also:

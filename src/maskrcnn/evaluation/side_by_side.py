@@ -17,6 +17,7 @@ from maskrcnn.evaluation.errors import IGNORED, Entry, Errors, ImageMatches, cat
 from maskrcnn.masks.rle import rle_to_crop
 from maskrcnn.results.draw import Colour, draw
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
 
 _LONG_SIDE = 480  # px, of pictures in the page
 _CELLS = 64  # of a mask, along each side of its box
@@ -128,8 +129,7 @@ def to_result(
         scores=scores.astype(np.float32),
         labels=np.arange(len(entries)),
         size_hw=(drawn_size[1], drawn_size[0]),
-        class_names=tuple(names),
-        category_ids=tuple(range(len(entries))),
+        metadata=Metadata(tuple(names), tuple(range(len(entries)))),
         mask_probs=np.array(probs, np.float32).reshape(-1, _CELLS, _CELLS) if by_masks else None,
         keypoints=_keypoints(entries, joints, scale) if joints else None,
     )

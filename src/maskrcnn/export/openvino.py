@@ -16,7 +16,6 @@ from maskrcnn.evaluation.coco import Metrics, evaluate
 from maskrcnn.export.onnx import write_onnx
 from maskrcnn.extras import import_extra
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.predict.load import predictor_of_exported
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.runtimes.description import KEY, Description
 from maskrcnn.runtimes.network import ExportedNetwork
@@ -50,7 +49,7 @@ def in_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metri
     openvino, nncf = import_extra("openvino", "openvino"), import_extra("nncf", "openvino")
     splits = list(_splits(data))
     pictures = splits[0].paths if splits else find_pictures([data])
-    float_predictor = predictor_of_exported(network)
+    float_predictor = Predictor.from_exported(network)
     inputs = [
         {"images": images, "sizes_hw": sizes_hw}
         for batch in _batches(float_predictor, pictures[:_SHOWN])
@@ -71,7 +70,7 @@ def in_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metri
     for suffix in (".xml", ".bin"):
         beside.with_suffix(suffix).replace(path.with_suffix(suffix))
     if splits:
-        metrics["int8"] = _judged(predictor_of_exported(read_openvino(path)), splits[-1])
+        metrics["int8"] = _judged(Predictor.from_exported(read_openvino(path)), splits[-1])
     return metrics
 
 

@@ -21,7 +21,7 @@ from maskrcnn.evaluation.intervals import Interval, difference
 from maskrcnn.files import replacing, write_json
 from maskrcnn.paper.page import page
 from maskrcnn.paper.tables import METRICS, Row, Table, cells
-from maskrcnn.predict.load import predictor_of
+from maskrcnn.predict.predictor import Predictor
 from maskrcnn.predict.write import write_predictions
 from maskrcnn.recipes import FORMS
 from maskrcnn.training.loop import train
@@ -204,7 +204,7 @@ def _claim(folder: Path, asked: dict[str, Any]) -> None:
 
 def _judged(trained: ModelCheckpoint, data: str | Path, folder: Path) -> dict[str, Any]:
     dataset = open_split(data, "val", trained)
-    predictor = predictor_of(trained, trained.build())
+    predictor = Predictor.from_checkpoint(trained)
     start = time.perf_counter()
     detections, kinds = detections_to_coco(predicted(predictor, dataset.paths), dataset)
     seconds = (time.perf_counter() - start) / max(len(dataset), 1)

@@ -22,7 +22,7 @@ def draw(
     picture: Image.Image | UInt8[np.ndarray, "H W 3"],
     result: Result,
     *,
-    skeleton: Sequence[tuple[int, int]] = (),
+    skeleton: Sequence[Sequence[int]] | None = None,
     colours: Sequence[Colour] | None = None,
     opacity: float = 0.45,
     least_side: int = 480,
@@ -59,8 +59,9 @@ def draw(
     for i in order:
         pen.rectangle(_inside(result.boxes[i], image), outline=inks[i], width=line)
     if result.keypoints is not None:
+        limbs = result.metadata.skeleton if skeleton is None else skeleton
         for i in order:
-            _draw_keypoints(pen, result.keypoints[i], skeleton, least_keypoint_score, inks[i], line)
+            _draw_keypoints(pen, result.keypoints[i], limbs, least_keypoint_score, inks[i], line)
     _draw_labels(pen, result, order, inks, image)
     return image
 
@@ -123,7 +124,7 @@ def _inside(box: np.ndarray, image: Image.Image) -> Rectangle:
 def _draw_keypoints(
     pen: ImageDraw.ImageDraw,
     keypoints: np.ndarray,
-    skeleton: Sequence[tuple[int, int]],
+    skeleton: Sequence[Sequence[int]],
     least_score: float,
     ink: Colour,
     line: int,

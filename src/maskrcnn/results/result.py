@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from maskrcnn.masks.paste import paste, paste_dense
 from maskrcnn.masks.polygons import polygons
 from maskrcnn.masks.rle import crop_to_rle
+from maskrcnn.types import Metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +28,22 @@ class Result:
     scores: Float[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
     size_hw: tuple[int, int]
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    metadata: Metadata
     mask_probs: Float[np.ndarray, "n M M"] | None = None
     keypoints: Float[np.ndarray, "n J 3"] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of all classes that the network knows, in the order of its labels."""
+        return self.metadata.class_names
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The data set's ids of the same classes."""
+        return self.metadata.category_ids
 
     @property
     def names(self) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from maskrcnn.data.loader import training_batches
 from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.evaluation.coco import Metrics, evaluate
-from maskrcnn.predict.load import predictor_of
+from maskrcnn.predict.predictor import Predictor
 from maskrcnn.training.checkpoint import Checkpoint, save
 from maskrcnn.training.distributed import Processes, joined
 from maskrcnn.training.log import TrainingLog
@@ -136,7 +136,7 @@ def train(
 
 def evaluate_run(run: Checkpoint, learner: TrainState, validation: CocoDataset, log: TrainingLog) -> Metrics:
     """Evaluate a training as it stands, and tell of it."""
-    predictor = predictor_of(run.trained, learner.model, learner.device)
+    predictor = Predictor.from_checkpoint(run.trained, learner.model, device=learner.device)
     metrics = evaluate(predictor, validation, max_detections=run.trained.max_detections)
     log.evaluation(metrics, run.step)
     log.pictures(predictor, validation.paths[:_SHOWN], run.step)
