@@ -177,8 +177,13 @@ def test_a_disk_that_fills_up(words, data, weights, tmp_path, monkeypatch, capsy
     assert set(left) <= {"metrics.jsonl"}
 
 
-def test_a_reader_that_has_gone_is_not_an_error():
-    code = "import maskrcnn.cli as c; raise SystemExit(c.main(['weights', 'list']))"
+@pytest.mark.parametrize("length", [10, 100_000])  # less than a buffer, and more
+def test_a_reader_that_has_gone_is_not_an_error(length):
+    code = f"""
+from maskrcnn import cli
+cli.weights._list = lambda arguments: print("x" * {length}) or 0
+raise SystemExit(cli.main(["weights", "list"]))
+"""
     read, write = os.pipe()
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
