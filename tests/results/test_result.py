@@ -77,9 +77,9 @@ def test_coco_results_by_hand() -> None:
 def test_boxes_alone() -> None:
     result = _result(mask_probs=None, keypoints=None)
     assert set(result.to_coco(1)[0]) == {"image_id", "category_id", "bbox", "score"}
-    with pytest.raises(ValueError, match="without a mask branch"):
+    with pytest.raises(ValueError, match="has no mask branch"):
         _ = result.masks
-    with pytest.raises(ValueError, match="without a mask branch"):
+    with pytest.raises(ValueError, match="has no mask branch"):
         result.crop(0)
 
 
@@ -87,7 +87,7 @@ def test_nothing_found() -> None:
     nothing = _result().above(2.0)
     assert nothing.masks.shape == (0, 30, 40)
     assert nothing.rle() == nothing.polygons() == nothing.to_coco(1) == nothing.names == []
-    assert nothing.table() == "nothing found"
+    assert nothing.table() == "no objects"
 
 
 def test_the_table_has_a_line_for_each_object() -> None:

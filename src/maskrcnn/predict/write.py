@@ -110,6 +110,5 @@ def _overlay_names(paths: Sequence[Path], output: Path) -> Iterator[str]:
 
 
 def _write_overlay(path: Path, pixels: UInt8[Tensor, "C H W"], result: Result) -> None:
-    colours = pixels[:3].permute(1, 2, 0).contiguous().numpy()
     with replacing(path) as unfinished:
-        draw(colours, result).save(unfinished, format="PNG")
+        draw(pixels[:3], result).save(unfinished, format="PNG")
