@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from maskrcnn.data.batch import pad
@@ -107,8 +106,10 @@ class Predictor:
         shape share a batch of at most `batch_size`; `workers` processes read ahead. Raises TypeError for a
         single picture.
         """
-        if isinstance(pictures, str | Path | Image.Image):
-            raise TypeError(f"predict_many expects several pictures, not {pictures!r:.99}: use predict")
+        if isinstance(pictures, str) or (isinstance(pictures, np.ndarray | Tensor) and pictures.ndim < 4):
+            raise TypeError(
+                f"predict_many expects several pictures, not one {type(pictures).__name__}: use predict"
+            )
         for chunk, batch in self._batches(pictures, batch_size, workers):
             results: dict[int, Result | PictureError] = {i: PictureError(why) for i, why in batch.failures}
             if batch.batch is not None:

@@ -111,4 +111,4 @@ def _overlay_names(paths: Sequence[Path], output: Path) -> Iterator[str]:
 
 def _write_overlay(path: Path, pixels: UInt8[Tensor, "C H W"], result: Result) -> None:
     with replacing(path) as unfinished:
-        draw(pixels[:3], result).save(unfinished, format="PNG")
+        draw(pixels, result).save(unfinished, format="PNG")
