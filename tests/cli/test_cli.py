@@ -164,6 +164,9 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("weights convert {weights} {new}.pt --set lr=0.1", "--set lr has no effect on a conversion"),
         ("paper run cityscapes --data {data} --output {new}", "is not Cityscapes"),
         ("paper run keypoints --data {data} --output {new}", "names no keypoints"),
+        ("predict {weights} {data}/val --device gpu", "device 'gpu' is not available: expected auto, cpu"),
+        ("train {data} --output {new} --device cuda:99", "device 'cuda:99' is not available"),
+        ("bench --device cpu:1", "device 'cpu:1' is not available"),
         ("predict {weights} {data}/val --score 2", "--score must be from 0 to 1"),
     ],
 )
