@@ -58,7 +58,10 @@ class Predictor:
         device: str | torch.device = "auto",
         acceleration: Acceleration = PLAIN,
     ) -> None:
-        _check(metadata, model.num_classes)
+        if (names := len(metadata.class_names)) != model.num_classes:
+            raise ValueError(
+                f"the network has {model.num_classes} classes, but {names} class names were given"
+            )
         self.metadata, self.resize = metadata, resize
         if isinstance(model, ExportedNetwork):
             self.device, self.model = torch.device("cpu"), model
@@ -172,21 +175,6 @@ def to_file(xy: Float[Tensor, "*n 2"], affine: Affine) -> Float[Tensor, "*n 2"]:
 
 def _metadata(source: ModelCheckpoint | Description) -> Metadata:
     return Metadata(source.class_names, source.category_ids, source.keypoint_names, source.skeleton)
-
-
-def _check(metadata: Metadata, num_classes: int) -> None:
-    names, ids, keypoints, skeleton = metadata
-    if not len(names) == len(ids) == num_classes:
-        raise ValueError(
-            f"the network has {num_classes} classes, but {len(names)} class names and {len(ids)} category "
-            "ids were given"
-        )
-    for limb in skeleton:
-        if len(limb) != 2 or not all(0 <= end < len(keypoints) for end in limb):
-            raise ValueError(
-                f"the skeleton joins the keypoints {list(limb)}, but pairs of 0 … {len(keypoints) - 1} were "
-                "expected"
-            )
 
 
 def _chunks(pictures: Iterable[S]) -> Iterator[Sequence[S]]:
