@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from maskrcnn.data import pictures
 from maskrcnn.predict import write
 from maskrcnn.predict.write import Summary, write_predictions
 from rectangles import FindsTheRectangle, picture, predictor, save
@@ -60,10 +59,17 @@ def test_table_names_some_and_counts_all():
 
 def test_each_picture_is_decoded_once(tmp_path, monkeypatch):
     paths = save(tmp_path, ["a.png", "b.png"])
-    opened, open_image = [], Image.open
-    monkeypatch.setattr(pictures.Image, "open", lambda path: (opened.append(path), open_image(path))[1])
-    write_predictions(predictor(), paths, tmp_path / "out")
-    assert opened == paths
+    read_picture = write.read_picture
+
+    def read_for_the_last_time(path, channels):
+        pixels = read_picture(path, channels)
+        path.unlink()
+        return pixels
+
+    monkeypatch.setattr(write, "read_picture", read_for_the_last_time)
+    summary = write_predictions(predictor(), paths, tmp_path / "out")
+    assert summary.failures == () and [count.total() for _, count in summary.counts] == [1, 1]
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
 def test_results_go_to_the_disk_as_they_come_and_appear_at_the_end(tmp_path, monkeypatch):
