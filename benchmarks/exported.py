@@ -17,7 +17,7 @@ import torch
 
 from maskrcnn.bench.networks import noise_picture, random_checkpoint
 from maskrcnn.bench.torchvision import agreement, to_torchvision, torchvision_network
-from maskrcnn.predict.load import load, predictor_of
+from maskrcnn.predict.load import load
 from maskrcnn.predict.predictor import Predictor
 
 SIZE_HW = 800, 1216
@@ -39,7 +39,7 @@ def main() -> None:
     model = torchvision_network(checkpoint, SIZE_HW).eval()
     pixels = noise_picture(SIZE_HW)
     picture, images = pixels.permute(1, 2, 0).contiguous().numpy(), to_torchvision([pixels], CPU)
-    predictors = {"ours": predictor_of(checkpoint, checkpoint.build(), "cpu")}
+    predictors = {"ours": Predictor.from_checkpoint(checkpoint, device="cpu")}
     predictors |= {path.name: load(path, "cpu") for path in arguments.files}
     theirs = model(images)[0]
     differences = {name: agreement(predictor, picture, theirs) for name, predictor in predictors.items()}

@@ -20,7 +20,7 @@ from maskrcnn.data.batch import pad
 from maskrcnn.fast.cpu import ChannelsLastLinear, FusedAddReLU, StridedTopDownAdd
 from maskrcnn.fast.memory import keep_memory
 from maskrcnn.fast.winograd import WinogradConv2d
-from maskrcnn.predict.load import predictor_of
+from maskrcnn.predict.predictor import Predictor
 
 RECIPE, SIZE_HW = "resnet50_fpn", (800, 1216)
 KINDS = {
@@ -53,7 +53,7 @@ def time_layers(keep: bool, threads: int, repeats: int) -> dict[str, float]:
         keep_memory()
     torch.set_num_threads(threads)
     checkpoint = random_checkpoint(RECIPE)
-    predictor = predictor_of(checkpoint, checkpoint.build(), "cpu")
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
     batch = pad([noise_picture(SIZE_HW)], predictor.model.stride)
     stages = [
         Stage(kind, layer, "forward")

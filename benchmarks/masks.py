@@ -12,6 +12,7 @@ import torch
 
 from maskrcnn.bench.timing import peak_memory
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
 
 SIZE_HW, OURS, THEIRS, SIDE = (3000, 4000), 300, 10, 28
 
@@ -59,8 +60,7 @@ def detections() -> Result:
         scores=np.linspace(1, 0.5, OURS, dtype=np.float32),
         labels=np.zeros(OURS, np.int64),
         size_hw=SIZE_HW,
-        class_names=("object",),
-        category_ids=(1,),
+        metadata=Metadata(("object",), (1,)),
         mask_probs=probs.astype(np.float32),
     )
 

@@ -131,7 +131,8 @@ import importlib
 for name in {EVERYWHERE}:
     importlib.import_module(name)
 import numpy, torch, maskrcnn
-from maskrcnn.types import Batch, MaskTable, Targets
+from maskrcnn.data.transforms import resize
+from maskrcnn.types import Batch, MaskTable, Metadata, Targets
 
 model = maskrcnn.recipes.build("resnet18_fpn", 2, {{"body.norm": "group", "boxes.hidden": 32}})
 batch = Batch(torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8), torch.tensor([[64, 64]]))
@@ -146,7 +147,7 @@ boxes = torch.tensor([[[16.0, 16.0, 48.0, 48.0]]])
 losses = model(batch, Targets(boxes, torch.zeros(1, 1, dtype=torch.int64), truth, ~truth, crop))
 sum(losses.values()).backward()
 predictor = maskrcnn.Predictor(
-    model, class_names=["a", "b"], category_ids=[1, 2], short_side=64, long_side=64, device="cpu"
+    model, Metadata(("a", "b"), (1, 2)), resize(64, 64), device="cpu"
 )
 result = predictor.predict(numpy.zeros((64, 64, 3), numpy.uint8), score=0.0)
 print(result.masks.shape[1:])

@@ -27,6 +27,13 @@ def test_public_names_exist() -> None:
         maskrcnn.no_such_name  # noqa: B018
 
 
+def test_the_names_are_what_they_say() -> None:
+    from maskrcnn.results.draw import draw
+    from maskrcnn.types import Metadata
+
+    assert maskrcnn.draw is draw and maskrcnn.Metadata is Metadata
+
+
 def test_console_command(capsys: pytest.CaptureFixture[str]) -> None:
     (command,) = metadata.entry_points(group="console_scripts", name="maskrcnn")
     with pytest.raises(SystemExit) as stop:

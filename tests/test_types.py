@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from maskrcnn.types import Batch, Detections
+from maskrcnn.types import Batch, Detections, Metadata
 
 
 def test_detections_come_to_the_cpu_as_they_are():
@@ -29,3 +29,11 @@ def test_a_pinned_batch_is_the_same():
     batch = Batch(torch.randint(256, (1, 3, 8, 8), dtype=torch.uint8), torch.tensor([[8, 8]]))
     there = batch.pinned().to("cuda")
     assert batch.pinned().images.is_pinned() and torch.equal(there.images.cpu(), batch.images)
+
+
+def test_names_that_do_not_belong_together():
+    with pytest.raises(ValueError, match="as many category ids as class names, not 1 for 2"):
+        Metadata(("cat", "dog"), (3,))
+    for limb in ((0, 2), (0,), (-1, 0)):
+        with pytest.raises(ValueError, match=r"joins pairs of the keypoints 0 … 1, not \["):
+            Metadata(("cat",), (3,), ("head", "tail"), ((0, 1), limb))

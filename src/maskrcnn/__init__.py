@@ -1,12 +1,13 @@
-"""Mask R-CNN: train, evaluate and predict on any recent PyTorch.
+"""Mask R-CNN: train, evaluate, predict and export, on plain PyTorch.
 
 ::
 
     weights = maskrcnn.train("data", recipe="resnet18_fpn", settings=maskrcnn.Settings(steps=1000))
     result = maskrcnn.load(weights).predict("picture.jpg")
     result.boxes, result.masks, result.names
+    maskrcnn.draw(PIL.Image.open("picture.jpg"), result).save("overlay.png")
 
-Names are imported when they are first used, so that ``maskrcnn --help`` does not wait for torch.
+Names are imported on first use, so that ``maskrcnn --help`` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ if TYPE_CHECKING:
     from maskrcnn.fast.memory import keep_memory as keep_memory
     from maskrcnn.predict.load import load as load
     from maskrcnn.predict.predictor import Predictor as Predictor
+    from maskrcnn.results.draw import draw as draw
     from maskrcnn.results.result import Result as Result
     from maskrcnn.training.loop import train as train
     from maskrcnn.training.settings import Settings as Settings
+    from maskrcnn.types import Metadata as Metadata
 
 __version__ = "0.1.0"
 __all__ = [
+    "Metadata",
     "Predictor",
     "Result",
     "Settings",
     "__version__",
+    "draw",
     "evaluate",
     "keep_memory",
     "load",
@@ -38,9 +43,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Metadata": ("types", "Metadata"),
     "Predictor": ("predict.predictor", "Predictor"),
     "Result": ("results.result", "Result"),
     "Settings": ("training.settings", "Settings"),
+    "draw": ("results.draw", "draw"),
     "evaluate": ("evaluation.run", "evaluate"),
     "keep_memory": ("fast.memory", "keep_memory"),
     "load": ("predict.load", "load"),

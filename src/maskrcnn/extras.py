@@ -7,8 +7,8 @@ from typing import Any
 
 
 def import_extra(name: str, extra: str) -> Any:
-    """Import a module that an extra of this library brings. Raises ValueError where it is not installed."""
+    """Import and return a module that an optional extra installs. Raises ValueError if it cannot be."""
     try:
         return import_module(name)
     except ImportError as error:
-        raise ValueError(f"this takes {name}: pip install 'maskrcnn[{extra}]' ({error})") from error
+        raise ValueError(f"{name} cannot be imported ({error}): pip install 'maskrcnn[{extra}]'") from error

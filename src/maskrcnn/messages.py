@@ -1,4 +1,4 @@
-"""Words for people who mistyped something."""
+"""Suggestions for names that are not known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LISTED = 8
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a question for the known name that is most like `name`, or some of those that there are."""
+    """Return a suggestion: the known name that is most similar to `name`, or the first of the known names."""
     names = list(known)
     likely = get_close_matches(name, names, n=1)
     if likely:

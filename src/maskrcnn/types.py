@@ -17,6 +17,7 @@ depends on the data. Letters of the shapes, used throughout:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,30 @@ class Batch(NamedTuple):
     def pinned(self) -> Batch:
         """Return the same batch in pinned memory, from which a CUDA device copies asynchronously."""
         return Batch(*(field.pin_memory() for field in self))
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Names of what a network detects, in the order of its labels and of its keypoints.
+
+    Raises ValueError for names and ids that differ in number, and for a skeleton of other keypoints.
+    """
+
+    class_names: tuple[str, ...]  # of the labels 0 … K-1
+    category_ids: tuple[int, ...]  # of the same classes in the data set
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, ...], ...] = ()  # pairs of keypoints, from 0, that a drawing joins by a line
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) != len(self.category_ids):
+            raise ValueError(
+                f"expected as many category ids as class names, not {len(self.category_ids)} for "
+                f"{len(self.class_names)}"
+            )
+        last = len(self.keypoint_names) - 1
+        for limb in self.skeleton:
+            if len(limb) != 2 or not all(0 <= end <= last for end in limb):
+                raise ValueError(f"a skeleton joins pairs of the keypoints 0 … {last}, not {list(limb)}")
 
 
 class MaskTable(NamedTuple):

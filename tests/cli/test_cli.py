@@ -16,30 +16,6 @@ from maskrcnn.data import synthetic
 from maskrcnn.data.readers.cityscapes import CLASSES
 from maskrcnn.training.settings import Settings
 
-TINY = [
-    "steps=2",
-    "batch_size=2",
-    "short_sides=64",
-    "long_side=64",
-    "workers=0",
-    "log_every=1",
-    "eval_every=none",
-]
-TINY_RECIPE = ["channels=16", "hidden=16", "norm=group", "frozen=", "budget=16", "max_detections=5"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return synthetic.synthetic_dataset(tmp_path_factory.mktemp("drawn"), train=4, val=2, size=64)
-
-
-@pytest.fixture(scope="module")
-def weights(data, tmp_path_factory):
-    output = tmp_path_factory.mktemp("run")
-    words = ["train", str(data), "--recipe", "resnet18_fpn", "--output", str(output), "--device", "cpu"]
-    assert main([*words, "--set", *TINY, "--set", *(f"recipe.{text}" for text in TINY_RECIPE)]) == 0
-    return output / "best.pt"
-
 
 def options(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -58,8 +34,8 @@ def test_the_words_of_the_commands_stay(capsys):
     assert options("evaluate", capsys) == (flags, {"WEIGHTS", "DATA", "FILE", "DEVICE"})
     flags = {"--format", "--size", "--batch", "--half", "--int", "--picture", "--output"}
     assert options("export", capsys) == (flags, {"WEIGHTS", "DATA", "FILE"})
-    flags = {"--output", "--score", "--precision", "--compile", "--capture"}
-    assert options("predict", capsys) == (flags, {"WEIGHTS", "PICTURE", "SCORE"})
+    flags = {"--output", "--score", "--device", "--precision", "--compile", "--capture"}
+    assert options("predict", capsys) == (flags, {"WEIGHTS", "PICTURE", "SCORE", "NAME"})
     flags = {
         "--recipe",
         "--size",
@@ -72,7 +48,7 @@ def test_the_words_of_the_commands_stay(capsys):
         "--capture",
     }
     flags |= {"--device", "--repeats", "--json"}
-    assert options("bench", capsys) == (flags, {"RECIPE", "FILE"})
+    assert options("bench", capsys) == (flags, {"RECIPE", "FILE", "NAME"})
 
 
 def test_help_does_not_wait_for_torch():
@@ -194,7 +170,10 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("evaluate {new}/best.pt {data}", "no weights file"),
         ("evaluate {data}/annotations/instances_val.json {data}", "not a checkpoint"),
         ("evaluate torchvision/resnet52 {data}", "did you mean torchvision/resnet50?"),
-        ("train {data} --init {weights} --synonyms a --output {new}", "--synonyms a: expected ours=theirs"),
+        (
+            "train {data} --init {weights} --synonyms a --output {new}",
+            "--synonyms a: expected NAME=INIT_NAME",
+        ),
         ("evaluate {weights} {data} --max-detections 0", "--max-detections must be at least 1, not 0"),
         ("paper run 2d --data {data} --seeds 0", "--seeds must be at least 1, not 0"),
         ("predict {weights} {new}/*.jpg", "*.jpg"),
@@ -205,6 +184,9 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("weights convert {weights} {new}.pt --set lr=0.1", "--set lr: a conversion trains nothing"),
         ("paper run cityscapes --data {data} --output {new}", "is not Cityscapes"),
         ("paper run keypoints --data {data} --output {new}", "names no keypoints"),
+        ("predict {weights} {data}/val --device gpu", "device 'gpu' is not available: expected auto, cpu"),
+        ("train {data} --output {new} --device cuda:99", "device 'cuda:99' is not available"),
+        ("bench --device cpu:1", "device 'cpu:1' is not available"),
         ("predict {weights} {data}/val --score 2", "--score must be from 0 to 1"),
     ],
 )

@@ -17,7 +17,6 @@ from maskrcnn.evaluation.cityscapes import cityscapes_metrics
 from maskrcnn.evaluation.coco import coco_metrics
 from maskrcnn.evaluation.lvis import lvis_metrics
 from maskrcnn.evaluation.run import detections_to_coco, evaluate
-from maskrcnn.predict.load import predictor_of
 from maskrcnn.predict.predictor import PictureError, Predictor
 from maskrcnn.results.result import Result
 from networks import small
@@ -243,7 +242,7 @@ def test_keypoints_that_nobody_labelled(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_named(tmp_path, value):
     trained = small()
-    predictor = predictor_of(trained, trained.build(), "cpu")
+    predictor = Predictor.from_checkpoint(trained, device="cpu")
     names = [name for name, _ in predictor.model.named_parameters()]
     with torch.no_grad():
         for name in names[-5:]:

@@ -125,7 +125,7 @@ def test_native_code(tmp_path):
     written = run.export(weights, "aotinductor", shape=InputShape((128, 160), 1), output=path)
     assert [difference.case for difference in written.differences] == ["picture", "blank"]
     assert max(difference.boxes for difference in written.differences) < 1e-3
-    assert read_package(path).description.labels.class_names == ("cat", "dog", "hen")
+    assert read_package(path).description.metadata.class_names == ("cat", "dog", "hen")
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_openvino(weights, tmp_path):
     written = run.export(weights, "openvino", output=tmp_path / "network.xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["network.bin", "network.xml"]
     exported, expected = read_exported(written.path), read_model(weights)
-    assert exported.description.labels.class_names == expected.class_names
+    assert exported.description.metadata.class_names == expected.class_names
 
 
 def fake(detect):

@@ -1,72 +1,15 @@
-"""From pictures to results and files, with a network that finds the bright rectangle in a dark picture."""
-
-import io
-import json
-from collections import Counter
-from pathlib import Path
+"""From pictures to results, with a network that finds the bright rectangle in a dark picture."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskrcnn.device import resolve_device
 from maskrcnn.fast.acceleration import Acceleration
-from maskrcnn.network.model import MaskRCNN
-from maskrcnn.predict.predictor import PictureError, Predictor, to_file
-from maskrcnn.predict.write import Summary, write_predictions
-from maskrcnn.types import Batch, Detections
-
-
-class FindsTheRectangle(MaskRCNN):
-    """Slots: the rectangle as class 1 (0.9), its rows as class 0 (0.4), an empty box, one not taken."""
-
-    def __init__(self, in_channels: int = 3) -> None:
-        nn.Module.__init__(self)
-        self.num_classes, self.in_channels, self.stride = 2, in_channels, 32
-        self.gain = nn.Parameter(torch.ones(()))
-
-    def detect(self, batch: Batch) -> Detections:
-        assert batch.images.shape[1] == self.in_channels and not self.training
-        assert batch.images.shape[2] % 32 == batch.images.shape[3] % 32 == 0
-        boxes = torch.stack([bounds(image[0] * self.gain > 127) for image in batch.images])
-        count = len(boxes)
-        empty = boxes[:, [0, 1, 0, 3]]
-        wide = boxes + torch.tensor([-999.0, 0, 999, 0])
-        upper_half = torch.zeros(count, 4, 28, 28)
-        upper_half[:, :, :14] = 1
-        heatmaps = torch.zeros(count, 4, 2, 7, 7)
-        heatmaps[:, :, 0, 3, 3] = 5.0  # the centre
-        heatmaps[:, :, 1, 0, 6] = 7.0  # the upper right corner
-        return Detections(
-            boxes=torch.stack([boxes, wide, empty, boxes], 1),
-            scores=torch.tensor([[0.9, 0.4, 0.3, 0.95]]).repeat(count, 1),
-            labels=torch.tensor([[1, 0, 0, 0]]).repeat(count, 1),
-            valid=torch.tensor([[True, True, True, False]]).repeat(count, 1),
-            mask_probs=upper_half,
-            keypoint_heatmaps=heatmaps,
-        )
-
-
-def bounds(bright: Tensor) -> Tensor:
-    rows, columns = bright.any(1).nonzero().flatten(), bright.any(0).nonzero().flatten()
-    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
-
-
-def predictor(short_side: int = 100, **more) -> Predictor:
-    arguments = {"class_names": ("cat", "dog"), "category_ids": (3, 17), "long_side": 400, "device": "cpu"}
-    return Predictor(more.pop("model", FindsTheRectangle()), short_side=short_side, **(arguments | more))
-
-
-def picture(
-    box: tuple[int, int, int, int] = (20, 10, 50, 40), size_hw: tuple[int, int] = (50, 80)
-) -> np.ndarray:
-    pixels = np.zeros((*size_hw, 3), np.uint8)
-    x1, y1, x2, y2 = box
-    pixels[y1:y2, x1:x2] = 255
-    return pixels
+from maskrcnn.predict.predictor import PictureError, to_file
+from maskrcnn.types import Metadata
+from rectangles import FindsTheRectangle, picture, predictor, save
 
 
 def test_leads_back_to_the_pixels_of_the_file():
@@ -117,18 +60,6 @@ def test_every_kind_of_picture(tmp_path):
     np.testing.assert_array_equal(grey.boxes, [[20, 10, 50, 40]])
 
 
-def save(folder: Path, names: list[str]) -> list[Path]:
-    """Pictures of two shapes, each with a rectangle of its own; one in five is no picture."""
-    paths = [folder / name for name in names]
-    for i, path in enumerate(paths):
-        path.parent.mkdir(exist_ok=True)
-        if i % 5 == 2:
-            path.write_text("no picture")
-        else:
-            Image.fromarray(picture((i, 10, 40 + i, 40), (50, 80 if i < 7 else 60))).save(path)
-    return paths
-
-
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 0), (3, 2)])
 def test_many_in_order(tmp_path, batch_size, workers):
     paths = save(tmp_path, [f"{i}.png" for i in range(12)])
@@ -142,11 +73,82 @@ def test_many_in_order(tmp_path, batch_size, workers):
     assert list(predictor().predict_many([])) == []
 
 
+def test_one_picture_is_read_in_this_process(monkeypatch):
+    def no_loader(*_, **__):
+        pytest.fail("predict started a DataLoader")
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__init__", no_loader)
+    assert len(predictor().predict(picture())) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_iterator_is_read_lazily_and_in_order(workers):
+    taken = []
+
+    def pictures():
+        for i in range(150):
+            taken.append(i)
+            yield picture((i % 20, 10, 40, 40))
+
+    results = predictor().predict_many(pictures(), batch_size=4, workers=workers)
+    assert taken == []
+    pixels, first = next(results)
+    assert pixels[10, 0].tolist() == [255] * 3 and first.boxes.tolist() == [[0, 10, 40, 40]]
+    assert len(taken) <= 64  # as many as are held at once
+    rest = list(results)
+    assert [result.boxes[0, 0] for _, result in rest] == [i % 20 for i in range(1, 150)]
+    assert all((pixels[10, i % 20] == 255).all() for i, (pixels, _) in enumerate(rest, start=1))
+
+
+@pytest.mark.parametrize("kind", [tuple, iter, dict.fromkeys, lambda paths: map(str, paths)])
+def test_any_iterable_of_pictures(kind, tmp_path):
+    paths = save(tmp_path, [f"{i}.png" for i in range(4)])
+    results = [result for _, result in predictor().predict_many(kind(paths), workers=0)]
+    assert [isinstance(result, PictureError) for result in results] == [False, False, True, False]
+
+
+def test_many_of_one_is_refused():
+    pixels = picture()
+    for one in ("a.png", pixels, torch.from_numpy(pixels)):
+        with pytest.raises(TypeError, match=r"several pictures, not one \w+: use predict"):
+            list(predictor().predict_many(one))
+    stacked = np.stack([pixels, pixels])
+    assert [len(result) for _, result in predictor().predict_many(stacked, workers=0)] == [1, 1]
+
+
+def test_a_predictor_on_the_cpu_leaves_cuda_alone(monkeypatch):
+    def touched(*_, **__):
+        pytest.fail("CUDA was initialised")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as on a machine with a GPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", touched)
+    monkeypatch.setattr(torch.cuda, "current_device", touched)
+    monkeypatch.setattr(Tensor, "pin_memory", touched)
+    cpu = predictor(device="cpu")
+    assert len(cpu.predict(picture())) == 1
+    for workers in (0, 1):
+        results = cpu.predict_many([picture(), picture()], workers=workers)
+        assert [len(result) for _, result in results] == [1, 1]
+
+
+def test_batches_for_a_gpu_are_pinned(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "maskrcnn.predict.predictor.picture_batches", lambda *_, pin, **__: asked.append(pin) or ()
+    )
+    for device in ("cpu", "cuda"):
+        ours = predictor()
+        ours.device = torch.device(device)
+        assert list(ours.predict_many([picture()])) == []
+    assert asked == [False, True]
+
+
 def test_unreadable_picture_is_an_error(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"a\.png"):
         predictor().predict(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"missing\.png"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
         predictor().predict(tmp_path / "missing.png")
 
 
@@ -160,72 +162,15 @@ def test_keeps_a_copy_of_the_network():
 
 
 def test_classes_that_do_not_fit():
-    with pytest.raises(
-        ValueError, match="tells 2 classes apart, but came with 1 class names and 2 category ids"
-    ):
-        predictor(class_names=("cat",))
-
-
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert resolve_device() == torch.device("cuda") and resolve_device("cuda:1") == torch.device("cuda:1")
-    assert resolve_device(torch.device("cpu")) == torch.device("cpu")
-    for name in ("cuda:2", "gpu", "", "cpu:1", "cuda:x"):
-        with pytest.raises(ValueError, match=f"no device '{name}' .* 2 cuda, .*1 cpu"):
-            resolve_device(name)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="no device 'cuda'"):
-        resolve_device("cuda")
+    with pytest.raises(ValueError, match="the network has 2 classes, but 1 class names were given"):
+        predictor(metadata=Metadata(("cat",), (3,)))
 
 
 def test_what_is_captured_replays_on_a_cuda_device_alone(monkeypatch):
     with pytest.raises(ValueError, match=r"only a network on a CUDA device .* on cpu"):
-        predictor(speed=Acceleration(cuda_graph=True))
+        predictor(acceleration=Acceleration(cuda_graph=True))
     model = FindsTheRectangle()
     with pytest.raises(ValueError, match="either compiled or captured"):
         Acceleration(compiled=True, cuda_graph=True).apply(model, torch.device("cuda"))
     monkeypatch.setattr("maskrcnn.fast.acceleration.cuda_graphed", lambda given: given.forward)
     assert Acceleration(cuda_graph=True).apply(model, torch.device("cuda")) == model.forward
-
-
-def test_writes_overlays_and_coco_results(tmp_path, capsys):
-    paths = save(tmp_path, ["a.png", "b.png", "broken.png", "A.jpg", "c/a.png", "a-2.png"])
-    summary = write_predictions(predictor(), paths, tmp_path / "out/deep", score=0.4)
-    folder = tmp_path / "out/deep"
-    overlays = ["a.png", "b.png", "A-2.png", "a-3.png", "a-2-2.png"]
-    assert {path.name for path in folder.iterdir()} == {*overlays, "results.json", "images.json"}
-    assert all(Image.open(folder / overlay).convert("RGB").getbbox() for overlay in overlays)
-
-    content = json.loads((folder / "images.json").read_text())
-    assert [image["overlay"] for image in content["images"]] == overlays
-    read = [path for path in paths if path.name != "broken.png"]
-    assert [image["file_name"] for image in content["images"]] == [str(path) for path in read]
-    assert content["images"][0] == content["images"][0] | {"id": 1, "height": 50, "width": 80}
-    assert content["categories"] == [{"id": 3, "name": "cat"}, {"id": 17, "name": "dog"}]
-    results = json.loads((folder / "results.json").read_text())
-    assert [(one["image_id"], one["category_id"]) for one in results[:3]] == [(1, 17), (1, 3), (2, 17)]
-    assert results[-1]["image_id"] == 5 and results[-2]["bbox"] == [5, 10, 40, 30]
-
-    [failure] = summary.failures
-    assert "broken.png" in failure and failure in capsys.readouterr().err
-    assert summary.counts[0] == (str(paths[0]), Counter(dog=1, cat=1)) and len(summary.counts) == 5
-
-
-def test_never_writes_over_the_pictures_it_reads(tmp_path):
-    paths = save(tmp_path, ["a.png", "b.png"])
-    before = [path.read_bytes() for path in paths]
-    write_predictions(predictor(), paths, tmp_path)
-    assert [path.read_bytes() for path in paths] == before
-    assert (tmp_path / "a-2.png").is_file() and (tmp_path / "b-2.png").is_file()
-
-
-def test_table_names_some_and_counts_all():
-    counts = tuple((f"[red]{i}.png", Counter({"big [cat]": i})) for i in range(60))
-    console = Console(file=io.StringIO(), width=80)
-    console.print(Summary(counts, ()).table())
-    text = console.file.getvalue()
-    assert "[red]39.png" in text and "[red]40.png" not in text and "20 more" in text
-    assert "60 pictures" in text and "1770 big [cat]" in text

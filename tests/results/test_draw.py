@@ -6,6 +6,7 @@ from PIL import Image
 
 from maskrcnn.results.draw import colour, draw
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
 
 
 def _result(boxes: list[list[float]], size_hw: tuple[int, int], **changes: object) -> Result:
@@ -15,8 +16,7 @@ def _result(boxes: list[list[float]], size_hw: tuple[int, int], **changes: objec
         "scores": np.full(n, 0.87, np.float32),
         "labels": np.zeros(n, int),
         "size_hw": size_hw,
-        "class_names": ("cell",),
-        "category_ids": (1,),
+        "metadata": Metadata(("cell",), (1,)),
         "mask_probs": np.ones((n, 28, 28), np.float32),
     }
     return Result(**{**fields, **changes})
@@ -113,7 +113,9 @@ def test_a_label_larger_than_its_object_stands_beside_all_objects(monkeypatch: p
 def test_long_names_are_cut_and_keep_their_score(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = _watch_labels(monkeypatch)
     narrow = np.zeros((600, 200, 3), np.uint8)
-    draw(narrow, _result([[190, 50, 200, 65]], (600, 200), class_names=("very long\nname " * 50,)))
+    draw(
+        narrow, _result([[190, 50, 200, 65]], (600, 200), metadata=Metadata(("very long\nname " * 50,), (1,)))
+    )
     [(left, _, right, _)] = labels
     assert left >= 0
     assert 150 < right <= 199

@@ -7,6 +7,7 @@ from pycocotools import mask as coco
 
 from maskrcnn.masks.paste import paste_dense
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
 
 
 def _result(n: int = 5, **changes: object) -> Result:
@@ -17,8 +18,7 @@ def _result(n: int = 5, **changes: object) -> Result:
         "scores": np.linspace(0.9, 0.1, n, dtype=np.float32),
         "labels": np.arange(n) % 3,
         "size_hw": (30, 40),
-        "class_names": ("cat", "dog", "giraffe"),
-        "category_ids": (3, 7, 90),
+        "metadata": Metadata(("cat", "dog", "giraffe"), (3, 7, 90)),
         "mask_probs": rng.random((n, 28, 28), dtype=np.float32),
         "keypoints": rng.uniform(0, 30, (n, 4, 3)).astype(np.float32),
     }
@@ -77,9 +77,9 @@ def test_coco_results_by_hand() -> None:
 def test_boxes_alone() -> None:
     result = _result(mask_probs=None, keypoints=None)
     assert set(result.to_coco(1)[0]) == {"image_id", "category_id", "bbox", "score"}
-    with pytest.raises(ValueError, match="without a mask branch"):
+    with pytest.raises(ValueError, match="has no mask branch"):
         _ = result.masks
-    with pytest.raises(ValueError, match="without a mask branch"):
+    with pytest.raises(ValueError, match="has no mask branch"):
         result.crop(0)
 
 
@@ -87,7 +87,7 @@ def test_nothing_found() -> None:
     nothing = _result().above(2.0)
     assert nothing.masks.shape == (0, 30, 40)
     assert nothing.rle() == nothing.polygons() == nothing.to_coco(1) == nothing.names == []
-    assert nothing.table() == "nothing found"
+    assert nothing.table() == "no objects"
 
 
 def test_the_table_has_a_line_for_each_object() -> None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from maskrcnn.runtimes.description import FORMAT, Description, InputFormat, Labels, read_description
+from maskrcnn.runtimes.description import FORMAT, Description, InputFormat, read_description
+from maskrcnn.types import Metadata
 
 DESCRIPTION = Description(
     recipe="resnet18_fpn",
-    labels=Labels(("cat", "dog"), (3, 17), ("nose", "tail"), ((0, 1),)),
+    metadata=Metadata(("cat", "dog"), (3, 17), ("nose", "tail"), ((0, 1),)),
     input=InputFormat(None, None, 3, 32, 96, (1.0, 2.0, 3.0), (1.0, 1.0, 1.5), bgr=False),
     short_side=None,
     long_side=400,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.predict.load import predictor_of_exported
-from maskrcnn.runtimes.description import Description, InputFormat, Labels
+from maskrcnn.predict.predictor import Predictor
+from maskrcnn.runtimes.description import Description, InputFormat
 from maskrcnn.runtimes.network import ExportedNetwork
-from maskrcnn.types import Batch
+from maskrcnn.types import Batch, Metadata
 
 DESCRIPTION = Description(
     recipe="resnet18_fpn",
-    labels=Labels(("cat", "dog"), (3, 17), (), ()),
+    metadata=Metadata(("cat", "dog"), (3, 17), (), ()),
     input=InputFormat(None, None, 3, stride=32, min_side=96, mean=(1.0,), std=(1.5,), bgr=False),
     short_side=None,
     long_side=400,
@@ -76,7 +76,7 @@ def test_a_fixed_input_is_padded_in_size_and_number():
 def test_pictures_are_resized_to_a_fixed_input(size_hw):
     exported, seen = network(size_hw=(64, 160))
     pixels = np.full((*size_hw, 3), 255, np.uint8)
-    result = predictor_of_exported(exported).predict(pixels, 0.5)
+    result = Predictor.from_exported(exported).predict(pixels, 0.5)
     assert result.names == ["dog"] and result.masks.mean() > 0.97  # the mask's corners are round
     np.testing.assert_allclose(result.boxes, [[0, 0, size_hw[1], size_hw[0]]], rtol=1e-5)
     [(shape, [inside])] = seen

@@ -8,6 +8,7 @@ from maskrcnn import recipes
 from maskrcnn.predict.load import load as load_predictor
 from maskrcnn.training.checkpoint import Checkpoint, load, save
 from maskrcnn.training.settings import Settings
+from maskrcnn.types import Metadata
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 TINY = {"pyramid.channels": 16, "masks.channels": 16, "boxes.hidden": 16, "body.frozen": ()}
@@ -81,7 +82,7 @@ def test_the_network_is_rebuilt_from_the_file_alone(checkpoint, file):
 
 def test_a_predictor_knows_the_data_sets_own_ids(file):
     predictor = load_predictor(file, "cpu")
-    assert (predictor.class_names, predictor.category_ids) == (("cat", "dog"), (17, 18))
+    assert predictor.metadata == Metadata(("cat", "dog"), (17, 18))
     result = predictor.predict(torch.zeros(3, 40, 60, dtype=torch.uint8), score=0.0)
     assert result.size_hw == (40, 60)
 

@@ -24,7 +24,6 @@ from maskrcnn.bench.torchvision import (
 from maskrcnn.device import resolve_device
 from maskrcnn.fast.acceleration import PLAIN, Acceleration
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.predict.load import predictor_of
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.types import Batch
 
@@ -51,7 +50,7 @@ def bench_detection(
     """
     device = resolve_device(device)
     checkpoint = random_checkpoint(recipe)
-    predictor = predictor_of(checkpoint, checkpoint.build(), device, acceleration)
+    predictor = Predictor.from_checkpoint(checkpoint, device=device, acceleration=acceleration)
     assert isinstance(predictor.model, MaskRCNN)
     picture = noise_picture(size_hw)
     batch, pictures = _batch(predictor, picture, batch_size), [_to_array(picture)] * batch_size

@@ -10,8 +10,17 @@ if TYPE_CHECKING:
 
 Commands = argparse._SubParsersAction  # what `ArgumentParser.add_subparsers` returns
 
-WEIGHTS = "a file, such as runs/train/best.pt, or a published name (maskrcnn weights list)"
-DEVICES = ("cpu", "cuda", "mps", "auto")
+WEIGHTS = "checkpoint: a file such as runs/train/best.pt, or a published name (see: maskrcnn weights list)"
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device, a name for `maskrcnn.device.resolve_device`, which rejects wrong ones."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:N (GPU number N, from 0), mps (Apple GPU) or auto, the fastest (default: auto)",
+    )
 
 
 def add_acceleration(parser: argparse.ArgumentParser) -> None:
@@ -20,19 +29,22 @@ def add_acceleration(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("float32", "bf16"),
         default="float32",
-        help="of the network's layers; bf16 is faster on GPUs and on processors that calculate in it",
+        help="number format of convolutions and linear layers; bf16 is faster on GPUs, and on CPUs with bf16 "
+        "instructions (default: float32)",
     )
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
-        "--compile", action="store_true", help="compile the network: a slow start, then faster"
+        "--compile", action="store_true", help="use torch.compile: minutes for the first picture, then faster"
     )
     either.add_argument(
-        "--capture", action="store_true", help="record a CUDA graph for each size: for pictures of few sizes"
+        "--capture",
+        action="store_true",
+        help="record a CUDA graph for each padded size: faster for many pictures of few sizes",
     )
 
 
 def acceleration_of(arguments: argparse.Namespace) -> Acceleration:
-    """Return what `add_acceleration` asked for."""
+    """Return the values of the arguments that `add_acceleration` added."""
     from maskrcnn.fast.acceleration import Acceleration
 
     return Acceleration(arguments.precision, arguments.compile, arguments.capture)
@@ -46,7 +58,7 @@ def add_sets(parser: argparse.ArgumentParser, help: str | None = None) -> None:
 
 
 def size(text: str) -> tuple[int, int]:
-    """Read HxW."""
+    """Parse HxW, in pixels; argparse reports anything else."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"expected HxW in pixels, such as 800x1216, not {text}")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from maskrcnn.cli.arguments import DEVICES, Commands, acceleration_of, add_acceleration, size
+from maskrcnn.cli.arguments import Commands, acceleration_of, add_acceleration, add_device, size
 
 _OBJECTS = 10  # in a picture of a training step, by default
 
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
         help=f"objects in each picture of a training step (default: {_OBJECTS})",
     )
     add_acceleration(parser)
-    parser.add_argument("--device", choices=DEVICES, default="auto")
+    add_device(parser)
     parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed repeats (default: 10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.set_defaults(command=run)

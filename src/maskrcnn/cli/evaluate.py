@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     from maskrcnn.evaluation.run import evaluate
     from maskrcnn.evaluation.tables import metrics_tables, write_metrics
     from maskrcnn.fast.memory import keep_memory
-    from maskrcnn.predict.load import predictor_of
+    from maskrcnn.predict.predictor import Predictor
     from maskrcnn.training.setup import open_split
     from maskrcnn.weights.model_checkpoint import read_model
 
@@ -67,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--max-detections must be at least 1, not {arguments.max_detections}")
     keep_memory()
     trained = read_model(arguments.weights)
-    predictor = predictor_of(trained, trained.build(), arguments.device, acceleration_of(arguments))
+    predictor = Predictor.from_checkpoint(
+        trained, device=arguments.device, acceleration=acceleration_of(arguments)
+    )
     dataset = open_split(arguments.data, arguments.split, trained)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)  # fails before the evaluation, not after it
     evaluation = evaluate(

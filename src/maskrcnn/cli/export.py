@@ -9,45 +9,66 @@ from maskrcnn.cli.arguments import WEIGHTS, Commands, size
 
 
 def add(commands: Commands) -> None:
-    """Add the command's grammar."""
-    parser = commands.add_parser("export", help="write a network for another runtime, and check it")
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "export",
+        help="write a network for another runtime",
+        description="Write a network for another runtime, and compare its detections with PyTorch's. A file "
+        "that differs is not kept.",
+    )
     parser.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
-    parser.add_argument("--format", choices=("onnx", "openvino", "torch", "aotinductor"), default="onnx")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "openvino", "torch", "aotinductor"),
+        default="onnx",
+        help="ONNX, OpenVINO, torch.export's program, or AOTInductor's package (default: onnx)",
+    )
     parser.add_argument(
         "--size",
         type=input_size,
         default=None,
         metavar="HxW",
-        help="of the input, px; or dynamic, for any (default)",
+        help="size of the input in pixels, or dynamic, for any size (default: dynamic)",
     )
     parser.add_argument(
         "--batch",
         type=input_batch,
         default=None,
         metavar="N",
-        help="pictures of an input; or dynamic, for any number (default)",
+        help="pictures per input, or dynamic, for any number (default: dynamic)",
     )
-    parser.add_argument("--half", action="store_true", help="compute the layers in half precision")
+    parser.add_argument(
+        "--half", action="store_true", help="compute convolutions and linear layers in float16"
+    )
     parser.add_argument(
         "--int8",
         type=Path,
         metavar="DATA",
-        help="quantise on these pictures, for openvino: a folder, or a data set, by which both are judged",
+        help="quantise to int8 (OpenVINO only), calibrated on the pictures of this folder or data set; a "
+        "data set also gives the AP before and after",
     )
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="to check the file by (default: one is drawn)"
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="picture to compare detections on (default: a synthetic one)",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="(default: beside WEIGHTS)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write (default: beside WEIGHTS, with its own suffix)",
+    )
     parser.set_defaults(command=run)
 
 
 def input_size(text: str) -> tuple[int, int] | None:
-    """Read HxW or "dynamic"."""
+    """Parse HxW, or "dynamic", which gives None."""
     return None if text == "dynamic" else size(text)
 
 
 def input_batch(text: str) -> int | None:
-    """Read a number or "dynamic"."""
+    """Parse a number of pictures, or "dynamic", which gives None."""
     if text != "dynamic" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number of pictures, or dynamic, not {text}")
     return None if text == "dynamic" else int(text)

@@ -5,18 +5,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import WEIGHTS, Commands, add_acceleration
+from maskrcnn.cli.arguments import WEIGHTS, Commands, add_acceleration, add_device
 
 
 def add(commands: Commands) -> None:
-    """Add the command's grammar."""
-    predict = commands.add_parser("predict", help="find objects in pictures")
-    predict.add_argument("weights", metavar="WEIGHTS", help=f"{WEIGHTS}, or one of maskrcnn export")
-    predict.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders or patterns")
-    predict.add_argument("--output", type=Path, default=Path("predictions"), metavar="DIR")
-    predict.add_argument("--score", type=float, default=0.5, help="least confidence (default: 0.5)")
-    add_acceleration(predict)
-    predict.set_defaults(command=run)
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "predict",
+        help="detect objects in pictures",
+        description="Detect objects in pictures. Writes an overlay of each picture, results.json (COCO's "
+        "result list) and images.json (the pictures and classes that its ids refer to).",
+    )
+    parser.add_argument("weights", metavar="WEIGHTS", help=f"{WEIGHTS}, or a file of maskrcnn export")
+    parser.add_argument(
+        "pictures", nargs="+", metavar="PICTURE", help="files, folders (with their subfolders) or patterns"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("predictions"),
+        metavar="DIR",
+        help="folder to write to (default: predictions)",
+    )
+    parser.add_argument(
+        "--score", type=float, default=0.5, help="lowest score of an object, from 0 to 1 (default: 0.5)"
+    )
+    add_device(parser)
+    add_acceleration(parser)
+    parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = find_pictures(arguments.pictures)
     predictor = load(
         arguments.weights,
+        arguments.device,
         precision=arguments.precision,
         compile=arguments.compile,
         capture=arguments.capture,

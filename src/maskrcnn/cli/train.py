@@ -5,39 +5,50 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import DEVICES, Commands, add_sets
+from maskrcnn.cli.arguments import Commands, add_device, add_sets
 from maskrcnn.training.settings import explain, parse_sets
 
 
 def add(commands: Commands) -> None:
-    """Add the command's grammar."""
-    train = commands.add_parser(
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
         "train",
-        help="train a network on a folder in COCO layout",
+        help="train a network on a data set in COCO's or Cityscapes' format",
+        description="Train a network. Writes best.pt and last.pt, the log metrics.jsonl, and resumes with "
+        "--resume what was interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"--set takes arguments of the recipe, as recipe.NAME=VALUE, and these fields:\n\n{explain()}",
+        epilog=f"--set takes arguments of the recipe, as recipe.NAME=VALUE, and settings:\n\n{explain()}",
     )
-    train.add_argument(
-        "data", metavar="DATA", help="folder with annotations/instances_{train,val}.json, or the like"
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="folder of a data set: COCO's layout with annotations/instances_{train,val}.json, Roboflow's, "
+        "or Cityscapes'",
     )
-    train.add_argument("--recipe", help="the network, of maskrcnn.recipes (default: resnet50_fpn)")
-    train.add_argument("--output", type=Path, default=Path("runs/train"), metavar="DIR")
-    train.add_argument(
+    parser.add_argument("--recipe", help="network: a function of maskrcnn.recipes (default: resnet50_fpn)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/train"),
+        metavar="DIR",
+        help="folder for checkpoints and logs (default: runs/train)",
+    )
+    parser.add_argument(
         "--init",
         metavar="WEIGHTS",
-        help="weights to start from: a file or a published name, of a network or body",
+        help="start from these weights of a network or of its backbone: a file or a published name",
     )
-    train.add_argument(
+    parser.add_argument(
         "--synonyms",
         nargs="+",
         default=[],
-        metavar="ours=theirs",
-        help="classes of --init that are called otherwise there",
+        metavar="NAME=INIT_NAME",
+        help="take over a class of --init that has another name there, such as lorry=truck",
     )
-    train.add_argument("--resume", action="store_true", help="go on from last.pt in the output folder")
-    train.add_argument("--device", choices=DEVICES, default="auto")
-    add_sets(train)
-    train.set_defaults(command=run)
+    parser.add_argument("--resume", action="store_true", help="resume from last.pt in the output folder")
+    add_device(parser)
+    add_sets(parser, "change settings or arguments of the recipe, listed below")
+    parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    ours, equals, theirs = text.partition("=")
+    name, equals, init_name = text.partition("=")
     if not equals:
-        raise ValueError(f"--synonyms {text}: expected ours=theirs")
-    return ours, theirs
+        raise ValueError(f"--synonyms {text}: expected NAME=INIT_NAME, such as lorry=truck")
+    return name, init_name

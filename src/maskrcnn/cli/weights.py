@@ -8,27 +8,38 @@ from pathlib import Path
 from maskrcnn.cli.arguments import WEIGHTS, Commands, add_sets
 from maskrcnn.training.settings import parse_sets
 
-_SIDES = {"short_sides", "long_side", "test_short_side", "test_long_side"}  # settings that a network keeps
+_SIDES = {"short_sides", "long_side", "test_short_side", "test_long_side"}  # settings that a checkpoint keeps
 
 
 def add(commands: Commands) -> None:
-    """Add the command's grammar."""
-    parser = commands.add_parser("weights", help="list, describe, convert and compare weights")
+    """Add the command and its arguments."""
+    parser = commands.add_parser("weights", help="list, describe, convert and compare checkpoints")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("list", help="all published checkpoints").set_defaults(command=_list)
-    info = actions.add_parser("info", help="say which network a file holds")
+    actions.add_parser("list", help="list all published checkpoints").set_defaults(command=_list)
+    info = actions.add_parser("info", help="describe the network of a checkpoint")
     info.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
     info.set_defaults(command=_info)
-    convert = actions.add_parser("convert", help="write a network for this or another library")
+    convert = actions.add_parser(
+        "convert", help="write a checkpoint for this library, torchvision or Detectron2"
+    )
     convert.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
-    convert.add_argument("output", type=Path, metavar="OUT", help="a .pt, .pth or .pkl file")
-    convert.add_argument("--layout", choices=("maskrcnn", "torchvision", "detectron2"), default="maskrcnn")
-    convert.add_argument("--classes", metavar="A,B,…", help="their names, where the file does not know them")
-    add_sets(convert, "what the file does not tell: recipe.NAME, test_short_side, test_long_side")
+    convert.add_argument(
+        "output", type=Path, metavar="OUT", help="file to write: .pt or .pth, or .pkl for Detectron2"
+    )
+    convert.add_argument(
+        "--layout",
+        choices=("maskrcnn", "torchvision", "detectron2"),
+        default="maskrcnn",
+        help="library to write for (default: maskrcnn)",
+    )
+    convert.add_argument(
+        "--classes", metavar="A,B,…", help="names of the classes, where the checkpoint has none"
+    )
+    add_sets(convert, "set what the checkpoint does not hold: recipe.NAME, test_short_side, test_long_side")
     convert.set_defaults(command=_convert)
-    compare = actions.add_parser("compare", help="say where two networks differ")
+    compare = actions.add_parser("compare", help="list the differences between two checkpoints")
     compare.add_argument("weights", metavar="A", help=WEIGHTS)
-    compare.add_argument("other", metavar="B")
+    compare.add_argument("other", metavar="B", help="the checkpoint to compare it with")
     compare.set_defaults(command=_compare)
 
 
@@ -56,14 +67,14 @@ def _convert(arguments: argparse.Namespace) -> int:
         - {name.partition(".")[2] for name in options}
         - set(options)
     )
-    if strangers := sorted(given - _SIDES):
+    if unused := sorted(given - _SIDES):
         raise ValueError(
-            f"--set {strangers[0]}: a conversion trains nothing: it takes only arguments of the recipe, as "
-            f"recipe.NAME=VALUE, and the sizes of pictures: {', '.join(sorted(_SIDES))}"
+            f"--set {unused[0]} has no effect on a conversion: expected arguments of the recipe, as "
+            f"recipe.NAME=VALUE, or sizes of pictures: {', '.join(sorted(_SIDES))}"
         )
     names = arguments.classes.split(",") if arguments.classes else None
     sides = settings.test_sides if given else None
-    said = convert(
+    text = convert(
         arguments.weights,
         arguments.output,
         arguments.layout,
@@ -71,7 +82,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         options=options,
         sides=sides,
     )
-    print(said)
+    print(text)
     return 0
 
 
@@ -79,5 +90,5 @@ def _compare(arguments: argparse.Namespace) -> int:
     from maskrcnn.weights.describe import compare
 
     differences = compare(arguments.weights, arguments.other)
-    print("\n".join(differences) or "the same weights, to the bit")
+    print("\n".join(differences) or "the weights are identical")
     return 1 if differences else 0

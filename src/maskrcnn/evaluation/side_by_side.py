@@ -18,6 +18,7 @@ from maskrcnn.evaluation.matching import IGNORED
 from maskrcnn.masks.rle import rle_to_crop
 from maskrcnn.results.draw import Colour, draw
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
 
 _LONG_SIDE = 480  # px, of the drawn images
 _MASK_SIZE = 64  # cells of a mask along each side of its box
@@ -140,8 +141,7 @@ def to_result(
         scores=scores.astype(np.float32),
         labels=np.arange(len(entries)),
         size_hw=(drawn_size[1], drawn_size[0]),
-        class_names=tuple(names),
-        category_ids=tuple(range(len(entries))),
+        metadata=Metadata(tuple(names), tuple(range(len(entries)))),
         mask_probs=mask_probs,
         keypoints=_keypoints(entries, keypoints, scale) if keypoints else None,
     )

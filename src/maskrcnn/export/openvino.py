@@ -18,7 +18,6 @@ from maskrcnn.evaluation.run import evaluate
 from maskrcnn.export.onnx import write_onnx
 from maskrcnn.extras import import_extra
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.predict.load import predictor_of_exported
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.runtimes.description import KEY, Description
 from maskrcnn.runtimes.network import ExportedNetwork
@@ -52,7 +51,7 @@ def quantize_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str,
     """
     openvino, nncf = import_extra("openvino", "openvino"), import_extra("nncf", "openvino")
     splits = list(_splits(data))
-    predictor = predictor_of_exported(network)
+    predictor = Predictor.from_exported(network)
     pictures = splits[0].paths if splits else find_pictures([data])
     inputs = _calibration_inputs(predictor, network, pictures[:_MAX_CALIBRATION])
     metrics = {"float": _evaluated(network, splits[-1])} if splits else {}
@@ -109,4 +108,4 @@ def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
 
 def _evaluated(network: ExportedNetwork, dataset: Dataset) -> Metrics:
     max_detections = network.description.max_detections
-    return evaluate(predictor_of_exported(network), dataset, max_detections=max_detections).metrics
+    return evaluate(Predictor.from_exported(network), dataset, max_detections=max_detections).metrics

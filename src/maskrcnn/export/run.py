@@ -24,7 +24,7 @@ from maskrcnn.export.openvino import quantize_int8, write_openvino
 from maskrcnn.export.program import write_package, write_program
 from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.runtimes.description import Description, Labels
+from maskrcnn.runtimes.description import Description
 from maskrcnn.runtimes.network import ExportedNetwork
 from maskrcnn.runtimes.onnx import read_onnx
 from maskrcnn.runtimes.openvino import read_openvino
@@ -112,12 +112,7 @@ def describe(checkpoint: ModelCheckpoint, model: MaskRCNN, shape: InputShape = D
     boxes = checkpoint.options.boxes
     return Description(
         recipe=checkpoint.recipe,
-        labels=Labels(
-            class_names=checkpoint.class_names,
-            category_ids=checkpoint.category_ids,
-            keypoint_names=checkpoint.keypoint_names,
-            skeleton=checkpoint.skeleton,
-        ),
+        metadata=checkpoint.metadata,
         input=input_format(model, shape),
         short_side=checkpoint.short_side,
         long_side=checkpoint.long_side,

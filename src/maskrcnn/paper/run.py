@@ -20,7 +20,7 @@ from maskrcnn.evaluation.run import evaluate
 from maskrcnn.files import replacing, write_json
 from maskrcnn.paper.page import page
 from maskrcnn.paper.tables import METRICS, Row, Table, cells
-from maskrcnn.predict.load import predictor_of
+from maskrcnn.predict.predictor import Predictor
 from maskrcnn.predict.write import write_predictions
 from maskrcnn.recipes import FORMS
 from maskrcnn.training.loop import train
@@ -204,7 +204,7 @@ def _claim(folder: Path, asked: dict[str, Any]) -> None:
 def _evaluated(trained: ModelCheckpoint, data: str | Path, folder: Path) -> dict[str, Any]:
     """Return the fields of a `Run` that come from its evaluation, and draw predictions into the folder."""
     dataset = open_split(data, "val", trained)
-    predictor = predictor_of(trained, trained.build())
+    predictor = Predictor.from_checkpoint(trained)
     evaluation = evaluate(predictor, dataset, max_detections=trained.max_detections)
     write_predictions(predictor, dataset.paths[:_SHOWN], folder / "pictures")
     return {name: getattr(evaluation, name) for name in ("metrics", "detections", "seconds_per_picture")}

@@ -1,1 +1,1 @@
-"""Mask R-CNN."""
+"""Predicting: load a network, look at pictures, write what was detected."""

@@ -1,4 +1,4 @@
-"""Load a predictor."""
+"""From the name of a network to its predictor."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-from maskrcnn.data.transforms import fit
+from maskrcnn.device import resolve_device
 from maskrcnn.fast.acceleration import PLAIN, Acceleration
-from maskrcnn.network.model import MaskRCNN
 from maskrcnn.predict.predictor import Predictor
-from maskrcnn.runtimes.network import ExportedNetwork
 from maskrcnn.runtimes.read import is_exported, read_exported
-from maskrcnn.weights.model_checkpoint import ModelCheckpoint, read_model
+from maskrcnn.weights.model_checkpoint import read_model
 
 
 def load(
@@ -27,57 +25,24 @@ def load(
     compile: bool = False,
     capture: bool = False,
 ) -> Predictor:
-    """Return a trained network, ready to look at pictures.
+    """Return a predictor for a trained network.
 
-    `source` is a checkpoint of this library, a file of torchvision's or Detectron2's, or the name of what
-    they published, such as "torchvision/maskrcnn_resnet50_fpn_v2"; `class_names` and `options` of the recipe
-    say what such a file cannot. A file of ``maskrcnn export`` does as well. `precision`, `compile` and
-    `capture` make a network faster on some machines, see `Acceleration`. Errors as those of `read_model`,
-    `read_exported` and `Speed.of`.
+    `source` is a checkpoint of this library, torchvision or Detectron2, a published name such as
+    "torchvision/maskrcnn_resnet50_fpn_v2", or a file of ``maskrcnn export``. `class_names` and `options` of
+    the recipe replace what a checkpoint says, or cannot say. `precision`, `compile` and `capture` are those
+    of `Acceleration`. An exported file has all of these fixed; its `device` is one of its runtime's.
+
+    Raises as `read_model`, `read_exported`, `resolve_device` and `Acceleration.apply` do, and ValueError for
+    settings of an exported file that only another export can change.
     """
-    speed = Acceleration(precision, compile, capture)
+    acceleration = Acceleration(precision, compile, capture)
     if is_exported(source):
-        if class_names or options or speed != PLAIN:
+        if class_names or options or acceleration != PLAIN:
             raise ValueError(
-                f"{source} is exported, with its class names, options and precision: for others, export again"
+                f"{source} is an exported network, whose class names, options and precision are fixed: "
+                "export it again to change them"
             )
-        return predictor_of_exported(read_exported(Path(source), str(device)))
-    trained = read_model(source, class_names=class_names, options=options)
-    return predictor_of(trained, trained.build(), device, speed)
-
-
-def predictor_of(
-    trained: ModelCheckpoint,
-    model: MaskRCNN,
-    device: str | torch.device = "auto",
-    speed: Acceleration = PLAIN,
-) -> Predictor:
-    """Return a predictor that looks at pictures with `model` and knows what `trained` knows."""
-    return Predictor(
-        model,
-        class_names=trained.class_names,
-        category_ids=trained.category_ids,
-        short_side=trained.short_side,
-        long_side=trained.long_side,
-        device=device,
-        skeleton=trained.skeleton,
-        keypoint_names=trained.keypoint_names,
-        speed=speed,
-    )
-
-
-def predictor_of_exported(network: ExportedNetwork) -> Predictor:
-    """Return a predictor that looks at pictures with an exported network and knows what its file says."""
-    about = network.description
-    predictor = Predictor(
-        network,
-        class_names=about.labels.class_names,
-        category_ids=about.labels.category_ids,
-        short_side=about.short_side,
-        long_side=about.long_side,
-        skeleton=about.labels.skeleton,
-        keypoint_names=about.labels.keypoint_names,
-    )
-    if about.input.size_hw is not None:
-        predictor.resize = fit(about.input.size_hw)
-    return predictor
+        return Predictor.from_exported(read_exported(Path(source), str(device)))
+    place = resolve_device(device)  # checked before a long download
+    checkpoint = read_model(source, class_names=class_names, options=options)
+    return Predictor.from_checkpoint(checkpoint, device=place, acceleration=acceleration)

@@ -1,1 +1,1 @@
-"""Mask R-CNN."""
+"""What was detected in a picture, and drawing it."""

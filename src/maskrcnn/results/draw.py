@@ -1,16 +1,18 @@
-"""Draw a result over its picture, as in the paper's Figure 2: masks in colour, boxes, names and scores."""
+"""A result drawn over its picture, as in the paper's Figure 2: masks in colour, boxes, names and scores."""
 
 from __future__ import annotations
 
 import colorsys
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 from PIL import Image, ImageDraw, ImageFont
 
+from maskrcnn.data.pictures import Source, read_picture
 from maskrcnn.results.result import Result
 
 Colour = tuple[int, int, int]
@@ -19,28 +21,28 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw(
-    picture: Image.Image | UInt8[np.ndarray, "H W 3"],
+    picture: Source,
     result: Result,
     *,
-    skeleton: Sequence[tuple[int, int]] = (),
+    skeleton: Sequence[Sequence[int]] | None = None,
     colours: Sequence[Colour] | None = None,
     opacity: float = 0.45,
     least_side: int = 480,
     least_keypoint_score: float = 0.0,
 ) -> Image.Image:
-    """Return the picture with each object's mask, outline, box, name and score, and its keypoints.
+    """Return the picture with the mask, outline, box, class name, score and keypoints of each object.
 
-    Lines and letters grow with the picture. A picture whose longer side is under `least_side` is first
-    enlarged by a whole factor, because no letters are readable on it; 1 leaves every picture as it is. Where
-    objects crowd so that a label would cover another one, the smaller object goes without; and so does an
-    object that is smaller than its label, unless that can stand beside all objects.
+    Line widths and the font size are proportional to the picture. If its longer side is shorter than
+    `least_side` px, it is first enlarged by an integer factor, so that labels are readable; 1 turns this off.
+    A label is left out where it would cover the label of a larger object, and where it is larger than its
+    object and would cover any other.
 
-    `colours` has one for each object; without it, each gets one by its number. `skeleton` holds pairs of
-    keypoint numbers, from 0, to be joined; keypoints under `least_keypoint_score`
-    are left out, and so are scores that are no numbers, as those of the truth. Raises ValueError for a
+    `colours` are one per object (default: by its index). `skeleton` is pairs of keypoint indices to join
+    (default: the result's own). Keypoints that score below `least_keypoint_score` are not drawn, and a score
+    that is NaN, as ground truth has, is not written. Raises as `read_picture` does, and ValueError for a
     picture of another size than the result's.
     """
-    image = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = Image.fromarray(read_picture(picture).permute(1, 2, 0).contiguous().numpy())
     if (image.height, image.width) != result.size_hw:
         raise ValueError(
             f"the picture has {image.height} rows and {image.width} columns, "
@@ -51,7 +53,7 @@ def draw(
     line = max(1, round(max(image.size) / 500))
     inks = [colour(i) for i in range(len(result))] if colours is None else colours
     areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1)
-    # large first, so that small objects lie on top
+    # large objects first, small ones on top of them
     order: list[int] = np.argsort(-areas, kind="stable").tolist()
     if result.mask_probs is not None:
         image = _with_masks(image, result, order, inks, opacity, line)
@@ -59,14 +61,15 @@ def draw(
     for i in order:
         pen.rectangle(_inside(result.boxes[i], image), outline=inks[i], width=line)
     if result.keypoints is not None:
+        limbs = result.metadata.skeleton if skeleton is None else skeleton
         for i in order:
-            _draw_keypoints(pen, result.keypoints[i], skeleton, least_keypoint_score, inks[i], line)
+            _draw_keypoints(pen, result.keypoints[i], limbs, least_keypoint_score, inks[i], line)
     _draw_labels(pen, result, order, inks, image)
     return image
 
 
 def colour(index: int) -> Colour:
-    """A bright colour for each object. The golden angle keeps any few in a row apart."""
+    """Return a bright colour. Hues advance by the golden angle, so that neighbouring indices differ."""
     hue, saturation = (0.58 + index * 0.381966) % 1, (0.85, 0.6, 1.0)[index % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -105,16 +108,16 @@ def _with_masks(
 
 
 def _rim(mask: Bool[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
-    """The pixels of a mask that are at most `width` steps along rows and columns from its outside."""
+    """Return the pixels of a mask within `width` px (city-block distance) of its outside."""
     inner = mask
-    for _ in range(width):
-        around = np.pad(inner, 1)
-        inner = inner & around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    for _ in range(width):  # an erosion by one pixel
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner
 
 
 def _inside(box: np.ndarray, image: Image.Image) -> Rectangle:
-    """The pixels of a box within the image."""
+    """Return the first and last pixel of a box, clipped to the image."""
     limit = np.array([image.width, image.height] * 2) - 1
     x1, y1, x2, y2 = np.clip(np.round(box) - [0, 0, 1, 1], 0, limit).astype(int).tolist()
     return x1, y1, max(x1, x2), max(y1, y2)
@@ -123,19 +126,19 @@ def _inside(box: np.ndarray, image: Image.Image) -> Rectangle:
 def _draw_keypoints(
     pen: ImageDraw.ImageDraw,
     keypoints: np.ndarray,
-    skeleton: Sequence[tuple[int, int]],
+    skeleton: Sequence[Sequence[int]],
     least_score: float,
     ink: Colour,
     line: int,
 ) -> None:
-    shown = keypoints[:, 2] >= least_score
+    visible = keypoints[:, 2] >= least_score
     points = [tuple(xy) for xy in keypoints[:, :2].tolist()]
-    limbs = [(points[a], points[b]) for a, b in skeleton if shown[a] and shown[b]]
-    # a white rim, to be seen on the object's own colour
+    limbs = [(points[a], points[b]) for a, b in skeleton if visible[a] and visible[b]]
+    # on a white rim, because the mask below has the same colour
     for fill, width in (("white", 2 * line + 2), (ink, 2 * line)):
         for limb in limbs:
             pen.line(limb, fill=fill, width=width)
-    for x, y in [point for point, show in zip(points, shown, strict=True) if show]:
+    for x, y in itertools.compress(points, visible):
         pen.circle((x, y), 2 * line + 1, fill=ink, outline="white", width=max(1, line // 2))
 
 
@@ -168,7 +171,7 @@ def _draw_labels(
 
 
 def _fit(name: str, score: str, font: Font, width: int) -> str:
-    """Name and score on one line; of a name that is too wide for the picture, as much as fits."""
+    """Return name and score on one line, with the name cut to what fits into `width` px."""
     name = " ".join(name.split())[:80]
     text = name + score
     while font.getlength(text) > width and name:
@@ -180,15 +183,16 @@ def _fit(name: str, score: str, font: Font, width: int) -> str:
 def _free_place(
     box: Rectangle, label: tuple[int, int], size: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle | None:
-    """Where a label covers nothing taken: above its box, else within it, below it, or down its left side."""
-    (x1, y1, x2, y2), (wide, high) = box, label
-    right = x2 - wide
-    tries = [(x1, y1 - high), (x1, y1), (x1, y2), (right, y1 - high), (x1, y2 - high), (right, y2 - high)]
-    tries += [(x1, y1 + step * high) for step in range(1, 6)]
-    for x, y in tries:
-        left, top = max(min(x, size[0] - 1 - wide), 0), max(min(y, size[1] - 1 - high), 0)
-        place = (left, top, left + wide, top + high)
-        if not any(_meet(place, other) for other in taken):
+    """Return a place for a label that overlaps none of `taken`: above its box, in it, below it, or left."""
+    (x1, y1, x2, y2), (width, height) = box, label
+    right = x2 - width
+    corners = [(x1, y1 - height), (x1, y1), (x1, y2)]
+    corners += [(right, y1 - height), (x1, y2 - height), (right, y2 - height)]
+    corners += [(x1, y1 + step * height) for step in range(1, 6)]
+    for x, y in corners:
+        left, top = max(min(x, size[0] - 1 - width), 0), max(min(y, size[1] - 1 - height), 0)
+        place = (left, top, left + width, top + height)
+        if not any(_overlap(place, other) for other in taken):
             return place
     return None
 
@@ -197,5 +201,5 @@ def _area(box: Rectangle) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _meet(a: Rectangle, b: Rectangle) -> bool:
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -7,24 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskrcnn.plain import from_plain, to_plain
+from maskrcnn.types import Metadata
 
 KEY = "maskrcnn"  # of the description in the metadata of a file
 FORMAT = 2  # of the description; raised whenever a field is added, removed or changes its meaning
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Names of what a network detects, in the order of its labels and of its keypoints."""
-
-    class_names: tuple[str, ...]  # of the labels 0 … K-1
-    category_ids: tuple[int, ...]  # of the same classes in the data set
-    keypoint_names: tuple[str, ...]
-    skeleton: tuple[tuple[int, ...], ...]  # pairs of keypoints, from 0, that a drawing joins by a line
-
-    def __post_init__(self) -> None:
-        names, ids = len(self.class_names), len(self.category_ids)
-        if not names == ids > 0:
-            raise ValueError(f"expected as many category ids as class names, not {ids} for {names}")
 
 
 @dataclass(frozen=True)
@@ -57,12 +43,16 @@ class Description:
     """What an exported file says of its network."""
 
     recipe: str
-    labels: Labels
+    metadata: Metadata
     input: InputFormat
     short_side: int | None  # px, to which pictures are resized where the input has no fixed size; None: not
     long_side: int  # px, at most
     max_detections: int  # of a picture
     score_threshold: float  # that every detection exceeds
+
+    def __post_init__(self) -> None:
+        if not self.metadata.class_names:
+            raise ValueError("expected the names of at least one class")
 
     def to_json(self) -> str:
         """Return the description as text, for `read_description`."""

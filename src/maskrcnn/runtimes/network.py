@@ -39,7 +39,7 @@ class ExportedNetwork:
     @property
     def num_classes(self) -> int:
         """Number of classes, without background."""
-        return len(self.description.labels.class_names)
+        return len(self.description.metadata.class_names)
 
     def detect(self, batch: Batch) -> Detections:
         """Return the detections of a batch of uint8 pictures, as `MaskRCNN.detect` does.

@@ -19,7 +19,7 @@ from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.run import evaluate
-from maskrcnn.predict.load import predictor_of
+from maskrcnn.predict.predictor import Predictor
 from maskrcnn.training.checkpoint import Checkpoint, save
 from maskrcnn.training.distributed import Processes, joined
 from maskrcnn.training.log import TrainingLog
@@ -141,7 +141,7 @@ def train(
 
 def evaluate_run(run: Checkpoint, learner: TrainState, validation: Dataset, log: TrainingLog) -> Metrics:
     """Evaluate a training as it stands, and tell of it."""
-    predictor = predictor_of(run.trained, learner.model, learner.device)
+    predictor = Predictor.from_checkpoint(run.trained, learner.model, device=learner.device)
     metrics = evaluate(predictor, validation, max_detections=run.trained.max_detections).metrics
     log.evaluation(metrics, run.step)
     log.pictures(predictor, validation.paths[:_SHOWN], run.step)

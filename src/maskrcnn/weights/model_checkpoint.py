@@ -15,6 +15,7 @@ from maskrcnn import recipes
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import with_values
 from maskrcnn.recipes.options import Options
+from maskrcnn.types import Metadata
 from maskrcnn.weights.classes import COCO_KEYPOINTS, COCO_SKELETON, classes_of
 from maskrcnn.weights.download import fetch
 from maskrcnn.weights.files import description_in, read_checkpoint, tensors_in
@@ -58,6 +59,11 @@ class ModelCheckpoint:
     def options(self) -> Options:
         """The options of the recipe. Raises ValueError where the arguments are not the recipe's."""
         return with_values(recipes.options_of_recipe(self.recipe), self.arguments)
+
+    @property
+    def metadata(self) -> Metadata:
+        """The names of what the network detects."""
+        return Metadata(self.class_names, self.category_ids, self.keypoint_names, self.skeleton)
 
     @property
     def max_detections(self) -> int:
