@@ -19,6 +19,7 @@ from maskrcnn.evaluation.lvis import lvis_metrics
 from maskrcnn.evaluation.run import detections_to_coco, evaluate
 from maskrcnn.predict.predictor import PictureError, Predictor
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
 from networks import small
 
 HEIGHT, WIDTH = 200, 240
@@ -44,8 +45,7 @@ def result(boxes=((10, 10, 50, 50),), labels=(0,), **more) -> Result:
         "mask_probs": np.ones((count, 28, 28), np.float32),
         "keypoints": None,
         "size_hw": (HEIGHT, WIDTH),
-        "class_names": ("disk",),
-        "category_ids": (7,),
+        "metadata": Metadata(("disk",), (7,)),
     }
     return Result(**(fields | more))
 
@@ -130,7 +130,7 @@ def untouched():
             "'borders' cannot be evaluated: there are bbox, segm, boundary, keypoints, lvis",
         ),
         ({"also": ["lvis"]}, "LVIS' AP cannot be computed, because 3 fields are missing"),
-        ({"boxes.max_detections": 0}, "max_detections must be at least 1, not 0"),
+        ({"max_detections": 0}, "max_detections must be at least 1, not 0"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_predicted(tmp_path, arguments, sentence):
@@ -142,7 +142,7 @@ def test_lvis_on_request(tmp_path):
     truth = truth_of(segmentation=SQUARE, keypoints=[30, 30, 2])
     truth["images"][0] |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
     truth["categories"][0]["frequency"] = "r"
-    keypoints = {"keypoints.count": np.ones((1, 1, 3), np.float32)}
+    keypoints = {"keypoints": np.ones((1, 1, 3), np.float32)}
     truth["categories"][0]["keypoints"] = ["centre"]
     evaluation = evaluate([result(**keypoints)], dataset(tmp_path, truth), also=["lvis"])
     assert list(evaluation.metrics) == ["bbox", "segm", "keypoints", "lvis"]
@@ -153,7 +153,7 @@ def test_cityscapes_has_its_own_metrics(tmp_path, monkeypatch):
     monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
     add_picture(tmp_path / "data", "val", "ulm_000000_000019", street(_26000=(0, 0, 20, 20)))
     data = read_split(tmp_path / "data", "val")
-    labels = {"class_names": data.class_names, "category_ids": data.category_ids}
+    labels = {"metadata": Metadata(data.class_names, data.category_ids)}
     car = data.class_names.index("car")
     detected = result(((0, 0, 20, 15),), (car,), size_hw=tuple(data.sizes_hw[0].tolist()), **labels)
     evaluation = evaluate([detected], data)
@@ -187,7 +187,7 @@ def test_classes_are_compared_by_id_and_name(tmp_path):
     truth = truth_of()
     truth["categories"].append({"id": 2, "name": "disk"})
     data = dataset(tmp_path, truth)
-    known = {"class_names": ("disk (2)", "disk (7)", "more"), "category_ids": (2, 7, 90)}
+    known = {"metadata": Metadata(("disk (2)", "disk (7)", "more"), (2, 7, 90))}
     metrics = evaluate([result(labels=(1,), **known)], data).metrics["bbox"]
     assert {name: part["AP"] for name, part in metrics["per_class"].items()} == {
         "disk (2)": None,

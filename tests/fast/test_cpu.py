@@ -19,7 +19,7 @@ from maskrcnn.fast.cpu import (
 from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.fast.guard import can_take_fast_path
 from maskrcnn.fast.winograd import Probe
-from maskrcnn.network.boxes import LinearHead
+from maskrcnn.network.box_heads import LinearHead
 from maskrcnn.network.fpn import TopDownAdd
 from maskrcnn.network.mask_ablations import MLPHead
 from maskrcnn.network.model import MaskRCNN

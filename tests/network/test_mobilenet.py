@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from maskrcnn.network.init import freeze
 from maskrcnn.network.mobilenet import InvertedResidual, MobileNetV2
 from maskrcnn.network.norms import batch_norm, frozen_batch_norm
-from maskrcnn.network.resnet import freeze
 
 SHARED = Path(os.environ.get("MASKRCNN_SHARED", Path(__file__).parents[3] / "shared"))
 

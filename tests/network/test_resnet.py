@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from maskrcnn.network.init import freeze
 from maskrcnn.network.norms import FrozenBatchNorm2d, batch_norm, frozen_batch_norm, group_norm
 from maskrcnn.network.resnet import (
     Bottleneck,
     ResNet,
-    freeze,
     res5_stage,
     resnet18,
     resnet34,

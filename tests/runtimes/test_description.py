@@ -60,17 +60,20 @@ def test_files_of_another_version_must_be_exported_again(text, tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (changed(more=1), "should hold recipe, labels"),
+        (changed(more=1), "should hold recipe, metadata"),
         (changed(input__stride="32"), "input.stride must be a whole number, not '32'"),
         (changed(input__stride=True), "input.stride must be a whole number, not True"),
         (changed(input__stride=0), "input.stride must be at least 1, not 0"),
         (changed(input__size_hw=[1, 2, 3]), "input.size_hw must be"),
         (changed(input__size_hw=[64, 0]), "input.size_hw must be at least 1"),
         (changed(input__mean=[10**400]), "too large"),
-        (changed(labels__class_names=["a", 2]), "labels.class_names must be"),
-        (changed(labels__class_names=["a"]), "as many category ids as class names, not 2 for 1"),
-        (changed(labels__class_names=[], labels__category_ids=[]), "as many category ids as class names"),
-        (changed(labels=None), "labels must be"),
+        (changed(metadata__class_names=["a", 2]), "metadata.class_names must be"),
+        (changed(metadata__class_names=["a"]), "as many category ids as class names, not 2 for 1"),
+        (
+            changed(metadata__class_names=[], metadata__category_ids=[], metadata__skeleton=[]),
+            "at least one class",
+        ),
+        (changed(metadata=None), "metadata must be"),
     ],
 )
 def test_damaged_descriptions_are_rejected(text, sentence, tmp_path):

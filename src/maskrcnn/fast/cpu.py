@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskrcnn.fast.guard import can_take_fast_path
 from maskrcnn.fast.winograd import WinogradConv2d, fits_winograd, probe_winograd
-from maskrcnn.network.boxes import LinearHead
+from maskrcnn.network.box_heads import LinearHead
 from maskrcnn.network.fpn import TopDownAdd
 from maskrcnn.network.mask_ablations import MLPHead
 from maskrcnn.network.resnet import AddReLU

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from maskrcnn.network.init import init_convolutions
 from maskrcnn.network.norms import Norm, frozen_batch_norm
-from maskrcnn.network.resnet import init_convolutions
 
 # Table 2 of the paper: expansion, channels, blocks, stride of the first block.
 _LAYOUT = (

@@ -12,7 +12,7 @@ Stages after the last one returned are not built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypedDict, Unpack
 
@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskrcnn.network.norms import Norm, conv_norm, freeze_norms, frozen_batch_norm
+from maskrcnn.network.init import damp, init_convolutions
+from maskrcnn.network.norms import Norm, conv_norm, frozen_batch_norm
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -60,7 +61,7 @@ class BasicBlock(nn.Module):
         self.norm2 = norm(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         self.add_relu = AddReLU()
-        _damp(self.norm2)
+        damp(self.norm2)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
         """Return the block's map, smaller by its stride."""
@@ -99,7 +100,7 @@ class Bottleneck(nn.Module):
         self.norm3 = norm(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         self.add_relu = AddReLU()
-        _damp(self.norm3)
+        damp(self.norm3)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
         """Return the block's map, smaller by its stride."""
@@ -196,29 +197,6 @@ def res5_stage(
     return stage
 
 
-def freeze(body: nn.Module, stages: Iterable[str]) -> None:
-    """Freeze the named parts of `body`, e.g. ``("stem", "res2")``.
-
-    Their BatchNorms become frozen ones, so that their statistics do not change either.
-    Raises ValueError for a part that does not exist.
-    """
-    for name in stages:
-        part = dict(body.named_modules()).get(name)
-        if part is None:
-            known = ", ".join(child for child, _ in body.named_children())
-            raise ValueError(f"cannot freeze {name!r}: the body's parts are {known}")
-        part.requires_grad_(False)
-        freeze_norms(part)
-
-
-def init_convolutions(body: nn.Module) -> None:
-    """Initialise every convolution from N(0, 2 / fan_out) (He et al. 2015), with the fan_out of one group."""
-    for conv in body.modules():
-        if isinstance(conv, nn.Conv2d):
-            fan_out = conv.weight[0, 0].numel() * conv.out_channels // conv.groups
-            nn.init.normal_(conv.weight, std=(2 / fan_out) ** 0.5)
-
-
 def _stage(block: Block, depth: int, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     first = block(in_channels, out_channels, stride=stride)
     return nn.Sequential(first, *(block(out_channels, out_channels) for _ in range(depth - 1)))
@@ -234,14 +212,3 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> n
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return conv_norm(in_channels, out_channels, 1, stride=stride, norm=norm)
-
-
-def _damp(norm: nn.Module) -> None:
-    """Set the scale of a frozen norm at the end of a residual branch to 0.2.
-
-    Without published weights, a scale of 1 would double the variance in each of up to 33 blocks. A norm that
-    learns keeps 1: with 0 (Goyal et al. 2017, §5.1) networks learnt more slowly in the few hundred steps
-    tried.
-    """
-    if not isinstance(norm.weight, nn.Parameter):
-        nn.init.constant_(norm.weight, 0.2)  # type: ignore[arg-type]

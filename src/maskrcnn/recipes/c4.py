@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from maskrcnn.network.boxes import MeanHead
+from maskrcnn.network.box_heads import MeanHead
 from maskrcnn.network.masks import FCNHead
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.network.resnet import Bottleneck, res5_stage

@@ -9,14 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from maskrcnn.masks.targets import binary_targets, soft_legacy_targets
-from maskrcnn.network.boxes import BoxBranch, LinearHead
+from maskrcnn.network.box_heads import LinearHead
+from maskrcnn.network.boxes import BoxBranch
+from maskrcnn.network.init import freeze
 from maskrcnn.network.keypoints import KeypointBranch
 from maskrcnn.network.mask_ablations import CLASS_AGNOSTIC, SOFTMAX, MLPHead
 from maskrcnn.network.masks import SIGMOID, FCNHead, MaskBranch
 from maskrcnn.network.mobilenet import MobileNetV2
 from maskrcnn.network.model import Normalise
 from maskrcnn.network.norms import FrozenBatchNorm2d, Norm, batch_norm, group_norm, sync_batch_norm
-from maskrcnn.network.resnet import ResNet, freeze
+from maskrcnn.network.resnet import ResNet
 from maskrcnn.network.rpn import RPN, Anchors, RPNHead, TopN
 from maskrcnn.ops.roi_align import RegionOperator, RoIPooler, roi_align
 from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp
