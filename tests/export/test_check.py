@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import networks
-from maskrcnn.export.check import HALF, SINGLE, Case, check_cases, compare
+from maskrcnn.export.check import HALF, SINGLE, Case, check_cases, compare, differences_table
 from maskrcnn.export.graph import InputShape, min_side
 from maskrcnn.export.run import describe
 from maskrcnn.types import Batch, Detections
@@ -70,6 +70,15 @@ def test_detections_at_the_threshold_or_in_the_last_slot_may_be_missing():
     four = [(10, 0.9, 0), (15, 0.8, 0), (20, 0.7, 1)]
     difference(detections(*four, (30, 0.6, 2)), detections(*four, (35, 0.6, 2)))
     difference(detections((10, 0.9, 0), (30, 0.4, 2)), detections((11.5, 0.87, 0)), HALF)
+
+
+def test_a_check_that_compared_nothing_says_so():
+    some, none = (
+        difference(detections((10, 0.9, 0)), detections((10, 0.9, 0))),
+        difference(detections(), detections()),
+    )
+    assert "no detections were compared" in differences_table([none, none]).caption
+    assert differences_table([none, some]).caption is None
 
 
 def test_cases_depend_on_the_dynamic_dimensions():

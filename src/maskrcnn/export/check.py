@@ -180,8 +180,13 @@ def _to_nearest(
 
 
 def differences_table(differences: Sequence[Difference]) -> Table:
-    """Return the differences as a table for rich to print."""
+    """Return the differences as a table for rich to print. It says so where nothing was compared."""
     table = Table("checked on", "input", "detections", "boxes, px", "scores", "masks", "heatmaps", box=SIMPLE)
     for case, shape, count, *values in differences:
         table.add_row(case, shape, str(count), *(f"{value:.2g}" for value in values))
+    if not any(difference.detections for difference in differences):
+        table.caption = (
+            "The network detected nothing in these inputs, so no detections were compared: "
+            "check the file on a picture with objects, with --picture"
+        )
     return table

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_split
@@ -41,20 +41,43 @@ def write_openvino(model: MaskRCNN, description: Description, path: Path) -> Non
         openvino.save_model(converted, path, compress_to_fp16=False)
 
 
-def quantize_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str, Metrics]:
-    """Replace the file `path` of `network` by one whose layers compute in int8; return both's metrics.
+class Calibration(NamedTuple):
+    """Data for a quantization: pictures to measure the activations on, annotations for an evaluation."""
 
-    The ranges of activations are measured on at most 300 pictures: of the training split of the data set
-    `data`, of its validation split where it has no other, or of the folder `data`. Both networks are
-    evaluated on the validation split, else on the training split; a folder without annotations gives no
-    metrics. Raises ValueError where NNCF is not installed, and as reading pictures and data does.
+    pictures: Sequence[Path]
+    evaluated_on: Dataset | None
+
+
+def read_calibration(data: Path) -> Calibration:
+    """Return at most 300 pictures of `data`, a data set or a folder, and the split to evaluate on.
+
+    Of a data set, the pictures are from the training split, the evaluation is on the validation split; where
+    it has only one, both are from this one. Raises ValueError where NNCF is not installed, and as
+    `read_split` and `find_pictures` do.
+    """
+    import_extra("nncf", "openvino")
+    splits = list(_splits(data))
+    if splits:
+        return Calibration(splits[0].paths[:_MAX_CALIBRATION], splits[-1])
+    return Calibration(find_pictures([data])[:_MAX_CALIBRATION], None)
+
+
+def _splits(data: Path) -> Iterator[Dataset]:
+    for split in ("train", "val"):
+        with suppress(FileNotFoundError):
+            yield read_split(data, split)
+
+
+def quantize_int8(path: Path, network: ExportedNetwork, calibration: Calibration) -> dict[str, Metrics]:
+    """Replace the file `path` of `network` by one whose layers compute in int8.
+
+    Returns the metrics of "float", the network before, and "int8", after; none without annotations. Raises
+    ValueError for a picture that cannot be read, and as `evaluate` does.
     """
     openvino, nncf = import_extra("openvino", "openvino"), import_extra("nncf", "openvino")
-    splits = list(_splits(data))
-    predictor = Predictor.from_exported(network)
-    pictures = splits[0].paths if splits else find_pictures([data])
-    inputs = _calibration_inputs(predictor, network, pictures[:_MAX_CALIBRATION])
-    metrics = {"float": _evaluated(network, splits[-1])} if splits else {}
+    dataset = calibration.evaluated_on
+    metrics = {"float": _evaluated(network, dataset)} if dataset else {}
+    inputs = _calibration_inputs(network, calibration.pictures)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the scores of empty slots overflow its statistics
         quantized = nncf.quantize(
@@ -68,23 +91,15 @@ def quantize_int8(path: Path, network: ExportedNetwork, data: Path) -> dict[str,
     openvino.save_model(quantized, unfinished, compress_to_fp16=False)
     for suffix in (".xml", ".bin"):
         unfinished.with_suffix(suffix).replace(path.with_suffix(suffix))
-    if splits:
-        metrics["int8"] = _evaluated(read_openvino(path), splits[-1])
+    if dataset:
+        metrics["int8"] = _evaluated(read_openvino(path), dataset)
     return metrics
 
 
-def _splits(data: Path) -> Iterator[Dataset]:
-    for split in ("train", "val"):
-        with suppress(FileNotFoundError):
-            yield read_split(data, split)
-
-
-def _calibration_inputs(
-    predictor: Predictor, network: ExportedNetwork, pictures: Sequence[Path]
-) -> list[dict[str, Any]]:
+def _calibration_inputs(network: ExportedNetwork, pictures: Sequence[Path]) -> list[dict[str, Any]]:
     return [
         {"images": images, "sizes_hw": sizes_hw}
-        for batch in _batches(predictor, pictures)
+        for batch in _batches(Predictor.from_exported(network), pictures)
         for images, sizes_hw in network.split_inputs(batch)
     ]
 

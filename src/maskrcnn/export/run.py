@@ -20,7 +20,7 @@ from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.export.check import HALF, SINGLE, Difference, check_cases, compare
 from maskrcnn.export.graph import DYNAMIC, InputShape, input_format, to_half
 from maskrcnn.export.onnx import write_onnx
-from maskrcnn.export.openvino import quantize_int8, write_openvino
+from maskrcnn.export.openvino import quantize_int8, read_calibration, write_openvino
 from maskrcnn.export.program import write_package, write_program
 from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.network.model import MaskRCNN
@@ -68,9 +68,9 @@ def export(
 ) -> Exported:
     """Write the network of `source` (see `read_model`) for another runtime.
 
-    With `half` the layers compute in half precision. `int8` names calibration pictures, a folder or a data
-    set, for an OpenVINO file whose layers compute in int8; a data set with annotations also evaluates the
-    file before and after the quantization. `output` is by default `source` with the suffix of the format.
+    With `half` the layers compute in half precision. With `int8`, for OpenVINO, they compute in int8: it
+    names pictures for the calibration, a folder or a data set, whose annotations also evaluate the network
+    before and after. `output` is by default `source` with the suffix of the format.
 
     The file is checked before it is kept: it must detect what the original detects in `picture` (by default
     a drawn one) and in further inputs, see `check_cases`. Raises ValueError, and leaves no file, where it
@@ -84,6 +84,7 @@ def export(
     path = output or _beside(source, suffix)
     if path.suffix != suffix:
         raise ValueError(f"a file of the format {format} must end in {suffix}, not be named {path}")
+    calibration = None if int8 is None else read_calibration(int8)
     checkpoint = read_model(source)
     model = fold_norms(checkpoint.build())
     assert isinstance(model, MaskRCNN)
@@ -96,7 +97,7 @@ def export(
         exported = read(unfinished)
         tolerance = HALF if half else SINGLE
         differences = compare(model.detect, exported.detect, cases, description, tolerance)
-        metrics = quantize_int8(unfinished, exported, int8) if int8 else {}
+        metrics = quantize_int8(unfinished, exported, calibration) if calibration else {}
         del exported  # Windows does not rename a file that is open
     return Exported(path, differences, metrics)
 
