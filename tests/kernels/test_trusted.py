@@ -154,6 +154,7 @@ def test_compiles_into_one_graph(how: str, expected: str) -> None:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], torch.Tensor]:
     """RoIAlign of one region, on a CPU that is said to run kernels."""
+    monkeypatch.setattr(kernels, "AVAILABLE", True)
     monkeypatch.setattr(kernels, "can_run_on", lambda device: True)
     level = torch.randn(1, 3, 4, 4, requires_grad=True)
     zero = torch.zeros(1, dtype=torch.int64)
@@ -171,6 +172,7 @@ def test_without_a_working_kernel_roi_align_is_plain(
     monkeypatch.setattr(roi, "_check_kernel", fail)
     with pytest.warns(UserWarning, match="the Triton kernel roi_align is not used"):
         features = read()
+    monkeypatch.setattr(kernels, "AVAILABLE", True)
     monkeypatch.setattr(kernels, "can_run_on", lambda device: False)
     torch.testing.assert_close(features, read())
     assert verdicts == {("roi_align", CPU, torch.float32): False}
@@ -193,6 +195,7 @@ def test_the_backward_of_roi_align_is_checked_where_it_is_needed(
 
 def test_suppression_without_a_working_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not nms.has_kernel(CPU)
+    monkeypatch.setattr(kernels, "AVAILABLE", True)
     monkeypatch.setattr(kernels, "can_run_on", lambda device: True)
     monkeypatch.setattr(nms, "_check_kernel", fail)
     with pytest.warns(UserWarning, match="the Triton kernel nms is not used on cpu"):

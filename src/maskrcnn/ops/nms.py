@@ -7,9 +7,9 @@ from torch import Tensor
 
 from maskrcnn import kernels
 from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.nms_blocks import keep_in_blocks
 
-_HOST_BLOCK = 128
-_DEVICE_BLOCK = 1024  # 4 MB for each matrix of a block with a block
+_BLOCK = 128
 
 
 def suppress(
@@ -83,8 +83,8 @@ def _keep_on_host(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
     kept = torch.empty_like(corners)  # the kept boxes so far, side by side
     keep, count = segment >= 0, 0
     kept_segment = np.empty_like(segment)
-    for begin in range(int(np.searchsorted(segment, 0)), len(keep), _HOST_BLOCK):
-        block = slice(begin, begin + _HOST_BLOCK)
+    for begin in range(int(np.searchsorted(segment, 0)), len(keep), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
         start = int(np.searchsorted(kept_segment[:count], segment[begin]))
         earlier = slice(start, count)
         alive = ~_overlapping(
@@ -131,43 +131,3 @@ def _greedy(overlaps: np.ndarray) -> np.ndarray:
         if np.array_equal(settled, keep):
             return keep
         keep = settled
-
-
-def keep_in_blocks(
-    boxes: Tensor, segments: Tensor, threshold: float, *, block: int = _DEVICE_BLOCK
-) -> Tensor:
-    """Return `keep_in_order`, computed on the device of `boxes` without a kernel.
-
-    A block of boxes is compared with each earlier block of its own segments, then within itself: no tensor
-    has more than ``block²`` or 4 N elements.
-    """
-    present = (segments >= 0).nonzero().flatten()
-    boxes, segment = boxes.detach()[present], segments[present]
-    keep = torch.ones_like(segment, dtype=torch.bool)
-    first_of_segment = torch.searchsorted(segment, segment[::block].contiguous()).tolist()
-    for number, first in enumerate(first_of_segment):
-        own = slice(number * block, (number + 1) * block)
-        for start in range(first // block * block, own.start, block):
-            rivals = slice(start, start + block)
-            hit = _overlapping_on_device(boxes, segment, own, rivals, threshold) & keep[rivals]
-            keep[own] &= ~hit.any(1)
-        earlier = _overlapping_on_device(boxes, segment, own, own, threshold).tril(-1)
-        keep[own] = _greedy_on_device(earlier, keep[own])
-    return (segments >= 0).scatter(0, present, keep)
-
-
-def _overlapping_on_device(
-    boxes: Tensor, segment: Tensor, rows: slice, columns: slice, threshold: float
-) -> Tensor:
-    first, second = boxes[rows], boxes[columns]
-    shared = box_ops.intersection(first, second)
-    iou = shared / (box_ops.area(first)[:, None] + box_ops.area(second) - shared)
-    return (iou > threshold) & (segment[rows, None] == segment[columns])
-
-
-def _greedy_on_device(earlier: Tensor, alive: Tensor) -> Tensor:
-    """Return the fixed point of `_greedy` among the boxes that are `alive`."""
-    keep = alive
-    while not torch.equal(settled := alive & ~(earlier & keep).any(1), keep):
-        keep = settled
-    return keep

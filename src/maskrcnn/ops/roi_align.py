@@ -218,7 +218,10 @@ def _has_kernel(pyramid: Pyramid) -> bool:
     """Return whether the Triton kernel reads this pyramid. Its backward is not deterministic."""
     device, dtype = pyramid.table.device, pyramid.table.dtype
     fits = dtype in (torch.float32, torch.bfloat16, torch.float16) and len(pyramid.strides) <= 4
-    if not fits or not kernels.can_run_on(device) or torch.are_deterministic_algorithms_enabled():
+    if (
+        not (fits and kernels.AVAILABLE and kernels.can_run_on(device))
+        or torch.are_deterministic_algorithms_enabled()
+    ):
         return False
     learns = torch.is_grad_enabled() and pyramid.table.requires_grad
     return kernels.trusted("roi_align", device, dtype, _check_kernel) and (

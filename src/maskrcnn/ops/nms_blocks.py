@@ -1,0 +1,46 @@
+"""Non-maximum suppression on a device without a Triton kernel, in bounded memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maskrcnn.ops import boxes as box_ops
+
+_BLOCK = 1024  # 4 MB for each matrix of a block with a block
+
+
+def keep_in_blocks(boxes: Tensor, segments: Tensor, threshold: float, *, block: int = _BLOCK) -> Tensor:
+    """Return `keep_in_order`, computed on the device of `boxes` without a kernel.
+
+    A block of boxes is compared with each earlier block of its own segments, then within itself: no tensor
+    has more than ``block²`` or 4 N elements.
+    """
+    present = (segments >= 0).nonzero().flatten()
+    boxes, segment = boxes.detach()[present], segments[present]
+    keep = torch.ones_like(segment, dtype=torch.bool)
+    first_of_segment = torch.searchsorted(segment, segment[::block].contiguous()).tolist()
+    for number, first in enumerate(first_of_segment):
+        own = slice(number * block, (number + 1) * block)
+        for start in range(first // block * block, own.start, block):
+            rivals = slice(start, start + block)
+            hit = _overlapping(boxes, segment, own, rivals, threshold) & keep[rivals]
+            keep[own] &= ~hit.any(1)
+        earlier = _overlapping(boxes, segment, own, own, threshold).tril(-1)
+        keep[own] = _greedy(earlier, keep[own])
+    return (segments >= 0).scatter(0, present, keep)
+
+
+def _overlapping(boxes: Tensor, segment: Tensor, rows: slice, columns: slice, threshold: float) -> Tensor:
+    first, second = boxes[rows], boxes[columns]
+    shared = box_ops.intersection(first, second)
+    iou = shared / (box_ops.area(first)[:, None] + box_ops.area(second) - shared)
+    return (iou > threshold) & (segment[rows, None] == segment[columns])
+
+
+def _greedy(earlier: Tensor, alive: Tensor) -> Tensor:
+    """Return the fixed point of `_greedy` among the boxes that are `alive`."""
+    keep = alive
+    while not torch.equal(settled := alive & ~(earlier & keep).any(1), keep):
+        keep = settled
+    return keep
