@@ -322,8 +322,8 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         find_pictures(["x" * 5000])
 
 
-def drawn_jpeg(path, size_hw, orientation=1):
-    """A JPEG of a black square on white, turned by EXIF; return where it is as a viewer shows it."""
+def jpeg_with_square(path, size_hw, orientation=1):
+    """Write a JPEG of a black rectangle with an EXIF orientation; return its upright size and box."""
     height, width = size_hw
     pixels = np.full((height, width), 255, np.uint8)
     y, x = height // 3, width // 5
@@ -332,16 +332,16 @@ def drawn_jpeg(path, size_hw, orientation=1):
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(path, quality=100, exif=exif)
     with Image.open(path) as image:
-        shown = np.array(ImageOps.exif_transpose(image)) < 128
-    rows, columns = shown.any(1).nonzero()[0], shown.any(0).nonzero()[0]
-    return shown.shape, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        upright = np.array(ImageOps.exif_transpose(image)) < 128
+    rows, columns = upright.any(1).nonzero()[0], upright.any(0).nonzero()[0]
+    return upright.shape, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size_hw", [(201, 323), (322, 207)])
 def test_what_a_shrunk_jpeg_shows_is_where_it_says(tmp_path, size_hw, orientation):
     """The centre of the darkness, to a twentieth of a pixel."""
-    file_hw, square = drawn_jpeg(tmp_path / "a.jpg", size_hw, orientation)
+    file_hw, square = jpeg_with_square(tmp_path / "a.jpg", size_hw, orientation)
     picture = read_to_resize(tmp_path / "a.jpg", lambda size: (size[0] // 5, size[1] // 5))
     assert picture.file_hw == file_hw and picture.wanted_hw == (file_hw[0] // 5, file_hw[1] // 5)
     assert picture.image.shape == (3, -(-file_hw[0] // 4), -(-file_hw[1] // 4))  # a quarter is not below it
@@ -355,7 +355,7 @@ def test_what_a_shrunk_jpeg_shows_is_where_it_says(tmp_path, size_hw, orientatio
 
 
 def test_a_jpeg_is_never_decoded_below_what_is_wanted(tmp_path):
-    drawn_jpeg(tmp_path / "a.jpg", (240, 320))
+    jpeg_with_square(tmp_path / "a.jpg", (240, 320))
     for wanted, expected in (
         ((240, 320), (240, 320)),
         ((121, 160), (240, 320)),
