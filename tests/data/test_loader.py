@@ -270,19 +270,21 @@ def test_only_unreadable_pictures(tmp_path):
     assert list(picture_batches([], AS_STORED, batch_size=2, stride=32, workers=0)) == []
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_a_shrunk_jpeg_keeps_its_object_where_it_is(tmp_path, orientation):
-    """Training and prediction see the same pixels, and the truth's box fits the square that they show."""
+def test_boxes_fit_the_pixels_of_shrunk_pictures(tmp_path, orientation, suffix):
+    """Training and prediction read the same pixels, and the ground truth's box fits the rectangle in them."""
     pixels = np.full((205, 331), 255, np.uint8)
     pixels[60:140, 100:220] = 0
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=100, exif=exif)
+    quality = {"quality": 100} if suffix == "jpg" else {}
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif, **quality)
     upright = {1: pixels, 3: np.rot90(pixels, 2), 6: np.rot90(pixels, -1)}[orientation]
     (y, x), (height, width) = np.argwhere(upright == 0).min(0).tolist(), upright.shape
     box = [x, y, 80, 120] if orientation == 6 else [x, y, 120, 80]
     content = {
-        "images": [{"id": 1, "file_name": "a.jpg", "height": height, "width": width}],
+        "images": [{"id": 1, "file_name": f"a.{suffix}", "height": height, "width": width}],
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": box}],
         "categories": [{"id": 1, "name": "square"}],
     }
