@@ -69,7 +69,7 @@ def test_batches_depend_on_seed_and_number_alone(dataset, workers):
     assert equal(take(dataset, 8, workers=workers), batches)
     assert equal(take(dataset, 3, start=5, workers=workers), batches[5:])
     assert not equal(take(dataset, 8, seed=6), batches)
-    assert torch.equal(torch.get_rng_state(), state)  # the training's own draws stay what they were
+    assert torch.equal(torch.get_rng_state(), state)  # the training's own generator does not advance
     assert all(a.images.is_contiguous(memory_format=torch.channels_last) for a, _ in batches)
 
 
@@ -83,22 +83,22 @@ def test_random_streams_are_all_different():
 
 def test_order_and_augmentation_take_streams_of_their_own(dataset, monkeypatch):
     """Every stream that three epochs use: each once, whatever its purpose."""
-    draws = []
+    first_draws = []
 
     def record(*key):
-        draws.append((key[1], int(random_stream(*key).integers(2**63))))
+        first_draws.append((key[1], int(random_stream(*key).integers(2**63))))
         return random_stream(*key)
 
     monkeypatch.setattr(loader, "random_stream", record)
     loader._epoch_plan.cache_clear()
     take(dataset, 15)
-    assert [purpose for purpose, _ in draws].count(ORDER) == 3 and len(draws) == 3 + 30
-    assert len({first for _, first in draws}) == len(draws)
+    assert [purpose for purpose, _ in first_draws].count(ORDER) == 3 and len(first_draws) == 3 + 30
+    assert len({first for _, first in first_draws}) == len(first_draws)
 
 
 def test_an_epoch_shows_every_picture_once(dataset):
     def greys(start):
-        """Which pictures each of an epoch's batches holds."""
+        """Return the grey values, which identify pictures, of an epoch's batches."""
         return [
             sorted(a.images.amax((1, 2, 3)).tolist())
             for a, _ in take(dataset, 5, AS_STORED, transforms.compose(), start=start)
@@ -112,7 +112,7 @@ def test_an_epoch_shows_every_picture_once(dataset):
 def test_a_picture_looks_different_each_time(tmp_path):
     batches = take(make_dataset(tmp_path, 1), 3, transforms.random_scale(AS_STORED, 1.0, 2.0))
     sizes = [tuple(size) for batch, _ in batches for size in batch.sizes_hw.tolist()]
-    assert len(set(sizes)) >= 5  # two draws may round to one size
+    assert len(set(sizes)) >= 5  # two scales may round to one size
 
 
 def test_orientations_are_kept_apart():
@@ -270,19 +270,21 @@ def test_only_unreadable_pictures(tmp_path):
     assert list(picture_batches([], AS_STORED, batch_size=2, stride=32, workers=0)) == []
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_a_shrunk_jpeg_keeps_its_object_where_it_is(tmp_path, orientation):
-    """Training and prediction see the same pixels, and the truth's box fits the square that they show."""
+def test_boxes_fit_the_pixels_of_shrunk_pictures(tmp_path, orientation, suffix):
+    """Training and prediction read the same pixels, and the ground truth's box fits the rectangle in them."""
     pixels = np.full((205, 331), 255, np.uint8)
     pixels[60:140, 100:220] = 0
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=100, exif=exif)
+    quality = {"quality": 100} if suffix == "jpg" else {}
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif, **quality)
     upright = {1: pixels, 3: np.rot90(pixels, 2), 6: np.rot90(pixels, -1)}[orientation]
     (y, x), (height, width) = np.argwhere(upright == 0).min(0).tolist(), upright.shape
     box = [x, y, 80, 120] if orientation == 6 else [x, y, 120, 80]
     content = {
-        "images": [{"id": 1, "file_name": "a.jpg", "height": height, "width": width}],
+        "images": [{"id": 1, "file_name": f"a.{suffix}", "height": height, "width": width}],
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": box}],
         "categories": [{"id": 1, "name": "square"}],
     }

@@ -75,7 +75,7 @@ def test_every_format_comes_upright(tmp_path, format_, orientation, shrink):
     picture = read_to_resize(tmp_path / "a", lambda size_hw: (size_hw[0] // shrink, size_hw[1] // shrink))
     height, width = expected.shape[:2]
     assert picture.file_hw == (height, width)
-    assert picture.wanted_hw == (height // shrink, width // shrink)
+    assert picture.target_hw == (height // shrink, width // shrink)
     scale = shrink if "JPEG" in format_ or format_ == "MPO" else 1  # others are decoded whole
     assert picture.image.shape == (3, height // scale, width // scale)
     assert picture.extent == (0, 0, width / scale, height / scale)
@@ -322,8 +322,8 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         find_pictures(["x" * 5000])
 
 
-def drawn_jpeg(path, size_hw, orientation=1):
-    """A JPEG of a black square on white, turned by EXIF; return where it is as a viewer shows it."""
+def jpeg_with_square(path, size_hw, orientation=1):
+    """Write a JPEG of a black rectangle with an EXIF orientation; return its upright size and box."""
     height, width = size_hw
     pixels = np.full((height, width), 255, np.uint8)
     y, x = height // 3, width // 5
@@ -332,18 +332,18 @@ def drawn_jpeg(path, size_hw, orientation=1):
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(path, quality=100, exif=exif)
     with Image.open(path) as image:
-        shown = np.array(ImageOps.exif_transpose(image)) < 128
-    rows, columns = shown.any(1).nonzero()[0], shown.any(0).nonzero()[0]
-    return shown.shape, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        upright = np.array(ImageOps.exif_transpose(image)) < 128
+    rows, columns = upright.any(1).nonzero()[0], upright.any(0).nonzero()[0]
+    return upright.shape, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size_hw", [(201, 323), (322, 207)])
 def test_what_a_shrunk_jpeg_shows_is_where_it_says(tmp_path, size_hw, orientation):
     """The centre of the darkness, to a twentieth of a pixel."""
-    file_hw, square = drawn_jpeg(tmp_path / "a.jpg", size_hw, orientation)
+    file_hw, square = jpeg_with_square(tmp_path / "a.jpg", size_hw, orientation)
     picture = read_to_resize(tmp_path / "a.jpg", lambda size: (size[0] // 5, size[1] // 5))
-    assert picture.file_hw == file_hw and picture.wanted_hw == (file_hw[0] // 5, file_hw[1] // 5)
+    assert picture.file_hw == file_hw and picture.target_hw == (file_hw[0] // 5, file_hw[1] // 5)
     assert picture.image.shape == (3, -(-file_hw[0] // 4), -(-file_hw[1] // 4))  # a quarter is not below it
     x1, y1, x2, y2 = picture.extent
     assert (x2 - x1, y2 - y1) == (file_hw[1] / 4, file_hw[0] / 4)
@@ -355,8 +355,8 @@ def test_what_a_shrunk_jpeg_shows_is_where_it_says(tmp_path, size_hw, orientatio
 
 
 def test_a_jpeg_is_never_decoded_below_what_is_wanted(tmp_path):
-    drawn_jpeg(tmp_path / "a.jpg", (240, 320))
-    for wanted, expected in (
+    jpeg_with_square(tmp_path / "a.jpg", (240, 320))
+    for target, expected in (
         ((240, 320), (240, 320)),
         ((121, 160), (240, 320)),
         ((120, 160), (120, 160)),
@@ -364,7 +364,7 @@ def test_a_jpeg_is_never_decoded_below_what_is_wanted(tmp_path):
         ((2, 2), (30, 40)),
         ((480, 640), (240, 320)),
     ):
-        image = read_to_resize(tmp_path / "a.jpg", lambda _, wanted=wanted: wanted).image
+        image = read_to_resize(tmp_path / "a.jpg", lambda _, target=target: target).image
         assert image.shape == (3, *expected)
 
 
@@ -372,10 +372,10 @@ def test_what_is_not_shrunk_is_the_whole_picture_to_the_bit(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (75, 50, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.jpg")
     Image.fromarray(noise).save(tmp_path / "a.png")
-    for name, wanted in (("a.jpg", (75, 50)), ("a.jpg", (50, 34)), ("a.jpg", (150, 100)), ("a.png", (9, 6))):
-        picture = read_to_resize(tmp_path / name, lambda _, wanted=wanted: wanted)
+    for name, target in (("a.jpg", (75, 50)), ("a.jpg", (50, 34)), ("a.jpg", (150, 100)), ("a.png", (9, 6))):
+        picture = read_to_resize(tmp_path / name, lambda _, target=target: target)
         expected = np.array(Image.open(tmp_path / name))
         assert np.array_equal(picture.image.permute(1, 2, 0), expected)
         assert picture.extent == (0, 0, 50, 75) and picture.file_hw == (75, 50)
     array = read_to_resize(noise, lambda _: (9, 6))
-    assert np.array_equal(array.image.permute(1, 2, 0), noise) and array.wanted_hw == (9, 6)
+    assert np.array_equal(array.image.permute(1, 2, 0), noise) and array.target_hw == (9, 6)

@@ -12,7 +12,7 @@ from maskrcnn.masks.rle import decode
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return synthetic_dataset(tmp_path_factory.mktemp("drawn") / "new", train=12, val=6, size=100, seed=3)
+    return synthetic_dataset(tmp_path_factory.mktemp("synthetic") / "new", train=12, val=6, size=100, seed=3)
 
 
 def masks(objects, size_hw):
@@ -66,7 +66,7 @@ def test_rings_have_holes(folder):
     assert 0.45 < np.median(filled) < 0.65  # π / 4 without the hole, 0.7 of that with it
 
 
-def test_the_same_seed_draws_the_same(folder, tmp_path):
+def test_the_same_seed_gives_the_same_files(folder, tmp_path):
     again = synthetic_dataset(tmp_path, train=12, val=6, size=100, seed=3)
     other = synthetic_dataset(tmp_path / "other", train=2, val=0, size=100, seed=4)
     names = sorted(path.relative_to(folder) for path in folder.rglob("*.*"))

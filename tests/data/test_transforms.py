@@ -53,8 +53,8 @@ def sized(resize):
 
     def follow(sample, generator):
         height, width = sample.image.shape[-2:]
-        wanted = resize((height, width), generator)
-        picture = Picture(sample.image, (height, width), wanted, (0.0, 0.0, width, height))
+        target = resize((height, width), generator)
+        picture = Picture(sample.image, (height, width), target, (0.0, 0.0, width, height))
         return transforms.resized(picture, sample.objects, sample.keypoint_flip)
 
     return follow

@@ -49,7 +49,7 @@ def mirrored_keypoints(names: Sequence[str]) -> tuple[int, ...]:
 def _unique_names(entries: Sequence[Entry]) -> tuple[str, ...]:
     """Return the names; a name that occurs more than once is followed by the category id."""
     for entry in entries:
-        if entry["name"] in (None, ""):
+        if entry.get("name") in (None, ""):
             raise ValueError(f"category {entry['id']} has no name")
     counts = Counter(str(entry["name"]) for entry in entries)
     return tuple(

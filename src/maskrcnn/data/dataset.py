@@ -187,7 +187,7 @@ class PackedDataset:
 
 
 class PackedList:
-    """Values as bytes in one tensor, made again when asked for.
+    """Pickled values in one tensor of bytes; each access unpickles one.
 
     Reference counts are written into Python objects, so forked workers would copy them page by page. The
     bytes of a tensor are only read, and spawned workers receive them through shared memory.

@@ -19,7 +19,7 @@ Source = str | Path | np.ndarray | Image.Image | Tensor
 # EXIF orientations that exchange rows and columns, mirror the picture, or turn it upside down
 _SIDEWAYS, _MIRRORED, _UPSIDE_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
 
-WHITES = (1023, 4095, 16383, 65535)  # of pictures with more than 8 bits: 10, 12, 14 and 16 used
+WHITES = (1023, 4095, 16383, 65535)  # of pictures that use 10, 12, 14 or 16 bits
 _SAMPLED = 256  # pictures that decide about the white of many
 
 SizeHW = tuple[int, int]
@@ -27,11 +27,11 @@ N = TypeVar("N", int, float)
 
 
 class Picture(NamedTuple):
-    """A decoded picture that is to be resized to `wanted_hw`."""
+    """A decoded picture that is to be resized to `target_hw`."""
 
     image: UInt8[Tensor, "C H W"]
     file_hw: SizeHW  # upright
-    wanted_hw: SizeHW
+    target_hw: SizeHW
     # x1, y1, x2, y2 of the file's edges in `image`: a JPEG decoded at a smaller size can end within a pixel
     extent: tuple[float, float, float, float]
 
@@ -129,8 +129,8 @@ def _array(source: np.ndarray | Image.Image | Tensor) -> np.ndarray:
 def _decode_jpeg(image: Image.Image, resize: Callable[[SizeHW], SizeHW], channels: int) -> Picture:
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     file_hw = _turned(image.size, orientation)[::-1]
-    wanted_hw = resize(file_hw)
-    drafted = image.draft(None, _turned(wanted_hw[::-1], orientation))
+    target_hw = resize(file_hw)
+    drafted = image.draft(None, _turned(target_hw[::-1], orientation))
     stored = drafted[1][2:] if drafted else image.size
     upright_hw = _turned(image.size, orientation)[::-1]
     pixels = _to_picture(_upright_array(image), channels, None)  # 8 bits
@@ -139,7 +139,7 @@ def _decode_jpeg(image: Image.Image, resize: Callable[[SizeHW], SizeHW], channel
     # Pixels beyond the file's right and lower edge are on the other side in a mirror image
     x1 = pixels.shape[-1] - width if orientation in _MIRRORED else 0.0
     y1 = pixels.shape[-2] - height if orientation in _UPSIDE_DOWN else 0.0
-    return Picture(pixels, file_hw, wanted_hw, (x1, y1, x1 + width, y1 + height))
+    return Picture(pixels, file_hw, target_hw, (x1, y1, x1 + width, y1 + height))
 
 
 def _turned(size: tuple[N, N], orientation: int) -> tuple[N, N]:

@@ -1,7 +1,7 @@
-"""A small data set that is drawn, not downloaded: shaded shapes that hide one another, with exact masks.
+"""A small generated data set: shaded shapes that occlude one another, with exact masks.
 
-It is written as any other data set in COCO's format: polygons for objects in full view, run lengths for rings
-and for what is partly hidden, PNG and JPEG pictures.
+It is written in COCO's format: polygons for objects that are fully visible, run lengths for rings and for
+objects that are partly occluded; PNG and JPEG pictures.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from PIL import Image, ImageFilter
 from maskrcnn.files import write_json
 from maskrcnn.masks.rle import crop_to_rle
 
-FINENESS = 4  # lines per row of pixels, for smooth edges
-MIN_VISIBLE = 0.5  # of an object's area: no other may hide more
+LINES_PER_ROW = 4  # scan lines per row of pixels, for smooth edges
+MIN_VISIBLE = 0.5  # share of an object's area that other objects may not occlude
 
 
 def synthetic_dataset(
     folder: str | Path, *, train: int = 500, val: int = 60, size: int = 128, seed: int = 0
 ) -> Path:
-    """Draw `train` and `val` pictures into `folder`, and return it; `size` is their side in pixels.
+    """Write a data set of `train` and `val` pictures of `size` × `size` pixels to `folder`; return `folder`.
 
-    The same arguments draw the same pictures. Objects measure 1/10 to 1/2 of it.
+    The same arguments give the same pictures. Objects are 1/10 to 1/2 of a picture's side across.
     """
     folder = Path(folder)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
@@ -47,19 +47,19 @@ def synthetic_dataset(
             )
             first = len(content["annotations"]) + 1
             content["annotations"] += [
-                {"id": id_, "image_id": i, **o} for id_, o in enumerate(objects, first)
+                {"id": id_, "image_id": i, **annotation} for id_, annotation in enumerate(objects, first)
             ]
         write_json(folder / "annotations" / f"instances_{split}.json", content)
     return folder
 
 
 def _corners(count: int, radii: tuple[float, ...] = (1.0,)) -> Float[np.ndarray, "points 2"]:
-    """Points around the origin, at each of the radii in turn."""
+    """Return points around the origin, at the radii in turn."""
     angles = np.arange(count) * (2 * np.pi / count)
     return np.stack([np.cos(angles), np.sin(angles)], 1) * np.resize(radii, count)[:, None]
 
 
-SHAPES = {  # outlines within a circle of radius 1, and holes, which run the other way round
+SHAPES = {  # outlines within the unit circle; holes have the opposite orientation
     "disk": [_corners(48)],
     "square": [_corners(4)],
     "triangle": [_corners(3)],
@@ -71,12 +71,12 @@ SHAPES = {  # outlines within a circle of radius 1, and holes, which run the oth
 class _Object(NamedTuple):
     shape: int
     rings: list[np.ndarray]
-    area: int  # before anything hides it
+    area: int  # px, without occlusion
     visible: np.ndarray
 
 
 def synthetic_picture(size: int, generator: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Draw a picture of `size` × `size` pixels; return it with its annotations in COCO's form."""
+    """Return a picture of `size` × `size` pixels and its annotations in COCO's form."""
     height = width = size
     pixels = _background(height, width, generator)
     placed: list[_Object] = []
@@ -97,35 +97,35 @@ def synthetic_picture(size: int, generator: np.random.Generator) -> tuple[Image.
 def _place(
     rings: Sequence[np.ndarray], height: int, width: int, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Turn a shape, scale it and put it wholly into the picture."""
+    """Rotate and scale a shape at random, and place all of it within the picture."""
     short = min(height, width)
     radius = generator.uniform(short / 20, short / 4)
     angle = generator.uniform(0, 2 * np.pi)
-    turn = radius * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    rotation = radius * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = generator.uniform(radius, np.array([width, height]) - radius)
-    return [ring @ turn + centre for ring in rings]
+    return [ring @ rotation + centre for ring in rings]
 
 
 def _coverage(rings: Sequence[np.ndarray], height: int, width: int) -> Float[np.ndarray, "height width"]:
-    """How much of each pixel the rings enclose: exact along rows, from FINENESS lines in each.
+    """Return the share of each pixel within the rings: exact along rows, on LINES_PER_ROW scan lines in each.
 
-    Where a line crosses an edge, all to the right is entered or left, by the sign of the edge's direction.
+    Where a scan line crosses an edge, everything to the right is entered or left, by the edge's direction.
     """
     start = np.concatenate(rings)
     step = np.concatenate([np.roll(ring, -1, 0) for ring in rings]) - start
-    y = (np.arange(height * FINENESS) + 0.5) / FINENESS
+    y = (np.arange(height * LINES_PER_ROW) + 0.5) / LINES_PER_ROW
     line, edge = np.nonzero((start[:, 1] <= y[:, None]) != (start[:, 1] + step[:, 1] <= y[:, None]))
     x = start[edge, 0] + (y[line] - start[edge, 1]) / step[edge, 1] * step[edge, 0]
     to_the_right = (np.arange(1, width + 1) - x[:, None]).clip(0, 1)
     enclosed = np.zeros((height, width))
-    np.add.at(enclosed, line // FINENESS, np.sign(step[edge, 1])[:, None] * to_the_right / FINENESS)
+    np.add.at(enclosed, line // LINES_PER_ROW, np.sign(step[edge, 1])[:, None] * to_the_right / LINES_PER_ROW)
     return np.abs(enclosed)
 
 
 def _background(
     height: int, width: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "height width 3"]:
-    """Muted clouds over a slope of light: coarse in colour, fine in grey."""
+    """Return noise in a muted colour: coarse in hue, fine in brightness."""
     tone = np.array(
         colorsys.hsv_to_rgb(generator.random(), generator.uniform(0.05, 0.35), generator.uniform(0.35, 0.8))
     )
@@ -135,16 +135,16 @@ def _background(
 
 
 def _clouds(channels: int, height: int, width: int, cells: int, generator: np.random.Generator) -> np.ndarray:
-    """Smooth noise of about `cells` bumps along each side."""
+    """Return smooth noise in about -1 … 1 with `cells` random values along each side."""
     seeds = generator.uniform(-1, 1, (channels, cells, cells)).astype(np.float32)
-    bumps = [Image.fromarray(seed).resize((width, height), Image.Resampling.BICUBIC) for seed in seeds]
-    return np.stack([np.asarray(bump) for bump in bumps], -1)
+    layers = [Image.fromarray(seed).resize((width, height), Image.Resampling.BICUBIC) for seed in seeds]
+    return np.stack([np.asarray(layer) for layer in layers], -1)
 
 
 def _paint(pixels: np.ndarray, coverage: np.ndarray, hue: float, generator: np.random.Generator) -> None:
-    """Lay a shaded or striped shape of a colour near `hue`, and its soft shadow, over what is there."""
+    """Blend a shaded or striped shape of a colour near `hue`, with a soft shadow, into `pixels` in place."""
     height, width = coverage.shape
-    hue = (hue + generator.normal(0, 0.03)) % 1  # kinds have their colours, as fruit has, but not strictly
+    hue = (hue + generator.normal(0, 0.03)) % 1  # colour hints at the class, but does not determine it
     colour = np.array(colorsys.hsv_to_rgb(hue, generator.uniform(0.55, 1), generator.uniform(0.5, 1)))
     angle, phase = generator.uniform(0, 2 * np.pi, 2)
     y, x = np.mgrid[:height, :width]
@@ -156,16 +156,16 @@ def _paint(pixels: np.ndarray, coverage: np.ndarray, hue: float, generator: np.r
     pixels += coverage[..., None] * (colour * (0.95 + shade[..., None]) - pixels)
 
 
-def _annotation(one: _Object) -> dict[str, Any]:
-    rows, columns = np.flatnonzero(one.visible.any(1)), np.flatnonzero(one.visible.any(0))
+def _annotation(object_: _Object) -> dict[str, Any]:
+    rows, columns = np.flatnonzero(object_.visible.any(1)), np.flatnonzero(object_.visible.any(0))
     x, y, width, height = (int(n) for n in (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1))
-    in_full_view = one.visible.sum() == one.area and len(one.rings) == 1
-    polygon = [one.rings[0].round(2).ravel().tolist()]
-    runs = crop_to_rle(one.visible[y : y + height, x : x + width], (y, x), one.visible.shape)
+    is_fully_visible = object_.visible.sum() == object_.area and len(object_.rings) == 1
+    polygon = [object_.rings[0].round(2).ravel().tolist()]
+    runs = crop_to_rle(object_.visible[y : y + height, x : x + width], (y, x), object_.visible.shape)
     return {
-        "category_id": one.shape + 1,
+        "category_id": object_.shape + 1,
         "iscrowd": 0,
-        "area": int(one.visible.sum()),
+        "area": int(object_.visible.sum()),
         "bbox": [x, y, width, height],
-        "segmentation": polygon if in_full_view else runs,
+        "segmentation": polygon if is_fully_visible else runs,
     }

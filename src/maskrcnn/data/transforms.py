@@ -103,7 +103,7 @@ def _scaled(size_hw: SizeHW, scale: float) -> SizeHW:
 
 
 def resized(picture: Picture, objects: Objects, keypoint_flip: tuple[int, ...] = ()) -> Sample:
-    """Resize a picture to its `wanted_hw`."""
+    """Resize a picture to its `target_hw`."""
     image, (file_height, file_width), (rows, columns), (x1, y1, x2, y2) = picture
     height, width = image.shape[-2:]
     if (height, width) != (rows, columns):

@@ -1,4 +1,4 @@
-"""Cityscapes' folders in COCO's form, against the pixels that were drawn."""
+"""Cityscapes' folders in COCO's form, compared with the pixels of their annotations."""
 
 import json
 import os

@@ -104,7 +104,13 @@ IMAGE = content()["images"][0]
         ({"annotations": annotation(bbox=[0, 0, -1, 2])}, "annotation 0 of image 10: 'bbox' is .*≥ 0"),
         ({"annotations": annotation(bbox=[0, float("nan"), 1, 2])}, "'bbox' is not a list of finite numbers"),
         ({"annotations": annotation(bbox=[0, 0, 1])}, "x, y, width, height"),
-        ({"annotations": annotation(bbox="wide")}, "annotation 0 of image 10: could not convert"),
+        ({"annotations": annotation(bbox="wide")}, "'bbox' is not a list of finite numbers"),
+        ({"annotations": annotation(segmentation=[{"size": [4, 6]}])}, "polygon 0 is not a list of finite"),
+        (
+            {"images": [{"id": 10, "file_name": "10.png", "width": 6}]},
+            "image 10: the field 'height' is missing",
+        ),
+        ({"categories": [{"id": 7}]}, "category 7 has no name"),
         (
             {"annotations": [{"id": 4, "image_id": 10, "category_id": 7}]},
             "annotation 4 of .*'bbox' is missing",
@@ -127,14 +133,14 @@ IMAGE = content()["images"][0]
         ),
         ({"images": [IMAGE, IMAGE]}, "the id 10 occurs 2 times in 'images'"),
         ({"images": []}, "the list 'images' is empty"),
-        ({"images": [IMAGE | {"height": 2**31}]}, "image 10 has a height of 2147483648"),
+        ({"images": [IMAGE | {"height": 2**31}]}, "image 10: its height is 2147483648"),
         ({"images": [IMAGE | {"id": 2**63}]}, "'id' is 9223372036854775808, which does not fit into 64 bits"),
         ({"images": [IMAGE | {"id": True}]}, "'id' is True, where an integer"),
         ({"images": ["10.png"]}, "the list 'images' contains '10.png', where an object"),
         ({"categories": [{"id": 7, "name": None}]}, "category 7 has no name"),
-        ({"annotations": annotation(bbox=[0, 10**400, 1, 2])}, "annotation 0 of image 10: "),
+        ({"annotations": annotation(bbox=[0, 10**400, 1, 2])}, "'bbox' is not a list of finite numbers"),
         ({"annotations": annotation(iscrowd="no")}, "'iscrowd' is 'no', where 0 or 1"),
-        ({"images": [IMAGE | {"height": 0}]}, "image 10 has a height of 0 and a width of 6"),
+        ({"images": [IMAGE | {"height": 0}]}, "image 10: its height is 0 and its width is 6 pixels"),
         ({"images": [IMAGE | {"id": "10"}]}, "'id' is '10', where an integer"),
         ({"categories": {}}, "it has no list 'categories'"),
     ],
@@ -179,11 +185,13 @@ def test_file_names_with_odd_characters_are_read(tmp_path):
 
 def test_flags_and_areas_in_other_types(tmp_path):
     given = annotation(iscrowd="0", area=[3]) + annotation(iscrowd="1", area="4.5") + annotation(iscrowd=None)
-    given += annotation(iscrowd=True, area="wide") + annotation(iscrowd=0.0, area=-1)
-    with pytest.warns(UserWarning, match="left out 2 areas that are not numbers"):
+    given += (
+        annotation(iscrowd=True, area="wide") + annotation(iscrowd=0.0, area=-1) + annotation(area=10**400)
+    )
+    with pytest.warns(UserWarning, match="left out 3 areas that are not numbers"):
         truth = read(tmp_path, annotations=given).truth()["annotations"]
-    assert [entry["iscrowd"] for entry in truth] == [0, 1, 0, 1, 0]
-    assert [entry.get("area") for entry in truth] == [3, 4.5, None, None, None]
+    assert [entry["iscrowd"] for entry in truth] == [0, 1, 0, 1, 0, 0]
+    assert [entry.get("area") for entry in truth] == [3, 4.5, None, None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDa
     content = _read_json(file)
     with _naming(str(file)):
         categories = to_categories(_by_id(content["categories"], "categories"))
-        images = [_read_image(entry) for entry in _by_id(content["images"], "images").values()]
+        entries = _by_id(content["images"], "images")
+    images = [_read_image(file, entry) for entry in entries.values()]
     _check_files(file, folder, images)
     white = common_white([folder / image["file_name"] for image in images])
     groups = _by_image(file, content.pop("annotations"), images)
@@ -106,20 +107,20 @@ def _listed(annotation: Any, key: str, ids: Mapping[int, Any]) -> int:
     return id_
 
 
-def _read_image(entry: Entry) -> Entry:
-    height, width = _integer(entry, "height"), _integer(entry, "width")
-    if not (1 <= height < 2**31 and 1 <= width < 2**31):
-        raise ValueError(f"image {entry['id']} has a height of {height} and a width of {width} pixels")
-    return {**entry, "file_name": _file_name(entry)}
+def _read_image(file: Path, entry: Entry) -> Entry:
+    with _naming(f"{file}: image {entry['id']}"):
+        height, width = _integer(entry, "height"), _integer(entry, "width")
+        if not (1 <= height < 2**31 and 1 <= width < 2**31):
+            raise ValueError(f"its height is {height} and its width is {width} pixels")
+        return {**entry, "file_name": _file_name(entry["file_name"])}
 
 
-def _file_name(image: Entry) -> str:
+def _file_name(name: Any) -> str:
     """Return the path of a picture within the image folder, with forward slashes."""
-    name = image["file_name"]
     if not isinstance(name, str):
-        raise ValueError(f"image {image['id']}: 'file_name' is {name!r}, where a text was expected")
+        raise ValueError(f"'file_name' is {name!r}, where a text was expected")
     if problem := _name_problem(name.replace("\\", "/")):
-        raise ValueError(f"image {image['id']}: the file name {name[:80]!r} {problem}")
+        raise ValueError(f"the file name {name[:80]!r} {problem}")
     return name.replace("\\", "/")
 
 
@@ -203,7 +204,7 @@ class _Reader:
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         try:
             area = math.nan if value is None else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             area = -1.0
         if area < 0 or math.isinf(area):
             self.left_out["areas that are not numbers"] += 1
@@ -246,7 +247,10 @@ def _read_crowd(value: Any) -> bool:
 
 
 def _numbers(values: Any, what: str) -> np.ndarray:
-    numbers = np.asarray(values, dtype=np.float64)
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.array(np.nan)
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise ValueError(f"{what} is not a list of finite numbers")
     return numbers
