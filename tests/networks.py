@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from maskrcnn.weights.model_checkpoint import ModelCheckpoint
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint, write_model
 
 SMALL = {"channels": 16, "hidden": 16, "proposals": 60, "max_detections": 12, "frozen": ()}
 
@@ -34,5 +34,5 @@ def small(recipe: str = "resnet18_fpn", **options) -> ModelCheckpoint:
 
 def saved(trained: ModelCheckpoint, folder: Path) -> Path:
     """Write a network as a checkpoint has it."""
-    torch.save({"trained": trained.plain()}, folder / "network.pt")
+    write_model(folder / "network.pt", trained)
     return folder / "network.pt"

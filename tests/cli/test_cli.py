@@ -182,7 +182,7 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("paper run 2d --data {data} --seeds 0", "--seeds must be at least 1, not 0"),
         ("predict {weights} {new}/*.jpg", "*.jpg"),
         ("evaluate {weights} {data} --also lvis", "has no 'neg_category_ids', without which LVIS' AP cannot"),
-        ("weights convert {weights} {new}.pt --set lr=0.1", "--set lr: a conversion trains nothing"),
+        ("weights convert {weights} {new}.pt --set lr=0.1", "--set lr: a conversion supports only"),
         ("paper run cityscapes --data {data} --output {new}", "is not Cityscapes"),
         ("paper run keypoints --data {data} --output {new}", "names no keypoints"),
         ("predict {weights} {data}/val --score 2", "--score must be from 0 to 1"),
@@ -198,7 +198,7 @@ def test_mistakes_end_in_one_sentence(words, sentence, weights, data, tmp_path, 
 def test_weights_are_described_converted_and_compared(weights, tmp_path, capsys):
     other = tmp_path / "theirs.pkl"
     assert main(["weights", "convert", str(weights), str(other), "--layout", "detectron2"]) == 0
-    assert "classes, in this order: disk, square" in capsys.readouterr().out
+    assert "classes in order: disk, square" in capsys.readouterr().out
     assert main(["weights", "compare", str(weights), str(other)]) == 0
     assert main(["weights", "convert", str(other), str(tmp_path / "ours.pt")]) == 0
     assert main(["weights", "compare", str(other), str(tmp_path / "ours.pt")]) == 0

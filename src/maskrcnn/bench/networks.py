@@ -93,7 +93,7 @@ def theirs(trained: ModelCheckpoint, size_hw: tuple[int, int]) -> nn.Module:
     backbone = resnet_fpn_backbone(backbone_name=_BODIES[body], weights=None, trainable_layers=3)
     sides = {"min_size": min(size_hw), "max_size": max(size_hw)}
     model = kinds[form](backbone, len(trained.class_names) + 1, **sides)
-    model.load_state_dict(TORCHVISION.write(trained.weights))
+    model.load_state_dict(TORCHVISION.from_native(trained.weights))
     return model
 
 

@@ -8,34 +8,34 @@ from pathlib import Path
 from maskrcnn.cli.arguments import WEIGHTS, Commands, add_sets
 from maskrcnn.training.settings import parse_sets
 
-_SIDES = {"short_sides", "long_side", "test_short_side", "test_long_side"}  # settings that a network keeps
+_SIDES = {"short_sides", "long_side", "test_short_side", "test_long_side"}  # settings that a network has
 
 
 def add(commands: Commands) -> None:
-    """Add the command's grammar."""
+    """Add the command's arguments."""
     parser = commands.add_parser("weights", help="list, describe, convert and compare weights")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    actions.add_parser("list", help="all published checkpoints").set_defaults(command=_list)
-    info = actions.add_parser("info", help="say which network a file holds")
+    actions.add_parser("list", help="list the published checkpoints").set_defaults(command=_list)
+    info = actions.add_parser("info", help="describe the network in a file")
     info.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
     info.set_defaults(command=_info)
-    convert = actions.add_parser("convert", help="write a network for this or another library")
+    convert = actions.add_parser("convert", help="write a network in the layout of this or another library")
     convert.add_argument("weights", metavar="WEIGHTS", help=WEIGHTS)
     convert.add_argument("output", type=Path, metavar="OUT", help="a .pt, .pth or .pkl file")
     convert.add_argument("--layout", choices=("maskrcnn", "torchvision", "detectron2"), default="maskrcnn")
-    convert.add_argument("--classes", metavar="A,B,…", help="their names, where the file does not know them")
-    add_sets(convert, "what the file does not tell: recipe.NAME, test_short_side, test_long_side")
+    convert.add_argument("--classes", metavar="A,B,…", help="class names, if the file has none")
+    add_sets(convert, "what the file does not hold: recipe.NAME, test_short_side, test_long_side")
     convert.set_defaults(command=_convert)
-    compare = actions.add_parser("compare", help="say where two networks differ")
+    compare = actions.add_parser("compare", help="list the differences of two networks")
     compare.add_argument("weights", metavar="A", help=WEIGHTS)
     compare.add_argument("other", metavar="B")
     compare.set_defaults(command=_compare)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from maskrcnn.weights.describe import published_list
+    from maskrcnn.weights.describe import list_published
 
-    print(published_list())
+    print(list_published())
     return 0
 
 
@@ -48,26 +48,24 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from maskrcnn.recipes import Options
-    from maskrcnn.weights.describe import convert
+    from maskrcnn.weights.convert import convert
 
     settings, options = parse_sets(arguments.sets, Options)
     given = {text.partition("=")[0] for text in arguments.sets} - {f"recipe.{name}" for name in options}
-    if strangers := sorted(given - _SIDES):
+    if unsupported := sorted(given - _SIDES):
         raise ValueError(
-            f"--set {strangers[0]}: a conversion trains nothing: it takes only arguments of the recipe, as "
+            f"--set {unsupported[0]}: a conversion supports only arguments of the recipe, as "
             f"recipe.NAME=VALUE, and the sizes of pictures: {', '.join(sorted(_SIDES))}"
         )
-    names = arguments.classes.split(",") if arguments.classes else None
-    sides = settings.test_sides if given else None
-    said = convert(
+    summary = convert(
         arguments.weights,
         arguments.output,
         arguments.layout,
-        class_names=names,
+        class_names=arguments.classes.split(",") if arguments.classes else None,
         options=options,
-        sides=sides,
+        test_sides=settings.test_sides if given else None,
     )
-    print(said)
+    print(summary)
     return 0
 
 
@@ -75,5 +73,5 @@ def _compare(arguments: argparse.Namespace) -> int:
     from maskrcnn.weights.describe import compare
 
     differences = compare(arguments.weights, arguments.other)
-    print("\n".join(differences) or "the same weights, to the bit")
+    print("\n".join(differences) or "the weights are equal, to the bit")
     return 1 if differences else 0
