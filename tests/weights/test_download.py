@@ -17,7 +17,7 @@ from maskrcnn.weights import download
 from maskrcnn.weights.download import cache_folder, fetch
 from maskrcnn.weights.published import Published
 
-CONTENT = bytes(range(256)) * 64
+CONTENT = bytes(range(256)) * 20
 SHA = hashlib.sha256(CONTENT).hexdigest()[:8]
 
 
@@ -38,12 +38,12 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        wanted, server = self.headers.get("Range"), self.server
-        server.requested.append(wanted)
+        requested, server = self.headers.get("Range"), self.server
+        server.requested.append(requested)
         if not self.path.endswith("weights.pth"):
             self.send_error(404, "Not Found")
             return
-        first = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
+        first = int(requested.removeprefix("bytes=").rstrip("-")) if requested and server.ranges else 0
         if first >= len(server.content):
             self.send_error(416)
             return
@@ -94,7 +94,7 @@ def test_a_file_is_downloaded_once(server, tmp_path):
 @pytest.mark.parametrize("checksum", [f"sha256:{SHA}", ""])
 def test_an_interrupted_download_is_resumed(server, tmp_path, checksum):
     server.cut = 1000
-    with pytest.raises(ValueError, match=r"ended after 1000 of 16384 .*the next download resumes"):
+    with pytest.raises(ValueError, match=r"ended after 1000 of 5120 .*the next download resumes"):
         fetch(published(server, checksum=checksum), tmp_path)
     assert not (tmp_path / "weights.pth").exists()
     server.cut = None
@@ -181,8 +181,8 @@ def test_a_damaged_file_stays_until_another_one_is_complete(server, tmp_path):
 @pytest.mark.parametrize("length", [10**12, None])
 def test_too_large_a_file_is_refused(server, tmp_path, monkeypatch, length):
     server.length = length
-    monkeypatch.setattr(download, "MAX_BYTES", 10_000)
-    with pytest.raises(ValueError, match="bytes or more, but weights have at most 10000"):
+    monkeypatch.setattr(download, "MAX_BYTES", 3000)
+    with pytest.raises(ValueError, match="bytes or more, but weights have at most 3000"):
         fetch(published(server), tmp_path)
 
 

@@ -88,7 +88,7 @@ def test_four_channels():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda w: w.pop("roi_heads.box_predictor.cls_score.weight"), "no box predictor"),
+        (lambda w: w.pop("roi_heads.box_predictor.cls_score.weight"), "have no box predictor"),
         (lambda w: w.pop("backbone.bottom_up.res2.0.conv2.weight"), "no recipe has a body"),
     ],
 )

@@ -116,12 +116,23 @@ def test_the_report_is_a_few_lines():
 
 
 @pytest.mark.parametrize(
-    "tensor", [torch.zeros(16, 3, 7, 7, dtype=torch.int8), torch.zeros(16, 0, 7, 7), torch.tensor(1.0)]
+    "change",
+    [lambda weight: weight.to(torch.int8), lambda weight: weight[:, :0], lambda weight: weight.sum()],
 )
-def test_a_first_convolution_that_cannot_be_adapted_is_mismatched(tensor):
-    source = filled(small_body()) | {"stem.conv.weight": tensor}
+def test_a_first_convolution_that_cannot_be_adapted_is_mismatched(change):
+    source = filled(small_body())
+    source["stem.conv.weight"] = change(source["stem.conv.weight"])
     report = load_matching(small_body(in_channels=4), source)
     assert not report.adapted and report.mismatched[0].startswith("stem.conv.weight (")
+
+
+def test_integers_are_not_loaded_into_parameters():
+    source = {name: tensor.to(torch.int8) for name, tensor in filled(small_body()).items()}
+    source["stem.conv.weight"] = source["stem.conv.weight"].float()
+    report = load_matching(small_body(), source)
+    assert report.loaded == ("stem.conv.weight",) and report.mismatched[0] == (
+        "stem.norm.weight ((16,) torch.int8 in the file, (16,) in the model)"
+    )
 
 
 def test_a_hostile_backbone_is_named(tmp_path):

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import maskrcnn
 from maskrcnn import recipes
 from maskrcnn.weights import model_checkpoint as module
+from maskrcnn.weights.files import write_state_dict
 from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION
 from maskrcnn.weights.model_checkpoint import (
     ModelCheckpoint,
@@ -180,9 +182,9 @@ HOSTILE = [
     {"hidden": 10**7},
     {"channels": 10**7},
     {"keypoints": 10**6, "masks": False},
-    {"in_channels": 10**7},
+    {"in_channels": 10**6},
     {"rpn_convolutions": 10**7},
-    {"mask_head": "mlp", "mask_layers": 10**7},
+    {"mask_head": "mlp", "mask_layers": 10**6},
     {"anchor_sizes": tuple(float(n) for n in range(1, 100_000))},
     {"aspect_ratios": (1.0,) * 10_000},
     {"hidden": "wide"},
@@ -197,19 +199,19 @@ HOSTILE = [
 
 @pytest.mark.parametrize("arguments", HOSTILE, ids=lambda arguments: next(iter(arguments)))
 def test_a_hostile_description_allocates_nothing(native, arguments, monkeypatch):
-    """Parameters are made on the meta device alone, and no more of them than the weights can be for."""
-    made = []
+    """All tensors are on the meta device, and not many more than there are weights."""
+    tensors = []
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             result = func(*args, **(kwargs or {}))
-            made.append(result)
+            tensors.append(result)
             return result
 
-    with Recorder(), pytest.raises(ValueError, match="do not fit the recipe|an argument of the recipe"):
+    with Recorder(), pytest.raises(ValueError, match=r"do not fit the recipe|an argument of the recipe"):
         replace(native, arguments={**TINY, **arguments}).build()
-    assert sum(x.numel() for x in made if isinstance(x, torch.Tensor) and x.device.type != "meta") < 1000
-    assert len(made) < 100_000
+    assert sum(x.numel() for x in tensors if isinstance(x, Tensor) and x.device.type != "meta") < 1000
+    assert len(tensors) < 100_000
 
 
 def test_a_million_classes_allocate_nothing(native):
@@ -234,6 +236,15 @@ def test_hostile_shapes_of_another_library_are_refused(native, name, tensor):
     foreign = TORCHVISION.from_native(native.weights) | {name: tensor}
     with pytest.raises(ValueError, match=r"of no known network|do not fit|an argument of|no recipe has"):
         model_from_library({name: tensor for name, tensor in foreign.items() if tensor is not None}).build()
+
+
+@pytest.mark.parametrize("layer", ["cls_score", "bbox_pred"])
+def test_hostile_shapes_of_a_converted_file_are_refused(native, layer, tmp_path):
+    weights = TORCHVISION.from_native(native.weights)
+    weights[f"roi_heads.box_predictor.{layer}.bias"] = torch.tensor(1.0)
+    write_state_dict(tmp_path / "w.pth", weights, "torchvision", native.description())
+    with pytest.raises(ValueError, match="do not fit the recipe"):
+        read_model(tmp_path / "w.pth").build()
 
 
 @pytest.mark.parametrize("recipe", ["resnet18_fpn", "resnet18_c4", "resnet18_c5", "mobilenet_v2_fpn"])

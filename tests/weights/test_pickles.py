@@ -135,7 +135,7 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n)R"
         (ARRAY + b"(K\x01(" + b"K\x01" * 64 + b"t" + DTYPE + b"\x89U\x04aaaatb.", "shape of an array"),
         (ARRAY + b"(K\x01U\x04aaaa" + DTYPE + b"\x89U\x04aaaatb.", "shape of an array"),
         (ARRAY + b".", "an array is left empty"),
-        # One megabyte, of which many arrays or bytes are made
+        # One megabyte, from which many arrays or bytes are built
         (
             MEGABYTE + (ARRAY + b"(K\x01J\x00\x00\x04\x00\x85" + DTYPE + b"\x89h\x01tb") * 3 + b".",
             "builds more",

@@ -110,7 +110,6 @@ def _download_verified(published: Published, path: Path) -> None:
     if damage:
         part.unlink(missing_ok=True)
         raise ValueError(f"{published.url} is damaged: {damage}; try again")
-    _beside(path, "size").unlink(missing_ok=True)
     part.replace(path)
     _beside(path, "size").write_text(str(path.stat().st_size))
 

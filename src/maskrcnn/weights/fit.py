@@ -13,7 +13,7 @@ from maskrcnn import recipes
 
 _MAX_NUMBER = 10_000_000  # of an argument
 _MAX_ITEMS = 100  # of an argument that is a tuple
-_CALLS_PER_TENSOR = 200  # of torch's functions while a network is built; a convolution makes about 20
+_CALLS_PER_TENSOR = 20  # of torch's functions while a network is built; all recipes need fewer than 10
 _LISTED = 5
 
 
@@ -28,7 +28,7 @@ def meta_state_dict(
     make = recipes.find(recipe)
     _check_sizes(arguments)
     try:
-        with torch.device("meta"), _LimitedCalls(_CALLS_PER_TENSOR * (tensors + 100)):
+        with torch.device("meta"), _LimitedCalls(_CALLS_PER_TENSOR * (tensors + 500)):
             return make(num_classes, **arguments).state_dict()
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
@@ -40,15 +40,15 @@ def check_fit(recipe: str, shapes: Mapping[str, Tensor], weights: Mapping[str, T
     """Raise ValueError, naming every kind of difference, where weights are not those of a network.
 
     Normalisation constants and counters of steps may be missing. Weights that share memory are refused: a
-    small file could have a large network made of them.
+    small file could then describe a large network.
     """
     differences = {
         "missing": (name for name in shapes if name not in weights and not _is_optional(name)),
         "unexpected": (name for name in weights if name not in shapes),
         "of another shape": (
-            f"{name} {_form(weights[name])} instead of {_form(tensor)}"
+            f"{name} {shape_and_dtype(weights[name])} instead of {shape_and_dtype(tensor)}"
             for name, tensor in shapes.items()
-            if name in weights and _form(weights[name]) != _form(tensor)
+            if name in weights and shape_and_dtype(weights[name]) != shape_and_dtype(tensor)
         ),
     }
     sentence = "; ".join(text for kind, names in differences.items() if (text := _listed(kind, names)))
@@ -65,7 +65,8 @@ def _is_optional(name: str) -> bool:
     return name.startswith("normalise.") or name.endswith("num_batches_tracked")
 
 
-def _form(tensor: Tensor) -> str:
+def shape_and_dtype(tensor: Tensor) -> str:
+    """Return a tensor's shape as text, with its dtype where that is not a floating-point one."""
     shape = str(tuple(tensor.shape))
     return shape if tensor.is_floating_point() else f"{shape} {tensor.dtype}"
 
@@ -98,5 +99,5 @@ class _LimitedCalls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls -= 1
         if self.calls < 0:
-            raise ValueError("it has many times as many layers as there are weights")
+            raise ValueError("it has many more layers than the weights have tensors")
         return func(*args, **(kwargs or {}))

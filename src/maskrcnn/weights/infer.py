@@ -69,7 +69,7 @@ def infer_recipe(weights: Weights, library: str) -> InferredRecipe:
     tensor that every network has is missing or has another number of dimensions.
     """
     if "box_branch.cls_score.weight" not in weights:
-        raise ValueError("there is no box predictor in the weights; pass a backbone to a training by --init")
+        raise ValueError("the weights have no box predictor; pass a backbone to a training by --init")
     body = "backbone.body." if any(name.startswith("backbone.body.") for name in weights) else "backbone."
     recipe = f"{_body(weights, body)}_{_form(weights)}"
     if recipe not in recipes.RECIPES:

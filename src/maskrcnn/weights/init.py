@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.weights.files import extract_state_dict, read_checkpoint
+from maskrcnn.weights.fit import shape_and_dtype
 from maskrcnn.weights.infer import backbone_defaults
 from maskrcnn.weights.layouts import is_caffe2_backbone, layout_of, to_native
 from maskrcnn.weights.model_checkpoint import extract_model, is_native, locate
@@ -102,8 +103,8 @@ def load_matching(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadRep
         loaded=tuple(loaded),
         adapted=tuple(name for name in loaded if state_dict[sources[name]].shape != parameters[name].shape),
         mismatched=tuple(
-            f"{name} ({tuple(state_dict[sources[name]].shape)} in the file, "
-            f"{tuple(parameters[name].shape)} in the model)"
+            f"{name} ({shape_and_dtype(state_dict[sources[name]])} in the file, "
+            f"{shape_and_dtype(parameters[name])} in the model)"
             for name, tensor in fitted.items()
             if tensor is None
         ),
