@@ -6,7 +6,7 @@ import torch
 
 from maskrcnn import recipes
 from maskrcnn.plain import options_of
-from maskrcnn.weights.model_checkpoint import ModelCheckpoint
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint, write_model
 
 SMALL = {
     "pyramid.channels": 16,
@@ -50,5 +50,5 @@ def small(recipe: str = "resnet18_fpn", **options) -> ModelCheckpoint:
 
 def saved(trained: ModelCheckpoint, folder: Path) -> Path:
     """Write a network as a checkpoint has it."""
-    torch.save({"trained": trained.plain()}, folder / "network.pt")
+    write_model(folder / "network.pt", trained)
     return folder / "network.pt"

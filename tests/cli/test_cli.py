@@ -200,7 +200,7 @@ def test_mistakes_end_in_one_sentence(words, sentence, weights, data, tmp_path, 
 def test_weights_are_described_converted_and_compared(weights, tmp_path, capsys):
     other = tmp_path / "theirs.pkl"
     assert main(["weights", "convert", str(weights), str(other), "--layout", "detectron2"]) == 0
-    assert "classes, in this order: disk, square" in capsys.readouterr().out
+    assert "classes in order: disk, square" in capsys.readouterr().out
     assert main(["weights", "compare", str(weights), str(other)]) == 0
     assert main(["weights", "convert", str(other), str(tmp_path / "ours.pt")]) == 0
     assert main(["weights", "compare", str(other), str(tmp_path / "ours.pt")]) == 0

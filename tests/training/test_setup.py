@@ -6,7 +6,7 @@ import torch
 from maskrcnn import recipes
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import new_run, recipe_arguments, started
-from maskrcnn.weights.init import Origin
+from maskrcnn.weights.init import InitialWeights
 
 TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}
 
@@ -16,7 +16,7 @@ def a_plan(tmp_path, recipe="resnet18_fpn", **arguments):
 
 
 def origin(**arguments):
-    return Origin({}, "resnet18_fpn", arguments, ("cat",))
+    return InitialWeights({}, "resnet18_fpn", arguments, ("cat",))
 
 
 def test_from_scratch_norms_learn_unless_told(tmp_path):
@@ -30,7 +30,7 @@ def test_from_scratch_norms_learn_unless_told(tmp_path):
 
 
 def test_weights_of_other_origin_keep_the_recipes_norms(tmp_path):
-    assert recipe_arguments(a_plan(tmp_path), 0, Origin({}, None, {}, ())) == {}
+    assert recipe_arguments(a_plan(tmp_path), 0, InitialWeights({}, None, {}, ())) == {}
 
 
 def test_weights_bring_the_arguments_that_they_were_trained_with(tmp_path):
@@ -58,12 +58,12 @@ def test_keypoints_of_the_data_are_learnt_unless_the_form_says_otherwise(tmp_pat
 def test_rows_go_where_their_class_is():
     torch.manual_seed(0)
     source, model = recipes.build("resnet18_fpn", 2, {**TINY}), recipes.build("resnet18_fpn", 3, {**TINY})
-    start = Origin(source.state_dict(), "resnet18_fpn", TINY, ("cat", "dog"))
+    start = InitialWeights(source.state_dict(), "resnet18_fpn", TINY, ("cat", "dog"))
     said = started(model, ("bird", "hound", "cat"), start, {"hound": "dog"})
     assert said.splitlines()[-3:] == [
-        "class bird   begins anew",
-        "class hound  from dog",
-        "class cat    from cat",
+        "class bird   newly initialised",
+        "class hound  copied from dog",
+        "class cat    copied from cat",
     ]
     ours, theirs = model.box_branch.cls_score.weight, source.box_branch.cls_score.weight
     assert torch.equal(ours[1:], theirs[[1, 0, 2]])

@@ -1,16 +1,24 @@
+"""Weight files are read without running anything in them; other files end in one sentence."""
+
 import os
 import pickle
-import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from maskrcnn.weights.files import description_in, read_checkpoint, tensors_in, write_state_dict
+from maskrcnn.weights import files
+from maskrcnn.weights.files import (
+    extract_description,
+    extract_state_dict,
+    read_checkpoint,
+    write_state_dict,
+)
 
 
 def read(path):
-    return tensors_in(read_checkpoint(path))
+    return extract_state_dict(read_checkpoint(path))
 
 
 class Hostile:
@@ -29,10 +37,18 @@ def test_reads_the_arrays_of_detectron2s_pickles(tmp_path):
         {"blobs": arrays},
     ):
         (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol=2))
-        found = read(tmp_path / "w.pkl")
-        assert {name: tensor.numpy().tolist() for name, tensor in found.items()} == {
+        assert {name: tensor.numpy().tolist() for name, tensor in read(tmp_path / "w.pkl").items()} == {
             name: array.tolist() for name, array in arrays.items()
         }
+
+
+@pytest.mark.parametrize("suffix", ["pkl", "pth"])
+def test_the_format_is_inferred_from_the_content(tmp_path, suffix):
+    path = tmp_path / f"w.{suffix}"
+    path.write_bytes(pickle.dumps({"a": np.ones(2, np.float32)}))
+    assert torch.equal(read(path)["a"], torch.ones(2))
+    torch.save({"a": torch.ones(3)}, path)
+    assert torch.equal(read(path)["a"], torch.ones(3))
 
 
 def test_a_hostile_pickle_is_refused_by_name(tmp_path):
@@ -47,14 +63,14 @@ def test_a_hostile_pickle_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("library", "suffix"), [("torchvision", "pth"), ("detectron2", "pth"), ("detectron2", "pkl")]
 )
-def test_what_is_written_is_read_back(tmp_path, library, suffix):
+def test_written_tensors_and_description_are_read_back(tmp_path, library, suffix):
     tensors = {"a.weight": torch.randn(2, 3), "a.num_batches_tracked": torch.tensor(5)}
     path, description = tmp_path / "deep" / f"w.{suffix}", {"names": ("a", "b"), "side": 1.5, "more": {}}
     write_state_dict(path, tensors, library, description)
-    assert description_in(read_checkpoint(path)) == description
-    found = read(path)
-    assert list(found) == list(tensors)
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert extract_description(read_checkpoint(path)) == description
+    state_dict = read(path)
+    assert list(state_dict) == list(tensors)
+    assert all(torch.equal(state_dict[name], tensor) for name, tensor in tensors.items())
 
 
 def test_only_detectron2_reads_pickles(tmp_path):
@@ -67,58 +83,82 @@ def test_only_detectron2_reads_pickles(tmp_path):
 def test_reads_bare_and_wrapped_tensors(tmp_path, wrap, new):
     tensors = {"a.weight": torch.randn(2, 3), "a.num_batches_tracked": torch.tensor(5)}
     torch.save(wrap(tensors), tmp_path / "w.pth", _use_new_zipfile_serialization=new)
-    found = read(tmp_path / "w.pth")
-    assert list(found) == list(tensors)
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    state_dict = read(tmp_path / "w.pth")
+    assert list(state_dict) == list(tensors)
+    assert all(torch.equal(state_dict[name], tensor) for name, tensor in tensors.items())
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights file at .*none\.pth$"):
         read(tmp_path / "none.pth")
-    with pytest.raises(FileNotFoundError, match="is a folder"):
+    with pytest.raises(FileNotFoundError, match="it is a folder or a device"):
         read(tmp_path)
+    with pytest.raises(FileNotFoundError, match="it is a folder or a device"):
+        read(Path("/dev/null"))
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut", b"\x80\x02}q\x00."])
-def test_files_that_are_no_checkpoints(tmp_path, content):
-    path = tmp_path / "w.pth"
+def test_files_that_the_system_cannot_read(tmp_path, monkeypatch):
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    for path in (tmp_path / "loop.pth", tmp_path / ("long" * 100)):
+        with pytest.raises((ValueError, FileNotFoundError), match=rf"{path.name}") as raised:
+            read(path)
+        assert "\n" not in str(raised.value)
+    (tmp_path / "w.pth").write_bytes(b"x")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(ValueError, match=r"w\.pth cannot be read: Permission denied"):
+        read(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello",
+        b"hello\nworld\n" * 1000,
+        b"PK\x03\x04 cut",
+        b"PK\x05\x06" + bytes(18),  # an empty archive
+        b"\x89PNG\r\n\x1a\n",
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",  # torch's legacy magic alone
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.\x80\x02X\xff\xff\xff\xffa.",
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",  # a frame of 2**63 - 1 bytes
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pth", "pkl", "jpg"])
+def test_files_of_another_kind_end_in_one_sentence(tmp_path, content, suffix):
+    path = tmp_path / f"w.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"w\.pth") as raised:
+    with pytest.raises(ValueError, match=rf"w\.{suffix}") as raised:
         read(path)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_truncated_checkpoint_is_damaged(tmp_path):
-    path = tmp_path / "w.pth"
-    torch.save({"a": torch.randn(1000)}, path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ValueError, match="damaged"):
-        read(path)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, new):
-    path, marker = tmp_path / "w.pth", tmp_path / "was_run"
-    torch.save({"a": Hostile(marker)}, path, _use_new_zipfile_serialization=new)
-    with pytest.raises(ValueError, match=r"refused: loading it would run \w+\.mkdir, not only read tensors$"):
-        read(path)
-    path.write_bytes(pickle.dumps(Hostile(marker), protocol=2))
-    with pytest.raises(ValueError, match=r"w\.pth"):
-        read(path)
-    assert not marker.exists()
+def test_truncated_checkpoints_are_damaged(tmp_path, new):
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.randn(1000)}, path, _use_new_zipfile_serialization=new)
+    content = path.read_bytes()
+    for size in (3, 17, 200, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"w\.pth is .*damaged"):
+            read(path)
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ([torch.zeros(2)], "it holds a list where a dictionary of tensors was expected"),
-        ({}, "holds a dict where"),
-        (torch.zeros(2), "holds a Tensor where"),
-        ({"a": torch.zeros(2), "epoch": 3}, "holds a int at 'epoch', not a plain dense tensor"),
-        ({3: torch.zeros(2)}, "at 3"),
-        ({"a": torch.zeros(1).expand(10**9)}, "at 'a', not a plain dense tensor"),
-        ({"a": torch.zeros(2, device="meta")}, "at 'a', not a plain dense tensor"),
-        ({"a": torch.eye(2).to_sparse()}, "at 'a', not a plain dense tensor"),
+        ([torch.zeros(2)], "expected a dictionary of tensors, but the file holds a value of type list"),
+        ({}, "the file holds an empty one"),
+        (torch.zeros(2), "a value of type Tensor"),
+        ({"model": {"state_dict": {}}}, "the file holds an empty one"),
+        ({"a": torch.zeros(2), "epoch": 3}, "expected a tensor at 'epoch', but it is of type int"),
+        ({3: torch.zeros(2)}, "expected text as the name of a tensor, but one is of type int"),
+        ({"a": torch.zeros(1).expand(10**9)}, "the tensor at 'a' is not a dense one"),
+        ({"a": torch.zeros(2, device="meta")}, "would run torch._utils._rebuild_meta_tensor"),
+        ({"a": torch.eye(2).to_sparse()}, "would run torch._utils._rebuild_sparse_tensor"),
     ],
 )
 def test_content_that_is_not_weights_is_named(tmp_path, content, sentence):
@@ -127,14 +167,57 @@ def test_content_that_is_not_weights_is_named(tmp_path, content, sentence):
         read(tmp_path / "w.pth")
 
 
-def test_compressed_archives_are_refused(tmp_path):
-    torch.save({"a": torch.zeros(10**6)}, tmp_path / "w.pth")
-    bomb = tmp_path / "bomb.pth"
-    with (
-        zipfile.ZipFile(tmp_path / "w.pth") as source,
-        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target,
-    ):
-        for entry in source.infolist():
-            target.writestr(entry.filename, source.read(entry))
-    with pytest.raises(ValueError, match="compressed archive"):
-        read(bomb)
+def doubled(levels: int):
+    """A value that holds one value twice, which holds another twice, and so on."""
+    value: list = ["x"]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+def nested(levels: int):
+    value: dict = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (doubled(40), "unfolds to more than 1,000,000 values"),
+        (nested(100), "nested more than 64 deep"),
+        ([["x" * 10_000] * 1000] * 1000, "unfolds to more than"),
+    ],
+)
+def test_content_that_grows_when_it_is_walked_through_is_refused(tmp_path, suffix, values, sentence):
+    path, content = tmp_path / f"w.{suffix}", {"a": np.zeros(2, np.float32), "maskrcnn": {"values": values}}
+    if suffix == "pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save({**content, "a": torch.zeros(2)}, path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match=rf"w\.{suffix} is refused: .*{sentence}"):
+        read(path)
+
+
+def test_values_are_counted_once_for_each_container(monkeypatch):
+    visits = []
+    count = files._count_values
+    monkeypatch.setattr(files, "_count_values", lambda *arguments: visits.append(1) or count(*arguments))
+    assert count(doubled(15), {}, 0) > 2**15
+    assert len(visits) < 100
+
+
+def test_shared_values_are_read(tmp_path):
+    shared = np.ones(3, np.float32)
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": {"a": shared, "b": shared}}))
+    assert torch.equal(read(tmp_path / "w.pkl")["b"], torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "content", [[], {"maskrcnn": "text"}, {"maskrcnn": {}}, {"model": {}}, {"maskrcnn": [("a", 1)]}]
+)
+def test_content_without_a_description(content):
+    assert extract_description(content) is None

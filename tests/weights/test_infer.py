@@ -1,4 +1,4 @@
-"""A network is recognised from the names and shapes of its weights, however another library keeps them."""
+"""The recipe of a network is inferred from the names and shapes of its weights, in each layout."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from maskrcnn import recipes
 from maskrcnn.plain import options_of
 from maskrcnn.weights.infer import LIBRARY_DEFAULTS, backbone_defaults, infer_recipe
-from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION, layout_of, to_ours
+from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION, layout_of, to_native
 
 LSJ = {
     "body.norm": "batch",
@@ -21,10 +21,10 @@ PEOPLE = {"masks": None, "keypoints.count": 17}
 
 
 def in_layout(layout, recipe, num_classes, **arguments):
-    """The names and shapes, without memory, of a network as `layout` keeps it."""
+    """The names and shapes of a network in a layout, without memory."""
     with torch.device("meta"):
         model = recipes.build(recipe, num_classes, {**arguments})
-    return layout.write(model.state_dict())
+    return layout.from_native(model.state_dict())
 
 
 def of_recipe(recipe, arguments):
@@ -50,11 +50,11 @@ def of_recipe(recipe, arguments):
         ("resnext101_64x4d_fpn", 5, {}),
     ],
 )
-def test_torchvisions_networks(recipe, num_classes, arguments):
-    theirs = in_layout(TORCHVISION, recipe, num_classes, **arguments)
-    assert layout_of(theirs) is TORCHVISION
-    found = infer_recipe(to_ours(theirs), "torchvision")
-    assert found == (recipe, of_recipe(recipe, LIBRARY_DEFAULTS["torchvision"] | arguments), num_classes)
+def test_networks_of_torchvision(recipe, num_classes, arguments):
+    weights = in_layout(TORCHVISION, recipe, num_classes, **arguments)
+    assert layout_of(weights) is TORCHVISION
+    inferred = infer_recipe(to_native(weights), "torchvision")
+    assert inferred == (recipe, LIBRARY_DEFAULTS["torchvision"] | arguments, num_classes)
 
 
 @pytest.mark.parametrize(
@@ -79,48 +79,48 @@ def test_torchvisions_networks(recipe, num_classes, arguments):
         ("resnet50_fpn", 7, {"masks.coding": "class_agnostic"}),
     ],
 )
-def test_detectron2s_networks(recipe, num_classes, arguments):
-    theirs = in_layout(DETECTRON2, recipe, num_classes, **arguments)
-    assert layout_of(theirs) is DETECTRON2
-    found = infer_recipe(to_ours(theirs), "detectron2")
+def test_networks_of_detectron2(recipe, num_classes, arguments):
+    weights = in_layout(DETECTRON2, recipe, num_classes, **arguments)
+    assert layout_of(weights) is DETECTRON2
+    inferred = infer_recipe(to_native(weights), "detectron2")
     expected = {
         name: value
         for name, value in of_recipe(recipe, LIBRARY_DEFAULTS["detectron2"] | arguments).items()
         if value is not False
     }
-    assert found == (recipe, expected, num_classes)
+    assert inferred == (recipe, expected, num_classes)
 
 
-def test_pixels_in_the_file_win():
-    theirs = in_layout(DETECTRON2, "resnet50_fpn", 3)
-    theirs |= {
-        "pixel_mean": torch.tensor([123.675, 116.28, 103.53])[:, None, None],
-        "pixel_std": torch.ones(3, 1, 1),
+def test_pixel_constants_in_the_file_replace_the_defaults():
+    weights = in_layout(DETECTRON2, "resnet50_fpn", 3)
+    weights |= {
+        "input.mean": torch.tensor([123.675, 116.28, 103.53])[:, None, None],
+        "input.std": torch.ones(3, 1, 1),
     }
-    arguments = infer_recipe(to_ours(theirs), "detectron2").arguments
-    assert arguments["input.mean"] == (123.675, 116.28, 103.53) and "input.bgr" not in arguments
+    arguments = infer_recipe(to_native(weights), "detectron2").arguments
+    assert arguments["pixel_mean"] == (123.675, 116.28, 103.53) and "bgr" not in arguments
 
 
 def test_four_channels():
-    theirs = in_layout(TORCHVISION, "resnet18_fpn", 3, **{"input.channels": 4})
-    assert infer_recipe(to_ours(theirs), "torchvision").arguments["input.channels"] == 4
+    weights = in_layout(TORCHVISION, "resnet18_fpn", 3, in_channels=4)
+    assert infer_recipe(to_native(weights), "torchvision").arguments["in_channels"] == 4
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda w: w.pop("roi_heads.box_predictor.cls_score.weight"), "no box predictor"),
-        (lambda w: w.pop("backbone.bottom_up.res2.0.conv2.weight"), "none of the backbones has"),
+        (lambda w: w.pop("roi_heads.box_predictor.cls_score.weight"), "have no box predictor"),
+        (lambda w: w.pop("backbone.bottom_up.res2.0.conv2.weight"), "no recipe has a body"),
     ],
 )
-def test_what_no_recipe_makes_is_said_to_be_so(change, sentence):
-    theirs = in_layout(DETECTRON2, "resnet50_fpn", 3)
-    change(theirs)
+def test_a_network_that_no_recipe_builds_is_refused(change, sentence):
+    weights = in_layout(DETECTRON2, "resnet50_fpn", 3)
+    change(weights)
     with pytest.raises(ValueError, match=sentence):
-        infer_recipe(to_ours(theirs), "detectron2")
+        infer_recipe(to_native(weights), "detectron2")
 
 
-def test_caffe2_backbones_want_what_they_were_trained_on():
+def test_arguments_of_caffe2_backbones():
     with torch.device("meta"):
         msra, fair = recipes.resnet.resnet50().state_dict(), recipes.resnet.resnext101().state_dict()
     assert backbone_defaults(msra)["body.stride_in_1x1"] and backbone_defaults(msra)["input.bgr"]

@@ -1,4 +1,4 @@
-"""Names of other libraries: ours from theirs, theirs from ours, the rows of the classes in their order."""
+"""Names of other libraries to native names and back, with the rows of the classes in order."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from maskrcnn import recipes
 from maskrcnn.network.mobilenet import MobileNetV2
 from maskrcnn.network.norms import batch_norm
 from maskrcnn.network.resnet import resnet18, resnet50
-from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION, to_ours
+from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION, to_native
 
 TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}
 CONV = {
@@ -21,7 +21,7 @@ CONV = {
 
 
 def torchvision_names(depths: list[int], convolutions: int, projected: set[int]) -> set[str]:
-    """The names of torchvision's ResNet, written down from its structure."""
+    """The names of torchvision's ResNet, foreign down from its structure."""
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     names = {"conv1.weight", *(f"bn1.{v}" for v in norm), "fc.weight", "fc.bias"}
     for stage, depth in enumerate(depths, start=1):
@@ -36,22 +36,22 @@ def torchvision_names(depths: list[int], convolutions: int, projected: set[int])
 
 
 @pytest.mark.parametrize(
-    ("make", "theirs"),
+    ("make", "foreign"),
     [
         (resnet18, torchvision_names([2, 2, 2, 2], 2, {2, 3, 4})),
         (resnet50, torchvision_names([3, 4, 6, 3], 3, {1, 2, 3, 4})),
     ],
 )
-def test_torchvision_resnets_get_our_names(make, theirs):
+def test_torchvision_resnets_get_native_names(make, foreign):
     with torch.device("meta"):
-        ours = set(make(norm=batch_norm).state_dict())
-    assert set(to_ours(dict.fromkeys(theirs, torch.zeros(1)))) == ours | {"fc.weight", "fc.bias"}
+        native = set(make(norm=batch_norm).state_dict())
+    assert set(to_native(dict.fromkeys(foreign, torch.zeros(1)))) == native | {"fc.weight", "fc.bias"}
 
 
 def test_each_tensor_keeps_its_meaning():
-    theirs = ["conv1.weight", "bn1.bias", "layer1.0.bn2.weight", "layer3.0.downsample.1.running_var"]
-    ours = to_ours({name: torch.tensor(float(i)) for i, name in enumerate(theirs)})
-    assert {name: int(tensor) for name, tensor in ours.items()} == {
+    foreign = ["conv1.weight", "bn1.bias", "layer1.0.bn2.weight", "layer3.0.downsample.1.running_var"]
+    native = to_native({name: torch.tensor(float(i)) for i, name in enumerate(foreign)})
+    assert {name: int(tensor) for name, tensor in native.items()} == {
         "stem.conv.weight": 0,
         "stem.norm.bias": 1,
         "res2.0.norm2.weight": 2,
@@ -60,31 +60,31 @@ def test_each_tensor_keeps_its_meaning():
 
 
 @pytest.mark.parametrize("body", [MobileNetV2, resnet18])
-def test_our_own_names_pass_unchanged(body):
+def test_native_names_stay(body):
     state_dict = body().state_dict()
-    assert list(to_ours(state_dict)) == list(state_dict)
-    assert list(to_ours({f"module.{name}": x for name, x in state_dict.items()})) == list(state_dict)
+    assert list(to_native(state_dict)) == list(state_dict)
+    assert list(to_native({f"module.{name}": x for name, x in state_dict.items()})) == list(state_dict)
 
 
 @pytest.mark.parametrize("layout", [TORCHVISION, DETECTRON2])
 @pytest.mark.parametrize("arguments", [{}, CONV, {"masks": None, "keypoints.count": 3}])
-def test_what_is_written_is_read_back_to_the_bit(layout, arguments):
+def test_the_inverse_is_exact(layout, arguments):
     torch.manual_seed(0)
-    ours = recipes.build("resnet18_fpn", 3, {**TINY, **arguments}).state_dict()
-    read = to_ours(layout.write(ours))
-    assert read.keys() == {name for name in ours if not name.startswith("normalise.")}
-    assert all(torch.equal(tensor, ours[name]) for name, tensor in read.items())
+    native = recipes.build("resnet18_fpn", 3, {**TINY, **arguments}).state_dict()
+    read = to_native(layout.from_native(native))
+    assert read.keys() == {name for name in native if not name.startswith("normalise.")}
+    assert all(torch.equal(tensor, native[name]) for name, tensor in read.items())
 
 
-def test_torchvision_has_background_first_and_we_last():
-    ours = {
+def test_torchvision_has_background_first():
+    native = {
         "box_branch.cls_score.weight": torch.tensor([[1.0], [2.0], [0.0]]),
         "box_branch.bbox_pred.bias": torch.arange(1.0, 9.0),
         "branches.masks.head.logits.bias": torch.tensor([5.0, 6.0]),
         "backbone.lateral.0.conv.bias": torch.tensor([7.0, 8.0, 9.0]),
     }
-    written = TORCHVISION.write(ours)
-    assert {name: tensor.flatten().tolist() for name, tensor in written.items()} == {
+    foreign = TORCHVISION.from_native(native)
+    assert {name: tensor.flatten().tolist() for name, tensor in foreign.items()} == {
         "roi_heads.box_predictor.cls_score.weight": [0, 1, 2],
         "roi_heads.box_predictor.bbox_pred.bias": [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8],
         "roi_heads.mask_predictor.mask_fcn_logits.bias": [0, 5, 6],
@@ -101,14 +101,16 @@ def test_torchvision_has_background_first_and_we_last():
         ("roi_heads.mask_head.mask_fcn3.bias", "roi_heads.mask_head.2.0.bias"),
     ],
 )
-def test_torchvisions_older_names_mean_the_same(old, new):
-    some = {"roi_heads.box_predictor.cls_score.weight": torch.zeros(2, 1)}
-    assert list(to_ours({**some, old: torch.zeros(2)})) == list(to_ours({**some, new: torch.zeros(2)}))
+def test_older_names_of_torchvision_mean_the_same(old, new):
+    detector = {"roi_heads.box_predictor.cls_score.weight": torch.zeros(2, 1)}
+    assert list(to_native({**detector, old: torch.zeros(2)})) == list(
+        to_native({**detector, new: torch.zeros(2)})
+    )
 
 
-def test_a_network_that_the_other_library_does_not_know_is_refused():
-    with pytest.raises(ValueError, match=r"torchvision has no place for backbone\.body\.features"):
-        TORCHVISION.write(
+def test_a_network_that_the_other_library_lacks_is_refused():
+    with pytest.raises(ValueError, match=r"torchvision has no network with backbone\.body\.features"):
+        TORCHVISION.from_native(
             recipes.build(
                 "mobilenet_v2_fpn", 2, {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8}
             ).state_dict()
@@ -116,7 +118,7 @@ def test_a_network_that_the_other_library_does_not_know_is_refused():
 
 
 def test_caffe2_names_and_norms_without_statistics():
-    theirs = {
+    foreign = {
         "conv1_w": torch.full((2,), 1.0),
         "res_conv1_bn_s": torch.full((2,), 2.0),
         "res_conv1_bn_b": torch.full((2,), 3.0),
@@ -127,18 +129,27 @@ def test_caffe2_names_and_norms_without_statistics():
         "res3_0_branch1_bn_running_mean": torch.full((2,), 7.0),
         "fc1000_w": torch.full((2,), 8.0),
     }
-    ours = {name: tensor[0].item() for name, tensor in to_ours(theirs).items()}
-    idle = pytest.approx(1 - 1e-5)  # with the norm's epsilon exactly a scale and a shift
-    assert ours == {
+    native = {name: tensor[0].item() for name, tensor in to_native(foreign).items()}
+    unit = pytest.approx(1 - 1e-5)  # with the norm's epsilon exactly a scale and a shift
+    assert native == {
         "stem.conv.weight": 1,
         "stem.norm.weight": 2,
         "stem.norm.bias": 3,
         "stem.norm.running_mean": 0,
-        "stem.norm.running_var": idle,
+        "stem.norm.running_var": unit,
         "res2.0.conv1.weight": 4,
         "res4.22.norm3.weight": 5,
         "res3.0.shortcut.norm.bias": 6,
         "res3.0.shortcut.norm.running_mean": 7,
-        "res3.0.shortcut.norm.running_var": idle,
+        "res3.0.shortcut.norm.running_var": unit,
         "fc1000_w": 8,
     }
+
+
+@pytest.mark.parametrize("layout", [TORCHVISION, DETECTRON2])
+def test_box_predictors_have_the_names_of_the_other_library(layout):
+    native = {f"box_branch.{name}.bias": torch.zeros(12) for name in ("cls_score", "bbox_pred")}
+    names = [f"roi_heads.box_predictor.{name}.bias" for name in ("cls_score", "bbox_pred")]
+    assert list(layout.from_native(native)) == names
+    marker = {"proposal_generator.rpn_head.conv.weight": torch.zeros(1)} if layout is DETECTRON2 else {}
+    assert list(to_native(dict.fromkeys(names, torch.zeros(12)) | marker))[:2] == list(native)

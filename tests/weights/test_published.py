@@ -2,16 +2,16 @@ import re
 
 import pytest
 
-from maskrcnn.weights.published import ALIASES, PUBLISHED, find_published, published_as
+from maskrcnn.weights.published import ALIASES, PUBLISHED, find_published, published_by_file_name
 
 
 def test_addresses_and_checksums_are_those_of_the_publishers():
-    ours = find_published("torchvision/maskrcnn_resnet50_fpn_v2")
-    assert ours.url == "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
-    assert (ours.checksum, ours.licence.split()[0]) == ("sha256:73cbd019", "BSD-3-Clause")
-    theirs = find_published("detectron2/COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x")
-    assert theirs.url.endswith("/mask_rcnn_R_101_FPN_3x/138205316/model_final_a3ec72.pkl")
-    assert (theirs.checksum, theirs.licence[:12]) == ("md5:a3ec72", "CC BY-SA 3.0")
+    entry = find_published("torchvision/maskrcnn_resnet50_fpn_v2")
+    assert entry.url == "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
+    assert (entry.checksum, entry.licence.split()[0]) == ("sha256:73cbd019", "BSD-3-Clause")
+    entry = find_published("detectron2/COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x")
+    assert entry.url.endswith("/mask_rcnn_R_101_FPN_3x/138205316/model_final_a3ec72.pkl")
+    assert (entry.checksum, entry.licence[:12]) == ("md5:a3ec72", "CC BY-SA 3.0")
 
 
 def test_every_row_is_whole():
@@ -20,7 +20,7 @@ def test_every_row_is_whole():
     for entry in PUBLISHED.values():
         assert re.fullmatch(r"https://\S+\.(pth|pkl)", entry.url)
         assert re.fullmatch(r"(sha256:[0-9a-f]{8}|md5:[0-9a-f]{6})?", entry.checksum)
-        assert published_as(entry.file_name) == entry
+        assert published_by_file_name(entry.file_name) == entry
 
 
 def test_the_last_part_of_a_name_is_enough_where_it_is_unique():

@@ -46,7 +46,7 @@ def torchvision_network(checkpoint: ModelCheckpoint, size_hw: tuple[int, int]) -
     backbone = resnet_fpn_backbone(backbone_name=_BODIES[body], weights=None, trainable_layers=3)
     sides = {"min_size": min(size_hw), "max_size": max(size_hw)}
     model = classes[form](backbone, len(checkpoint.class_names) + 1, **sides)
-    model.load_state_dict(TORCHVISION.write(checkpoint.weights))
+    model.load_state_dict(TORCHVISION.from_native(checkpoint.weights))
     return model
 
 

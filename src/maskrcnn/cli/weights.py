@@ -44,9 +44,9 @@ def add(commands: Commands) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from maskrcnn.weights.describe import published_list
+    from maskrcnn.weights.describe import list_published
 
-    print(published_list())
+    print(list_published())
     return 0
 
 
@@ -59,7 +59,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from maskrcnn.recipes import all_options
-    from maskrcnn.weights.describe import convert
+    from maskrcnn.weights.convert import convert
 
     settings, options = parse_sets(arguments.sets, all_options())
     given = (
@@ -72,17 +72,15 @@ def _convert(arguments: argparse.Namespace) -> int:
             f"--set {unused[0]} has no effect on a conversion: expected arguments of the recipe, as "
             f"recipe.NAME=VALUE, or sizes of pictures: {', '.join(sorted(_SIDES))}"
         )
-    names = arguments.classes.split(",") if arguments.classes else None
-    sides = settings.test_sides if given else None
-    text = convert(
+    summary = convert(
         arguments.weights,
         arguments.output,
         arguments.layout,
-        class_names=names,
+        class_names=arguments.classes.split(",") if arguments.classes else None,
         options=options,
-        sides=sides,
+        test_sides=settings.test_sides if given else None,
     )
-    print(text)
+    print(summary)
     return 0
 
 

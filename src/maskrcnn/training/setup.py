@@ -18,9 +18,9 @@ from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import options_of
 from maskrcnn.training.checkpoint import Checkpoint, load
 from maskrcnn.training.settings import Settings
-from maskrcnn.weights.init import Origin, init_from, read_origin
+from maskrcnn.weights.class_rows import copy_class_rows, describe_matches, match_classes
+from maskrcnn.weights.init import InitialWeights, load_matching, read_initial_weights
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
-from maskrcnn.weights.transplant import account, origins, transplanted
 
 DEFAULT_RECIPE = "resnet50_fpn"
 _FROM_SCRATCH = dict.fromkeys(("body.norm", "pyramid.norm", "boxes.norm", "masks.norm"), "group")
@@ -95,13 +95,13 @@ def with_initial_weights(
     """Give a new training its classes, and its weights, drawn by its seed or from a file.
 
     What the file's network knows of a class goes to our class of the same name, or of its synonym. Raises
-    ValueError where weights come too late, and as `read_origin` and `init_from` do.
+    ValueError where weights come too late, and as `read_initial_weights` and `load_matching` do.
     """
     if run.trained.weights and init:
         raise ValueError(f"--init {init}: the training has its weights already, for it goes on by --resume")
     if run.trained.weights:
         return run
-    origin = read_origin(init) if init else None
+    origin = read_initial_weights(init) if init else None
     recipe = run.trained.recipe or (origin and origin.recipe) or DEFAULT_RECIPE
     trained = replace(
         run.trained,
@@ -119,17 +119,19 @@ def with_initial_weights(
     return replace(run, trained=replace(trained, weights=model.state_dict()))
 
 
-def started(model: MaskRCNN, class_names: Sequence[str], origin: Origin, synonyms: Mapping[str, str]) -> str:
+def started(
+    model: MaskRCNN, class_names: Sequence[str], origin: InitialWeights, synonyms: Mapping[str, str]
+) -> str:
     """Copy into `model` what fits of `origin`; return what became of each class and of each part."""
     if not origin.recipe:
-        return str(init_from(model, origin.weights))
-    taken = origins(class_names, origin.class_names, synonyms)
-    weights = transplanted(origin.weights, origin.class_names, model.state_dict(), taken)
-    return f"{init_from(model, weights)}\n{account(taken)}"
+        return str(load_matching(model, origin.weights))
+    matches = match_classes(class_names, origin.class_names, synonyms)
+    weights = copy_class_rows(origin.weights, origin.class_names, model.state_dict(), matches)
+    return f"{load_matching(model, weights)}\n{describe_matches(matches)}"
 
 
 def recipe_arguments(
-    recipe: str, trained: ModelCheckpoint, keypoints: int, origin: Origin | None
+    recipe: str, trained: ModelCheckpoint, keypoints: int, origin: InitialWeights | None
 ) -> dict[str, Any]:
     """Return the recipe's options: those that were chosen, and others that fit the start and the data.
 

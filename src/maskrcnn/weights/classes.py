@@ -1,4 +1,4 @@
-"""The classes that published weights know, and what the keypoints of people are called."""
+"""The classes of published weights, and the keypoints of people."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _CITYSCAPES = "24 person, 25 rider, 26 car, 27 truck, 28 bus, 31 train, 32 motor
 
 
 class Classes(NamedTuple):
-    """Names of a network's classes, in the order of its labels, with the ids that its data set gives them."""
+    """Names of a network's classes, in the order of its labels, and their ids in the data set."""
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
 
 
-def _read(listed: str) -> Classes:
-    pairs = [pair.split(" ", 1) for pair in " ".join(listed.split()).split(", ")]
+def _parse(text: str) -> Classes:
+    pairs = [pair.split(" ", 1) for pair in " ".join(text.split()).split(", ")]
     return Classes(tuple(name for _, name in pairs), tuple(int(number) for number, _ in pairs))
 
 
-COCO = _read(_COCO)
-CITYSCAPES = _read(_CITYSCAPES)
-# torchvision numbers its outputs by COCO's ids, gaps included
+COCO = _parse(_COCO)
+CITYSCAPES = _parse(_CITYSCAPES)
+# torchvision's labels are COCO's ids, with their gaps
 COCO_WITH_GAPS = Classes(
     tuple(dict(zip(COCO.ids, COCO.names, strict=True)).get(id_, f"unused {id_}") for id_ in range(1, 91)),
     tuple(range(1, 91)),
@@ -67,10 +67,10 @@ COCO_SKELETON = (
 _DATASETS = {"coco": (COCO, COCO_WITH_GAPS), "people": (PERSON,), "cityscapes": (CITYSCAPES,)}
 
 
-def classes_of(count: int, dataset: str) -> Classes:
-    """Return the classes of a network that has `count` of them and was trained on `dataset`.
+def dataset_classes(count: int, dataset: str) -> Classes:
+    """Return the classes of a network with `count` classes that was trained on `dataset`.
 
-    They are numbered where the data set is not known or has another number of classes.
+    Names are "class 1", "class 2", … where the data set is unknown or has another number of classes.
     """
     numbered = Classes(tuple(f"class {n}" for n in range(1, count + 1)), tuple(range(1, count + 1)))
     return next((classes for classes in _DATASETS.get(dataset, ()) if len(classes.ids) == count), numbered)

@@ -1,115 +1,97 @@
-"""What people ask of weights: which there are, what a file holds, its form elsewhere, where two differ."""
+"""Descriptions of weights: the published ones, one file, and the difference between two."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maskrcnn.files import replacing
-from maskrcnn.weights.files import read_checkpoint, write_state_dict
-from maskrcnn.weights.init import origin_in, read_origin
-from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION
-from maskrcnn.weights.model_checkpoint import ModelCheckpoint, locate, model_in, read_model
-from maskrcnn.weights.published import PUBLISHED, published_as
+from maskrcnn.weights.files import read_checkpoint
+from maskrcnn.weights.init import extract_initial_weights, read_initial_weights
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint, extract_model, locate
+from maskrcnn.weights.published import PUBLISHED, published_by_file_name
 
-_SHOWN = 12  # classes that a description names
+_NAMED_CLASSES = 12
 
 
-def published_list() -> str:
-    """Return a line for each published checkpoint: its name, what it was trained on, its licence."""
+def list_published() -> str:
+    """Return a line for each published checkpoint: its name, its data set, its licence."""
     width = max(map(len, PUBLISHED))
     lines = [f"{entry.name:{width}}  {entry.trained_on:10}  {entry.licence}" for entry in PUBLISHED.values()]
-    return "\n".join([*lines, "", "The last part of a name is enough where no other ends in the same."])
+    return "\n".join([*lines, "", "The last part of a name is enough where it is unique."])
 
 
 def describe(source: str | Path) -> str:
-    """Return what weights are for: the network, its classes, where they come from and under which licence.
+    """Return a description of weights: the network, its classes, the publisher and the licence.
 
-    Errors as those of `read_origin`.
+    Raises FileNotFoundError and ValueError as `read_initial_weights` does.
     """
     path = locate(source)
     content = read_checkpoint(path)
-    origin = origin_in(content, path)
-    count = sum(tensor.numel() for tensor in origin.weights.values())
-    arguments = ", ".join(f"{name}={value}" for name, value in origin.arguments.items())
-    lines = [f"file       {path}"]
-    if published := published_as(path.name):
-        lines += [f"published  {published.name}, {published.url}", f"licence    {published.licence}"]
-    if origin.recipe:
-        trained = model_in(content, path)
-        names = ", ".join(trained.class_names[:_SHOWN])
-        more = f" and {len(trained.class_names) - _SHOWN} more" if len(trained.class_names) > _SHOWN else ""
-        lines += [
-            f"network    {origin.recipe}({arguments})",
-            f"classes    {len(trained.class_names)}: {names}{more}",
-            f"pictures   short side {trained.short_side or 'any'}, long {trained.long_side} at most",
-        ]
+    initial = extract_initial_weights(content, path)
+    lines = [f"file        {path}"]
+    if published := published_by_file_name(path.name):
+        lines += [f"published   {published.name}, {published.url}", f"licence     {published.licence}"]
+    if initial.recipe:
+        lines += _describe_network(extract_model(content, path))
+    elif initial.arguments:
+        lines.append(f"backbone    trained with {format_arguments(initial.arguments)}")
     else:
-        assumed = "no file says on which pixels; ImageNet's mean and deviation are assumed"
-        lines.append(f"backbone   {arguments or assumed}")
-    return "\n".join([*lines, f"numbers    {count:,} in {len(origin.weights)} tensors"])
+        lines.append("backbone    pixel mean and deviation are not in the file; ImageNet's are assumed")
+    count = sum(tensor.numel() for tensor in initial.weights.values())
+    lines.append(f"parameters  {count:,} in {len(initial.weights)} tensors")
+    return "\n".join(map(printable, lines))
 
 
-def convert(
-    source: str | Path,
-    output: Path,
-    layout: str,
-    *,
-    class_names: Sequence[str] | None = None,
-    options: Mapping[str, Any] | None = None,
-    sides: tuple[int | None, int] | None = None,
-) -> str:
-    """Write a network in the layout of this library, torchvision or Detectron2; return what to know of it.
-
-    `class_names`, `options` and `sides` say what the file could not, as for `read_model`. Reading what was
-    written gives the same network, with the same weights to the bit. Raises ValueError where the other
-    library knows no such network, and as `read_model` does.
-    """
-    trained = read_model(source, class_names=class_names, options=options, sides=sides)
-    trained.build()  # or it could not be read again
-    if layout == "maskrcnn":
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(output) as unfinished:
-            torch.save({"trained": trained.plain()}, unfinished)
-        return f"{trained.recipe} with {len(trained.class_names)} classes in {output}"
-    other = {"torchvision": TORCHVISION, "detectron2": DETECTRON2}[layout]
-    write_state_dict(output, other.write(trained.weights), layout, trained.description())
-    return f"{trained.recipe} in {output}, for {layout}\n{_to_set(trained)}"
+def _describe_network(checkpoint: ModelCheckpoint) -> list[str]:
+    names = checkpoint.class_names
+    more = f" and {len(names) - _NAMED_CLASSES} more" if len(names) > _NAMED_CLASSES else ""
+    short_side = f"short side {checkpoint.short_side}, " if checkpoint.short_side else ""
+    return [
+        f"network     {checkpoint.recipe}({format_arguments(checkpoint.arguments)})",
+        f"classes     {len(names)}: {', '.join(map(str, names[:_NAMED_CLASSES]))}{more}",
+        f"input       {short_side}long side at most {checkpoint.long_side} pixels",
+    ]
 
 
-def _to_set(trained: ModelCheckpoint) -> str:
-    """Say what the other library must be told, because its file cannot hold it."""
-    arguments = ", ".join(f"{name}={value}" for name, value in trained.arguments.items())
-    return (
-        f"classes, in this order: {', '.join(trained.class_names)}\n"
-        f"the network there must be built as here: {arguments or 'as usual'}"
-    )
+def format_arguments(arguments: Mapping[str, Any]) -> str:
+    """Return arguments as they stand in a call."""
+    return ", ".join(f"{name}={value}" for name, value in arguments.items())
+
+
+def printable(line: str) -> str:
+    """Return a line without the characters that control a terminal; a file can name its classes by them."""
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def compare(first: str | Path, second: str | Path) -> list[str]:
-    """Return a line for each argument and each tensor that two files do not share to the bit."""
-    ours, theirs = read_origin(first), read_origin(second)
-    names = sorted(ours.arguments.keys() | theirs.arguments.keys())
-    pairs = [(name, ours.arguments.get(name), theirs.arguments.get(name)) for name in names]
-    lines = [f"argument {name}: {one} against {other}" for name, one, other in pairs if one != other]
-    # The recipe's own constants stand in our files alone, and its arguments say them.
-    one, other = (
-        {name: tensor for name, tensor in origin.weights.items() if not name.startswith("normalise.")}
-        for origin in (ours, theirs)
+    """Return a line for each argument and each tensor in which two files differ by a bit or more."""
+    one, other = read_initial_weights(first), read_initial_weights(second)
+    names = sorted(one.arguments.keys() | other.arguments.keys())
+    pairs = [(name, one.arguments.get(name), other.arguments.get(name)) for name in names]
+    lines = [
+        f"argument {name}: {value} and {second_value}"
+        for name, value, second_value in pairs
+        if value != second_value
+    ]
+    # Only this library's files have the normalisation constants; the arguments say them too.
+    weights, second_weights = (
+        {name: tensor for name, tensor in initial.weights.items() if not name.startswith("normalise.")}
+        for initial in (one, other)
     )
-    lines += [f"only in {first}: {name}" for name in one if name not in other]
-    lines += [f"only in {second}: {name}" for name in other if name not in one]
-    shared = [(name, one[name], other[name]) for name in one if name in other]
-    return lines + [difference for entry in shared if (difference := _difference(*entry))]
+    lines += [f"only in {first}: {name}" for name in weights if name not in second_weights]
+    lines += [f"only in {second}: {name}" for name in second_weights if name not in weights]
+    shared = [(name, weights[name], second_weights[name]) for name in weights if name in second_weights]
+    lines += [difference for entry in shared if (difference := _difference(*entry))]
+    return list(map(printable, lines))
 
 
-def _difference(name: str, ours: Tensor, theirs: Tensor) -> str | None:
-    if ours.shape != theirs.shape:
-        return f"{name}: shape {tuple(ours.shape)} against {tuple(theirs.shape)}"
-    if torch.equal(ours, theirs):
+def _difference(name: str, first: Tensor, second: Tensor) -> str | None:
+    if first.shape != second.shape:
+        return f"{name}: shapes {tuple(first.shape)} and {tuple(second.shape)}"
+    if torch.equal(first, second):
         return None
-    return f"{name}: up to {(ours.double() - theirs.double()).abs().max():.3g} apart"
+    return f"{name}: values differ by up to {(first.double() - second.double()).abs().max():.3g}"

@@ -1,10 +1,8 @@
-"""Weight files: read from anywhere, nothing in them ever executed, and written for other libraries."""
+"""Weight files: read safely, whoever wrote them, and written for other libraries."""
 
 from __future__ import annotations
 
 import pickle
-import re
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,112 +14,145 @@ from torch import Tensor
 
 from maskrcnn.files import replacing
 from maskrcnn.weights.pickles import read_pickle
+from maskrcnn.weights.torch_files import LEGACY_MAGIC, ZIP_MAGIC, load_torch
 
+MAX_DEPTH = 64  # of dictionaries, lists and tuples inside one another
+MAX_VALUES = 1_000_000  # in a file, each as often as it is referred to
 _WRAPPERS = ("model", "state_dict", "blobs")
-_OURS = "maskrcnn"  # under which other libraries' files keep what we know of the network
+_DESCRIPTION = "maskrcnn"  # key of this library's description of the network in other libraries' files
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """Return all that a ``.pth`` or ``.pt`` file of torch, or a ``.pkl`` file of numpy arrays, holds.
+    """Return the content of a file of ``torch.save``, or of a pickle of numpy arrays.
 
-    Raises FileNotFoundError when there is no such file, and ValueError when it cannot be read safely.
+    Nothing in the file is executed. Raises FileNotFoundError where there is no such file, and ValueError,
+    naming the file, where it cannot be read, is damaged, or asks for more than tensors and plain values.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}{' (it is a folder)' if path.is_dir() else ''}")
-    if path.suffix == ".pkl":
+    try:
+        if not path.exists():
+            raise FileNotFoundError(f"no weights file at {path}")
+        if not path.is_file():
+            raise FileNotFoundError(f"no weights file at {path}: it is a folder or a device")
+        with path.open("rb") as file:
+            beginning = file.read(len(LEGACY_MAGIC))
+        if not beginning:
+            raise ValueError(f"{path} is empty")
+        is_torch = beginning.startswith(ZIP_MAGIC) or beginning == LEGACY_MAGIC
+        content = load_torch(path) if is_torch else _load_pickle(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        _count_values(content, {}, 0)
+    except ValueError as error:
+        raise ValueError(f"{path} is refused: {error}") from error
+    return content
+
+
+def _load_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
         try:
-            return read_pickle(path.read_bytes())
+            return read_pickle(file, path.stat().st_size)
         except ValueError as error:
             raise ValueError(f"{path} is refused: {error}") from error
-    return _load(path)
 
 
-def tensors_in(content: Any) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint's content, also from under "model", "state_dict" or "blobs".
+def _count_values(value: Any, counts: dict[int, int], depth: int) -> int:
+    """Return the number of values in `value`; those referred to many times count many times, long ones more.
 
-    Raises ValueError when the content is something else than tensors by name.
+    What walks through the content, or prints it, takes time in proportion. `counts` has the number of each
+    container by its id. Raises ValueError for too many, and for values too deep inside one another, which
+    includes a container that holds itself.
+    """
+    if isinstance(value, (str, bytes, bytearray)):
+        return 1 + len(value) // 64
+    if not isinstance(value, (dict, list, tuple)):
+        return 1 + value.bit_length() // 64 if isinstance(value, int) else 1
+    if depth == MAX_DEPTH:
+        raise ValueError(f"its values are nested more than {MAX_DEPTH} deep")
+    if id(value) not in counts:
+        children = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        count = 1 + sum(_count_values(child, counts, depth + 1) for child in children)
+        if count > MAX_VALUES:
+            raise ValueError(f"it unfolds to more than {MAX_VALUES:,} values")
+        counts[id(value)] = count
+    return counts[id(value)]
+
+
+def extract_state_dict(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint's content, which may be under "model", "state_dict" or "blobs".
+
+    Raises ValueError where the content is not a dictionary of tensors by name.
     """
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"it holds a {type(content).__name__} where a dictionary of tensors was expected")
-    tensors = {
-        name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-        for name, value in content.items()
-    }
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not _is_plain(tensor):
-            raise ValueError(f"it holds a {type(tensor).__name__} at {name!r}, not a plain dense tensor")
+        kind = "an empty one" if isinstance(content, dict) else f"a value of type {type(content).__name__}"
+        raise ValueError(f"expected a dictionary of tensors, but the file holds {kind}")
+    return checked_tensors(content)
+
+
+def checked_tensors(values: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return tensors and numpy arrays by name as tensors. Raises ValueError for anything else."""
+    tensors = {}
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise ValueError(
+                f"expected text as the name of a tensor, but one is of type {type(name).__name__}"
+            )
+        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"expected a tensor at {name[:100]!r}, but it is of type {type(value).__name__}")
+        if not _is_plain(tensor):
+            raise ValueError(f"the tensor at {name[:100]!r} is not a dense one that the file holds in full")
+        tensors[name] = tensor.detach()
     return tensors
+
+
+def extract_description(content: Any) -> dict[str, Any] | None:
+    """Return the description that `write_state_dict` put into a checkpoint's content, or None."""
+    if not isinstance(content, dict):
+        return None
+    metadata = getattr(content, "_metadata", {})
+    candidates = (content.get(_DESCRIPTION), isinstance(metadata, dict) and metadata.get(_DESCRIPTION))
+    return next((value for value in candidates if isinstance(value, dict) and value), None)
 
 
 def write_state_dict(
     path: Path, tensors: Mapping[str, Tensor], library: str, description: Mapping[str, Any]
 ) -> None:
-    """Write tensors as `library` keeps them, whole or not at all.
+    """Write tensors in the file format of `library`; the file appears whole or not at all.
 
     Detectron2's ``.pkl`` holds numpy arrays under "model"; other suffixes are torch's. `description` goes
-    where the library does not look, and comes back from `description_in`. Raises ValueError for a ``.pkl`` of
-    another library, which nothing could read.
+    where the library does not look, and `extract_description` returns it. Raises ValueError for a ``.pkl`` of
+    a library other than Detectron2, which could not read it.
     """
     if path.suffix == ".pkl" and library != "detectron2":
-        raise ValueError(f"{path}: only Detectron2 reads .pkl; choose a name that ends in .pth")
+        raise ValueError(f"{path}: only Detectron2 reads .pkl files; choose a name that ends in .pth")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
-        if library == "detectron2" and path.suffix == ".pkl":
+        if path.suffix == ".pkl":
             arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-            unfinished.write_bytes(pickle.dumps(_beside(arrays, description), protocol=2))
+            unfinished.write_bytes(pickle.dumps(_detectron2_content(arrays, description), protocol=2))
         elif library == "detectron2":
-            torch.save(_beside(tensors, description), unfinished)
+            torch.save(_detectron2_content(tensors, description), unfinished)
         else:
             weights = OrderedDict(tensors)
-            weights._metadata = {_OURS: dict(description)}  # type: ignore[attr-defined]
+            weights._metadata = {_DESCRIPTION: dict(description)}  # type: ignore[attr-defined]
             torch.save(weights, unfinished)
 
 
-def _beside(weights: Mapping[str, Any], description: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model": dict(weights), "__author__": "maskrcnn", _OURS: dict(description)}
+def _detectron2_content(weights: Mapping[str, Any], description: Mapping[str, Any]) -> dict[str, Any]:
+    return {"model": dict(weights), "__author__": "maskrcnn", _DESCRIPTION: dict(description)}
 
 
-def description_in(content: Any) -> dict[str, Any] | None:
-    """Return the description that `write_state_dict` left in a checkpoint's content, if any."""
-    if not isinstance(content, dict):
-        return None
-    metadata = getattr(content, "_metadata", {})
-    found = content.get(_OURS) or (isinstance(metadata, dict) and metadata.get(_OURS))
-    return found if isinstance(found, dict) else None
-
-
-def _load(path: Path) -> object:
-    if _is_compressed(path):
-        raise ValueError(f"{path} is a compressed archive, not a checkpoint")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can raise anything
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted:
-            raise ValueError(
-                f"{path} is refused: loading it would run {wanted[1]}, not only read tensors"
-            ) from error
-        raise ValueError(f"{path} is not a checkpoint that torch can read, or it is damaged") from error
-
-
-def _is_compressed(path: Path) -> bool:
-    """Whether `path` is an archive that may be far larger than it looks; torch stores without compression."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except zipfile.BadZipFile:
-        return False
-
-
-def _is_plain(tensor: object) -> bool:
-    """Whether the file holds `tensor` in full: not a placeholder, nor a view that makes much of little."""
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor is dense and held in full: neither a placeholder nor an expanded view."""
     return (
-        isinstance(tensor, Tensor)
-        and tensor.layout is torch.strided
+        tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )

@@ -1,4 +1,4 @@
-"""Which network do weights belong to? Names and shapes say nearly all; the library that made them the rest.
+"""Infers a recipe and its arguments from the names and shapes of weights.
 
 What no name or shape tells, such as where the stride stands or in which order the channels come, is taken
 from `LIBRARY_DEFAULTS`: what each library does. docs/conventions.md explains the differences.
@@ -51,7 +51,7 @@ _BODIES = {
     (23, 1): "resnet101",
     (23, 32): "resnext101",
     (23, 64): "resnext101_64x4d",
-}  # by the blocks of res4 and the groups
+}  # by the number of blocks of res4 and of groups
 
 
 class InferredRecipe(NamedTuple):
@@ -123,7 +123,7 @@ def _architecture(weights: Weights) -> str:
         return "fpn"
     if any(name.startswith("box_branch.res5.") for name in weights):
         return "c4"
-    return "dc5"  # a C5 that is not dilated has the same names and shapes, and nobody published one
+    return "dc5"  # a C5 without dilation has the same names and shapes, but none is published
 
 
 def _branches(weights: Weights, num_classes: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A trained network: its recipe and weights, and the names of what it knows. Every origin leads here."""
+"""A trained network: its recipe, its weights, and the names of what it detects, from whichever file."""
 
 from __future__ import annotations
 
@@ -12,24 +12,32 @@ import torch
 from torch import Tensor
 
 from maskrcnn import recipes
+from maskrcnn.files import replacing
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import with_values
 from maskrcnn.recipes.options import Options
 from maskrcnn.types import Metadata
-from maskrcnn.weights.classes import COCO_KEYPOINTS, COCO_SKELETON, classes_of
+from maskrcnn.weights.classes import COCO_KEYPOINTS, COCO_SKELETON, dataset_classes
 from maskrcnn.weights.download import fetch
-from maskrcnn.weights.files import description_in, read_checkpoint, tensors_in
+from maskrcnn.weights.files import (
+    checked_tensors,
+    extract_description,
+    extract_state_dict,
+    read_checkpoint,
+)
+from maskrcnn.weights.fit import check_fit, meta_state_dict
 from maskrcnn.weights.infer import infer_recipe
-from maskrcnn.weights.layouts import layout_of, to_ours
-from maskrcnn.weights.published import find_published, published_as
+from maskrcnn.weights.layouts import layout_of, to_native
+from maskrcnn.weights.published import find_published, published_by_file_name
 
-_SIDES = {"cityscapes": (1024, 2048)}  # of pictures, where they are not COCO's
+_SIDES = {"cityscapes": (1024, 2048)}  # short and long side of pictures, where they are not COCO's
 _COCO_SIDES = (800, 1333)
+_KEY = "trained"  # of this library's own files
 
 
 @dataclass(frozen=True)
 class ModelCheckpoint:
-    """What it takes to rebuild a network and to say what it sees."""
+    """A trained network: its recipe, its weights, and the names of what it detects."""
 
     recipe: str
     arguments: dict[str, Any]  # of the recipe
@@ -42,13 +50,14 @@ class ModelCheckpoint:
     weights: dict[str, Tensor]
 
     def build(self) -> MaskRCNN:
-        """Build the network with its weights. Raises ValueError when the two do not fit."""
-        try:
-            model = self.build_untrained()
-            constants = {name: value for name, value in model.state_dict().items() if _is_constant(name)}
-            model.load_state_dict(constants | self.weights)
-        except (TypeError, RuntimeError) as error:
-            raise ValueError(f"the weights do not fit the recipe {self.recipe}: {error}") from error
+        """Build the network and copy the weights into it.
+
+        Its shapes are compared with those of the weights before any memory is allocated, so that a file whose
+        description asks for a huge network cannot get one. Raises ValueError where they differ.
+        """
+        check_fit(self.recipe, self.meta_state_dict(), self.weights)
+        model = self.build_untrained()
+        model.load_state_dict(self.weights, strict=False)  # `check_fit` has compared the names
         return model
 
     def build_untrained(self) -> MaskRCNN:
@@ -65,23 +74,32 @@ class ModelCheckpoint:
         """The names of what the network detects."""
         return Metadata(self.class_names, self.category_ids, self.keypoint_names, self.skeleton)
 
+    def meta_state_dict(self) -> dict[str, Tensor]:
+        """Return the state dict of the network on the meta device: names, shapes and dtypes without memory.
+
+        Raises ValueError for a recipe and arguments that build no network.
+        """
+        return meta_state_dict(self.recipe, len(self.class_names), self.arguments, len(self.weights))
+
     @property
     def max_detections(self) -> int:
         """How many detections the network gives in a picture."""
         return self.options.boxes.max_detections
 
     def plain(self) -> dict[str, Any]:
-        """Return it as values that a checkpoint can keep."""
+        """Return all fields as plain values and tensors, which `model_from_plain` reads."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def description(self) -> dict[str, Any]:
-        """Return all but the weights."""
+        """Return all fields but the weights."""
         return {name: value for name, value in self.plain().items() if name != "weights"}
 
 
-def _is_constant(name: str) -> bool:
-    """Whether a file need not have it: what the recipe sets, and counters of steps."""
-    return name.startswith("normalise.") or name.endswith("num_batches_tracked")
+def write_model(path: Path, checkpoint: ModelCheckpoint) -> None:
+    """Write a network as a file of this library; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as unfinished:
+        torch.save({_KEY: checkpoint.plain()}, unfinished)
 
 
 def read_model(
@@ -89,80 +107,93 @@ def read_model(
     *,
     class_names: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
-    sides: tuple[int | None, int] | None = None,
+    test_sides: tuple[int | None, int] | None = None,
 ) -> ModelCheckpoint:
-    """Read a trained network from a file, ours, torchvision's or Detectron2's, or by its published name.
+    """Read a trained network of this library, torchvision or Detectron2: a file or a published name.
 
-    Which library a file comes from, and which network it holds, is recognised by names and shapes; a
-    published name is downloaded once (see `fetch`). What a fine-tuned file cannot tell may be given: the
-    names of its classes (their ids are then 1, 2, …), options of the recipe, such as `anchor_sizes`, and the
-    short and the long side of pictures (None: as in the file). Raises FileNotFoundError and ValueError for
-    what cannot be found, read or recognised.
+    The library and the network are inferred from the names and shapes of the weights; a published file is
+    downloaded once (see `fetch`). The arguments replace what a fine-tuned file does not hold: the class names
+    (their ids become 1, 2, …), options of the recipe, such as `anchor_sizes`, and the short and the long side
+    of pictures (short None: not resized). Raises FileNotFoundError and ValueError for a file that is missing,
+    unreadable or of an unknown network.
     """
     path = locate(source)
-    trained = model_in(read_checkpoint(path), path)
+    checkpoint = extract_model(read_checkpoint(path), path)
     if class_names is not None:
-        if len(class_names) != len(trained.class_names):
-            raise ValueError(f"{path} has {len(trained.class_names)} classes, not {len(class_names)}")
+        if len(class_names) != len(checkpoint.class_names):
+            raise ValueError(
+                f"{path} has {len(checkpoint.class_names)} classes, "
+                f"but {len(class_names)} class names were given"
+            )
         ids = tuple(range(1, len(class_names) + 1))
-        trained = replace(trained, class_names=tuple(class_names), category_ids=ids)
-    if sides is not None:
-        trained = replace(trained, short_side=sides[0], long_side=sides[1])
-    return replace(trained, arguments={**trained.arguments, **(options or {})})
+        checkpoint = replace(checkpoint, class_names=tuple(class_names), category_ids=ids)
+    if test_sides is not None:
+        checkpoint = replace(checkpoint, short_side=test_sides[0], long_side=test_sides[1])
+    return replace(checkpoint, arguments={**checkpoint.arguments, **(options or {})})
 
 
-def model_in(content: Any, path: Path) -> ModelCheckpoint:
-    """Return the network that the content of a file holds. Raises ValueError, naming the file, for none."""
+def is_native(content: Any) -> bool:
+    """Return whether the content of a file is a network or a training of this library."""
+    return isinstance(content, dict) and _KEY in content
+
+
+def extract_model(content: Any, path: Path) -> ModelCheckpoint:
+    """Return the network in the content of a file. Raises ValueError, naming the file, for other content."""
     try:
-        if isinstance(content, dict) and "trained" in content:
-            return model_from_plain(content["trained"])
-        if description := description_in(content):
-            return model_from_plain({**description, "weights": to_ours(tensors_in(content))})
-        published = published_as(path.name)
-        return model_from_library(tensors_in(content), published.trained_on if published else "coco")
+        if is_native(content):
+            return model_from_plain(content[_KEY])
+        if description := extract_description(content):
+            return model_from_plain({**description, "weights": to_native(extract_state_dict(content))})
+        published = published_by_file_name(path.name)
+        return model_from_library(extract_state_dict(content), published.trained_on if published else "coco")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def locate(source: str | Path) -> Path:
-    """Return the file itself, or the one of a published name, downloaded where it is not there yet.
+    """Return the path of a file, or of the file of a published name, which is downloaded where necessary.
 
-    Raises FileNotFoundError and ValueError, as `find_published` and `fetch` do, where there is neither.
+    Raises FileNotFoundError and ValueError, as `find_published` and `fetch` do, for a source that is neither.
     """
     path = Path(source)
     looks_like_a_file = path.suffix in (".pt", ".pth", ".pkl") or isinstance(source, Path)
-    return path if path.exists() or looks_like_a_file else fetch(find_published(str(source)))
+    return path if looks_like_a_file or path.exists() else fetch(find_published(str(source)))
 
 
 def model_from_plain(values: Any) -> ModelCheckpoint:
-    """Rebuild what `plain` gave. Raises ValueError where it is not that."""
+    """Return the checkpoint whose `plain` is `values`. Raises ValueError for any other values."""
     kinds = get_type_hints(ModelCheckpoint)
     if not isinstance(values, dict) or values.keys() != kinds.keys():
-        raise ValueError(f"a network is described by {', '.join(kinds)}, which is not what the file has")
+        raise ValueError(f"expected the fields of a network: {', '.join(kinds)}")
     for name, kind in kinds.items():
         allowed = get_args(kind) if isinstance(kind, UnionType) else (get_origin(kind) or kind,)
         if not isinstance(values[name], allowed):
             raise ValueError(f"{name} is a {type(values[name]).__name__}")
-    return ModelCheckpoint(**values)
+    return ModelCheckpoint(**{**values, "weights": checked_tensors(values["weights"])})
 
 
 def model_from_library(tensors: Mapping[str, Tensor], trained_on: str = "coco") -> ModelCheckpoint:
-    """Return the network that weights of torchvision or Detectron2 are for, trained on the data set named.
+    """Return the network of a state dict of torchvision or Detectron2, trained on the data set named.
 
-    Raises ValueError where they belong to neither, or to a network that no recipe makes.
+    Raises ValueError where the state dict is of neither, or of a network that no recipe builds.
     """
     layout = layout_of(tensors)
     if layout is None:
         raise ValueError(
-            "neither a network of this library, nor a detector of torchvision or Detectron2: other weights "
-            "start a training by --init"
+            "expected a network of this library, or a detector of torchvision or Detectron2; pass other "
+            "weights to a training by --init"
         )
-    weights = to_ours(tensors)
-    recipe, arguments, num_classes = infer_recipe(weights, layout.name)
+    try:
+        weights = to_native(tensors)
+        recipe, arguments, num_classes = infer_recipe(weights, layout.name)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"the names and shapes of the weights are of no known network of {layout.name} ({error!r})"
+        ) from error
     is_people = arguments.get("keypoints.count") == len(COCO_KEYPOINTS)
-    classes = classes_of(num_classes, "people" if is_people else trained_on)
+    classes = dataset_classes(num_classes, "people" if is_people else trained_on)
     short_side, long_side = _SIDES.get(trained_on, _COCO_SIDES)
-    trained = ModelCheckpoint(
+    checkpoint = ModelCheckpoint(
         recipe=recipe,
         arguments=arguments,
         class_names=classes.names,
@@ -173,6 +204,5 @@ def model_from_library(tensors: Mapping[str, Tensor], trained_on: str = "coco") 
         long_side=long_side,
         weights=weights,
     )
-    with torch.device("meta"):  # only names are wanted
-        known = trained.build_untrained().state_dict()
-    return replace(trained, weights={name: tensor for name, tensor in weights.items() if name in known})
+    names = checkpoint.meta_state_dict()
+    return replace(checkpoint, weights={name: tensor for name, tensor in weights.items() if name in names})

@@ -1,4 +1,4 @@
-"""The published checkpoints: their names here, where they are, and under which licence."""
+"""The published checkpoints: their names, addresses and licences."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
 
 
 class Published(NamedTuple):
-    """A file that others published. `checksum` is the beginning of the file's hash, as its name has it."""
+    """A checkpoint published by others. `checksum` is the beginning of its hash, as in the file's name."""
 
     name: str
     url: str
-    checksum: str  # "sha256:…", "md5:…", or "" where the address carries none
+    checksum: str  # "sha256:…", "md5:…", or "" where the file's name has none
     trained_on: str
     licence: str
 
@@ -29,7 +29,7 @@ class Published(NamedTuple):
         return self.url.rsplit("/", 1)[1]
 
 
-# Name and file; torchvision puts the beginning of the SHA-256 into the file's name.
+# Name, file and data set; the file's name ends in the beginning of its SHA-256.
 _OF_TORCHVISION = """
 maskrcnn_resnet50_fpn maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth coco
 maskrcnn_resnet50_fpn_v2 maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth coco
@@ -50,7 +50,7 @@ mobilenet_v2 mobilenet_v2-b0353104.pth imagenet
 mobilenet_v2_v2 mobilenet_v2-7ebf99e0.pth imagenet
 """
 
-# Name, number, and the beginning of the MD5, which is in the file's name.
+# Name, number of the training, and the beginning of the file's MD5.
 _OF_DETECTRON2 = """
 COCO-Detection/faster_rcnn_R_50_C4_1x 137257644 721ade
 COCO-Detection/faster_rcnn_R_50_DC5_1x 137847829 51d356
@@ -126,16 +126,16 @@ ALIASES = {_short(name): name for name in PUBLISHED if _SHORT_NAMES.count(_short
 
 
 def find_published(name: str) -> Published:
-    """Return what was published under a name, or under its last part. Raises ValueError for another name."""
+    """Return the published checkpoint of a name or its last part. Raises ValueError for an unknown name."""
     full = ALIASES.get(name, name)
     if full not in PUBLISHED:
         raise ValueError(
             f"{name} is neither a file nor a published checkpoint; {nearest(name, [*PUBLISHED, *ALIASES])} "
-            "(maskrcnn weights list shows all)"
+            "(maskrcnn weights list names all)"
         )
     return PUBLISHED[full]
 
 
-def published_as(file_name: str) -> Published | None:
-    """Return the published checkpoint whose file is called so, if there is one."""
+def published_by_file_name(file_name: str) -> Published | None:
+    """Return the published checkpoint whose file has this name, or None."""
     return next((entry for entry in PUBLISHED.values() if entry.file_name == file_name), None)
