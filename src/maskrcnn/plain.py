@@ -1,7 +1,7 @@
 """Options as groups of plain values: dataclasses that checkpoints and files keep and ``--set`` changes.
 
-An options object is a frozen dataclass. Its fields are plain values (numbers, texts, booleans, None, tuples of
-these) or groups, which are further dataclasses of this kind. Every plain value has a dotted name, such as
+An options object is a frozen dataclass. Its fields are plain values (numbers, texts, booleans, None, tuples
+of these) or groups, which are further dataclasses of this kind. Every plain value has a dotted name, such as
 ``optimiser.lr``. A group that may be absent is annotated ``Group | None``; its own name then removes it:
 ``masks=none``.
 
@@ -27,6 +27,11 @@ def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
+def _hints_of(options: Any) -> dict[str, Any]:
+    kind: Any = type(options)
+    return _hints(kind)
+
+
 class Option(NamedTuple):
     """A plain value of an options object: its annotation, its present value and what it means."""
 
@@ -44,7 +49,7 @@ def options_of(options: Any) -> dict[str, Option]:
     """Return the plain values of an options object by their dotted names, absent groups included."""
     listed: dict[str, Option] = {}
     for part in fields(options):
-        kind, value = _hints(type(options))[part.name], getattr(options, part.name)
+        kind, value = _hints_of(options)[part.name], getattr(options, part.name)
         meaning = part.metadata.get("meaning", "")
         group = _group_of(kind)
         if group is None:
@@ -98,7 +103,7 @@ def _replaced(options: Any, path: Sequence[str], value: Any) -> Any:
         return replace(options, **{name: value})
     group = getattr(options, name)
     if group is None:
-        made = _group_of(_hints(type(options))[name])
+        made = _group_of(_hints_of(options)[name])
         assert made is not None
         group = made()
     return replace(options, **{name: _replaced(group, rest, value)})
