@@ -28,8 +28,8 @@ from maskrcnn.data.loader import training_batches
 from maskrcnn.data.pictures import read_picture, read_to_resize
 from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.data.transforms import Resize, Transform, resized, to_network
-from maskrcnn.recipes import Options
-from maskrcnn.training.settings import parse_sets
+from maskrcnn.plain import options_of, parse_assignments, with_values
+from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import augmentation, sizes
 
 STRIDE = 32
@@ -39,24 +39,26 @@ Seconds = dict[str, float]
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(1)
-    settings, _ = parse_sets(arguments.set, Options)
+    settings = with_values(Settings(), parse_assignments(arguments.set, options_of(Settings())))
     dataset = CocoDataset(*find_split(arguments.data, "train"))
     count = min(arguments.pictures, len(dataset))
-    resize, transform = sizes(settings), augmentation(settings)
+    resize, transform, batch_size = sizes(settings), augmentation(settings), settings.step.batch_size
 
-    passes = [
-        a_pass(dataset, count, resize, transform, settings.batch_size) for _ in range(arguments.repeats + 1)
-    ]
+    passes = [a_pass(dataset, count, resize, transform, batch_size) for _ in range(arguments.repeats + 1)]
     rates = {stage: count / statistics.median(one[stage] for one in passes[1:]) for stage in passes[0]}
     for workers in (0, arguments.workers):
         batches = training_batches(
-            dataset, resize, transform, batch_size=settings.batch_size, stride=STRIDE, workers=workers, seed=0
+            dataset,
+            resize,
+            transform,
+            batch_size=batch_size,
+            stride=STRIDE,
+            workers=workers,
+            seed=0,
         )
         next(batches)  # the workers are up
         title = f"loader, {workers} workers" if workers else "loader, in the process itself"
-        rates[title] = (
-            settings.batch_size * arguments.repeats / seconds(lambda b=batches: drain(b, arguments.repeats))
-        )
+        rates[title] = batch_size * arguments.repeats / seconds(lambda b=batches: drain(b, arguments.repeats))
     show(rates, count, arguments.data)
     changed = {"settings": arguments.set, "data": arguments.data.name, "pictures": count}
     figures = {name: round(rate, 2) for name, rate in rates.items()}

@@ -2,7 +2,7 @@
 
 ::
 
-    weights = maskrcnn.train("data", recipe="resnet18_fpn", settings=maskrcnn.Settings(steps=1000))
+    weights = maskrcnn.train("data", recipe="resnet18_fpn", settings=maskrcnn.Settings.of(steps=1000))
     result = maskrcnn.load(weights).predict("picture.jpg")
     result.boxes, result.masks, result.names
 

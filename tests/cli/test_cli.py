@@ -182,7 +182,10 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("paper run 2d --data {data} --seeds 0", "--seeds must be at least 1, not 0"),
         ("predict {weights} {new}/*.jpg", "*.jpg"),
         ("evaluate {weights} {data} --also lvis", "has no 'neg_category_ids', without which LVIS' AP cannot"),
-        ("weights convert {weights} {new}.pt --set lr=0.1", "--set lr: a conversion trains nothing"),
+        (
+            "weights convert {weights} {new}.pt --set lr=0.1",
+            "--set optimiser.lr: a conversion trains",
+        ),
         ("paper run cityscapes --data {data} --output {new}", "is not Cityscapes"),
         ("paper run keypoints --data {data} --output {new}", "names no keypoints"),
         ("predict {weights} {data}/val --score 2", "--score must be from 0 to 1"),
@@ -220,7 +223,7 @@ def test_ctrl_c_and_divergence_have_their_own_status(monkeypatch, data, tmp_path
 
 
 def test_the_demo_leaves_all_that_it_promises(monkeypatch, tmp_path, capsys):
-    settings = Settings(steps=1, batch_size=2, short_sides=(64,), long_side=64, workers=0, eval_every=None)
+    settings = Settings.of(steps=1, batch_size=2, short_sides=(64,), long_side=64, workers=0, eval_every=None)
     monkeypatch.setattr(demo, "_DEMO", settings)
     monkeypatch.setattr(demo, "_DEMO_RECIPE", {"channels": 16, "hidden": 16, "max_detections": 5})
     monkeypatch.setattr(

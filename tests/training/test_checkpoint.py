@@ -29,7 +29,7 @@ def checkpoint() -> Checkpoint:
             long_side=96,
             weights=model.state_dict(),
         ),
-        settings=Settings(short_sides=(64,), test_long_side=96),
+        settings=Settings.of(short_sides=(64,), test_long_side=96),
         optimiser={"state": {}, "param_groups": []},
         scaler={},
         step=7,
@@ -97,13 +97,13 @@ def test_other_files_are_refused_in_a_sentence(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="--init"):
         load(path)
     torch.save({"format": 99}, path)
-    with pytest.raises(ValueError, match="its format is not 1"):
+    with pytest.raises(ValueError, match="its format is not 2"):
         load(path)
-    torch.save({"format": 1, "step": 3}, path)
+    torch.save({"format": 2, "step": 3}, path)
     with pytest.raises(ValueError, match="should hold trained"):
         load(path)
     values = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(Checkpoint)}
-    torch.save({**values, "trained": {}, "settings": {}, "step": "3", "format": 1}, path)
+    torch.save({**values, "trained": {}, "settings": {}, "step": "3", "format": 2}, path)
     with pytest.raises(ValueError, match="step is a str"):
         load(path)
 
@@ -115,7 +115,7 @@ class _Hostile:
 
 def test_code_in_a_file_is_not_run(tmp_path, capsys):
     path = tmp_path / "evil.pt"
-    torch.save({"format": 1, "recipe": _Hostile()}, path)
+    torch.save({"format": 2, "recipe": _Hostile()}, path)
     with pytest.raises(ValueError, match=r"refused: loading it would run|is not a checkpoint that torch"):
         load(path)
     path.write_bytes(pickle.dumps(_Hostile(), protocol=2))

@@ -58,7 +58,7 @@ def _tiny(**changes):
         "save_every": 100,
         "eval_every": None,
     }
-    return Settings(**{**numbers, **changes})
+    return Settings.of(**{**numbers, **changes})
 
 
 def test_a_training_leaves_all_that_it_should(whole):
@@ -151,7 +151,7 @@ def test_saving_and_evaluating_happen_when_they_are_due(drawn, tmp_path, monkeyp
 def test_a_time_limit_ends_the_training_and_drives_the_schedule(drawn, tmp_path, monkeypatch):
     clock = itertools.count(100.0, 15.0)  # a step every 15 seconds
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
-    settings = _tiny(steps=10_000, time_limit=1.0, schedule="cosine", warmup_steps=0)
+    settings = _tiny(steps=10_000, time_limit=1.0, decay="cosine", warmup_steps=0)
     run(drawn, tmp_path, settings)
     told = [r for r in records(tmp_path) if "loss" in r]
     assert [r["seconds"] for r in told] == [15, 30, 45, 60]
@@ -253,7 +253,7 @@ def test_tensorboard_gets_scalars_and_pictures(drawn, tmp_path, monkeypatch):
 
 def test_bf16_and_accumulation_and_adamw_train(drawn, tmp_path):
     settings = _tiny(
-        precision="bf16", accumulate=2, batch_size=1, optimiser="adamw", gradient_clip=1.0, steps=2
+        precision="bf16", accumulate=2, batch_size=1, algorithm="adamw", gradient_clip=1.0, steps=2
     )
     run(drawn, tmp_path, settings)
     assert all(math.isfinite(r["loss"]) for r in losses(tmp_path)) and len(losses(tmp_path)) == 2

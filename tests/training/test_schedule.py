@@ -23,11 +23,12 @@ def test_cosine_falls_from_one_over_a_half_to_nothing():
 def test_the_papers_schedule():
     settings = Settings()
     rates = [
-        learning_rate(settings, step, step / settings.steps) for step in (0, 1000, 59_999, 60_000, 80_000)
+        learning_rate(settings, step, step / settings.length.steps)
+        for step in (0, 1000, 59_999, 60_000, 80_000)
     ]
     assert rates == pytest.approx([2e-5, 0.02, 0.02, 0.002, 0.0002])
 
 
 def test_cosine_by_name():
-    settings = Settings(schedule="cosine", warmup_steps=0, lr=2.0)
+    settings = Settings.of(decay="cosine", warmup_steps=0, lr=2.0)
     assert learning_rate(settings, 5, 0.5) == pytest.approx(1.0)

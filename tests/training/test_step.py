@@ -25,7 +25,7 @@ def a_learner(settings, device="cpu", **options):
 
 
 def test_a_step_adds_up_batches_and_tells_the_parts_of_the_loss():
-    settings = Settings(accumulate=2, gradient_clip=0.5)
+    settings = Settings.of(accumulate=2, gradient_clip=0.5)
     learner = a_learner(settings)
     batches = [scene([2, 1]), scene([1, 3], seed=1)]
     torch.manual_seed(1)
@@ -98,7 +98,7 @@ def test_the_losses_are_one_graph_and_its_answers_are_the_same():
 def test_a_step_does_not_wait_for_the_device(precision):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    settings = Settings(precision=precision)
+    settings = Settings.of(precision=precision)
     learner = a_learner(settings, "cuda", keypoints=5)
     batches = repeat(scene([3, 2], keypoints=5))
     for _ in range(2):  # the first steps choose kernels and allocate

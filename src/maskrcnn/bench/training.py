@@ -68,7 +68,7 @@ def our_step(work: StepSpec) -> Step:
     """Return a step of `maskrcnn train`."""
     trained = ours(work.recipe)
     trained.arguments["mask_truth"] = "binary"
-    settings = Settings(precision=work.precision, lr=work.rate)  # type: ignore[arg-type]
+    settings = Settings.of(precision=work.precision, lr=work.rate)
     start = Checkpoint(trained, settings, {}, {}, 0, 0.0, {}, -1.0)
     learner = make_train_state(start, torch.device(work.device))
     batches = repeat(collate(_scenes(work), stride=learner.model.stride))

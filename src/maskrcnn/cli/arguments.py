@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn.plain import options_of, parse_assignments
+from maskrcnn.training.settings import Settings
 
 if TYPE_CHECKING:
     from maskrcnn.fast.acceleration import Acceleration
@@ -11,6 +15,7 @@ if TYPE_CHECKING:
 Commands = argparse._SubParsersAction  # what `ArgumentParser.add_subparsers` returns
 
 WEIGHTS = "a file, such as runs/train/best.pt, or a published name (maskrcnn weights list)"
+_RECIPE = "recipe."  # what the names of a recipe's options begin with in --set
 DEVICES = ("cpu", "cuda", "mps", "auto")
 
 
@@ -41,8 +46,21 @@ def acceleration_of(arguments: argparse.Namespace) -> Acceleration:
 def add_sets(parser: argparse.ArgumentParser, help: str | None = None) -> None:
     """Add --set."""
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="field=value", dest="sets", help=help
+        "--set", nargs="+", action="extend", default=[], metavar="name=value", dest="sets", help=help
     )
+
+
+def read_sets(sets: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what `add_sets` was given: settings by their dotted names, and options of the recipe.
+
+    Raises ValueError for an unknown or ambiguous name and for a value of the wrong type.
+    """
+    from maskrcnn.recipes import Options
+
+    recipe = {f"{_RECIPE}{name}": option for name, option in options_of(Options()).items()}
+    values = parse_assignments(sets, options_of(Settings()), recipe)
+    settings = {name: value for name, value in values.items() if name not in recipe}
+    return settings, {name[len(_RECIPE) :]: values[name] for name in values if name in recipe}
 
 
 def size(text: str) -> tuple[int, int]:

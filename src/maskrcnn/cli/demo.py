@@ -18,15 +18,15 @@ _DEMO_RECIPE = {
     "proposals": 100,
     "budget": 64,
 }
-_DEMO = Settings(
+_DEMO = Settings.of(
     steps=100_000,
     time_limit=3.4,
     batch_size=4,
-    optimiser="adamw",
+    algorithm="adamw",
     lr=0.002,
     weight_decay=0.01,
     warmup_steps=50,
-    schedule="cosine",
+    decay="cosine",
     short_sides=None,
     log_every=20,
     eval_every=None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import DEVICES, Commands, add_sets
-from maskrcnn.training.settings import explain, parse_sets
+from maskrcnn.cli.arguments import DEVICES, Commands, add_sets, read_sets
+from maskrcnn.plain import explain, with_values
+from maskrcnn.training.settings import Settings
 
 
 def add(commands: Commands) -> None:
@@ -15,7 +16,8 @@ def add(commands: Commands) -> None:
         "train",
         help="train a network on a folder in COCO layout",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"--set takes arguments of the recipe, as recipe.NAME=VALUE, and these fields:\n\n{explain()}",
+        epilog=f"--set: options of the recipe, as recipe.NAME=VALUE, and these settings; the last part of a\n"
+        f"name is enough (lr=0.01):\n\n{explain(Settings())}",
     )
     train.add_argument(
         "data", metavar="DATA", help="folder with annotations/instances_{train,val}.json, or the like"
@@ -42,12 +44,12 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
-    from maskrcnn.recipes import Options
     from maskrcnn.training.checkpoint import load
     from maskrcnn.training.loop import train
 
-    base = load(arguments.output / "last.pt").settings if arguments.resume else None
-    settings, recipe_arguments = parse_sets(arguments.sets, Options, base)
+    values, recipe_arguments = read_sets(arguments.sets)
+    base = load(arguments.output / "last.pt").settings if arguments.resume else Settings()
+    settings = with_values(base, values)
     weights = train(
         arguments.data,
         recipe=arguments.recipe,

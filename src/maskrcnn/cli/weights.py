@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import WEIGHTS, Commands, add_sets
-from maskrcnn.training.settings import parse_sets
+from maskrcnn.cli.arguments import WEIGHTS, Commands, add_sets, read_sets
+from maskrcnn.plain import with_values
+from maskrcnn.training.settings import Settings
 
-_SIDES = {"short_sides", "long_side", "test_short_side", "test_long_side"}  # settings that a network keeps
+# Settings that a network keeps
+_SIDES = {f"pictures.{side}" for side in ("short_sides", "long_side", "test_short_side", "test_long_side")}
 
 
 def add(commands: Commands) -> None:
@@ -47,18 +49,16 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from maskrcnn.recipes import Options
     from maskrcnn.weights.describe import convert
 
-    settings, options = parse_sets(arguments.sets, Options)
-    given = {text.partition("=")[0] for text in arguments.sets} - {f"recipe.{name}" for name in options}
-    if strangers := sorted(given - _SIDES):
+    values, options = read_sets(arguments.sets)
+    if strangers := sorted(values.keys() - _SIDES):
         raise ValueError(
             f"--set {strangers[0]}: a conversion trains nothing: it takes only arguments of the recipe, as "
             f"recipe.NAME=VALUE, and the sizes of pictures: {', '.join(sorted(_SIDES))}"
         )
     names = arguments.classes.split(",") if arguments.classes else None
-    sides = settings.test_sides if given else None
+    sides = with_values(Settings(), values).pictures.test_sides if values else None
     said = convert(
         arguments.weights,
         arguments.output,

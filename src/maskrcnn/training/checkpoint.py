@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 import torch
 
 from maskrcnn.files import replacing
-from maskrcnn.training.settings import Settings, settings_from
+from maskrcnn.plain import from_plain, to_plain
+from maskrcnn.training.settings import Settings
 from maskrcnn.weights.files import read_checkpoint
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint, model_from_plain
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Checkpoint:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all."""
     values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
-    plain = {"trained": checkpoint.trained.plain(), "settings": asdict(checkpoint.settings)}
+    plain = {"trained": checkpoint.trained.plain(), "settings": to_plain(checkpoint.settings)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         torch.save({**values, **plain, "format": _FORMAT}, unfinished)
@@ -66,5 +67,5 @@ def _checked(values: Any) -> Checkpoint:
     for name, kind in kinds.items():
         if not isinstance(values[name], get_origin(kind) or kind):
             raise ValueError(f"{name} is a {type(values[name]).__name__}")
-    trained, settings = model_from_plain(values["trained"]), settings_from(values["settings"])
+    trained, settings = model_from_plain(values["trained"]), from_plain(Settings, values["settings"])
     return Checkpoint(**{**values, "trained": trained, "settings": settings})

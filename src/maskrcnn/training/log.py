@@ -39,7 +39,7 @@ class TrainingLog:
         self.settings, self.device = settings, device
         self.file = _continued(output / "metrics.jsonl", step)
         self.board = _board(output)
-        self.recent: deque[Record] = deque(maxlen=settings.log_every)
+        self.recent: deque[Record] = deque(maxlen=settings.logging.log_every)
         self.console = Console()
         live = self.console.is_terminal
         self.bar = Progress(
@@ -65,9 +65,9 @@ class TrainingLog:
         """Tell of a step, after which `progress` (0 … 1) of the training is done."""
         self._write(record)
         self.recent.append(record)
-        line = progress_line(self.recent, self.settings.pictures, progress, memory(self.device))
+        line = progress_line(self.recent, self.settings.step.pictures, progress, memory(self.device))
         self.bar.update(self.task, completed=progress, description=line)
-        if record["step"] % self.settings.log_every:
+        if record["step"] % self.settings.logging.log_every:
             return
         if not self.console.is_terminal:
             self.say(line)

@@ -79,12 +79,12 @@ def train(
             dataset,
             sizes(settings),
             augmentation(settings),
-            batch_size=settings.batch_size,
-            share=processes.share(settings.batch_size),
+            batch_size=settings.step.batch_size,
+            share=processes.share(settings.step.batch_size),
             stride=learner.model.stride,
-            workers=settings.workers,
+            workers=settings.pictures.workers,
             seed=settings.seed,
-            start=first_step * settings.accumulate,
+            start=first_step * settings.step.accumulate,
             channels=learner.model.in_channels,
         )
         clock = time.monotonic() - elapsed
@@ -98,7 +98,7 @@ def train(
                 stopping = finished or stop
                 saving, evaluating = (
                     every and step > first_step and step % every == 0
-                    for every in (settings.save_every, settings.eval_every)
+                    for every in (settings.logging.save_every, settings.logging.eval_every)
                 )
 
                 # Save first: whatever an evaluation runs into then costs no training
@@ -145,8 +145,8 @@ def evaluate_run(run: Checkpoint, learner: TrainState, validation: CocoDataset, 
 
 def done(settings: Settings, step: int, elapsed: float) -> float:
     """Return how much of the training is done, 0 … 1, after so many steps and seconds."""
-    minutes = settings.time_limit or math.inf
-    return min(1.0, max(step / settings.steps, elapsed / 60 / minutes))
+    minutes = settings.length.time_limit or math.inf
+    return min(1.0, max(step / settings.length.steps, elapsed / 60 / minutes))
 
 
 def ap(metrics: Metrics) -> float:
@@ -159,14 +159,14 @@ def introduction(
 ) -> str:
     """Say in a line what is going to happen."""
     settings = run.settings
-    epochs = settings.steps * settings.pictures / len(dataset)
+    epochs = settings.length.steps * settings.step.pictures / len(dataset)
     arguments = ", ".join(f"{name}={value}" for name, value in run.trained.arguments.items())
     return (
         f"{run.trained.recipe}({arguments}): {len(run.trained.class_names)} classes, "
         f"{len(dataset)} pictures, "
         f"{len(validation) if validation else 'none'} to evaluate on; "
-        f"{settings.steps} steps of {settings.pictures} pictures ({epochs:.1f} epochs)"
-        + (f", {settings.time_limit:g} minutes at most" if settings.time_limit else "")
+        f"{settings.length.steps} steps of {settings.step.pictures} pictures ({epochs:.1f} epochs)"
+        + (f", {settings.length.time_limit:g} minutes at most" if settings.length.time_limit else "")
         + (f"; {processes.size} processes share them" if processes.size > 1 else "")
         + (f"; going on after step {run.step}" if run.step else "")
     )

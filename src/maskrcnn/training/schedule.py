@@ -10,10 +10,11 @@ from maskrcnn.training.settings import Settings
 
 def learning_rate(settings: Settings, step: int, progress: float) -> float:
     """Return the rate of step number `step` (from 0), when `progress` (0 … 1) of the training is done."""
-    rising = warm_up(step, settings.warmup_steps, settings.warmup_factor)
-    if settings.schedule == "cosine":
+    schedule = settings.schedule
+    rising = warm_up(step, schedule.warmup_steps, schedule.warmup_factor)
+    if schedule.decay == "cosine":
         return settings.peak_lr * rising * cosine(progress)
-    return settings.peak_lr * rising * steps_down(progress, settings.decay_at, settings.decay_factor)
+    return settings.peak_lr * rising * steps_down(progress, schedule.decay_at, schedule.decay_factor)
 
 
 def warm_up(step: int, steps: int, factor: float) -> float:

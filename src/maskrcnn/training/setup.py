@@ -37,7 +37,7 @@ def new_run(
     settings = settings or Settings()
     if recipe:
         recipes.find(recipe)
-    short_side, long_side = settings.test_sides
+    short_side, long_side = settings.pictures.test_sides
     trained = ModelCheckpoint(
         recipe=recipe or "",
         arguments=dict(recipe_arguments),
@@ -66,7 +66,7 @@ def resumed_run(
             f"{output / 'last.pt'} is a training of {trained.recipe}, arguments {trained.arguments}, and "
             "goes on as such: choose another --output for another network"
         )
-    short_side, long_side = settings.test_sides
+    short_side, long_side = settings.pictures.test_sides
     return replace(
         run, trained=replace(trained, short_side=short_side, long_side=long_side), settings=settings
     )
@@ -80,7 +80,7 @@ def open_data(data: str | Path, run: Checkpoint) -> tuple[CocoDataset, CocoDatas
     except FileNotFoundError:
         return dataset, None
     validation = open_split(data, "val", run.trained)
-    return dataset, validation if run.settings.eval_every != 0 else None
+    return dataset, validation if run.settings.logging.eval_every != 0 else None
 
 
 def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> CocoDataset:
@@ -167,17 +167,21 @@ def check_data(
 
 def sizes(settings: Settings) -> transforms.Resize:
     """Return how large a picture is on its way to the network."""
-    resize = transforms.resize(settings.short_sides, settings.long_side)
-    return transforms.random_scale(resize, *settings.scale) if settings.scale else resize
+    resize = transforms.resize(settings.pictures.short_sides, settings.pictures.long_side)
+    return (
+        transforms.random_scale(resize, *settings.augmentation.scale)
+        if settings.augmentation.scale
+        else resize
+    )
 
 
 def augmentation(settings: Settings) -> transforms.Transform:
     """Return what happens to a picture of that size."""
     return transforms.compose(
-        *((transforms.crop(settings.crop),) if settings.crop else ()),
-        transforms.flip_horizontal(settings.flip_horizontal),
-        transforms.flip_vertical(settings.flip_vertical),
-        *((transforms.colour_jitter(*settings.jitter),) if settings.jitter else ()),
+        *((transforms.crop(settings.augmentation.crop),) if settings.augmentation.crop else ()),
+        transforms.flip_horizontal(settings.augmentation.flip_horizontal),
+        transforms.flip_vertical(settings.augmentation.flip_vertical),
+        *((transforms.colour_jitter(*settings.augmentation.jitter),) if settings.augmentation.jitter else ()),
     )
 
 

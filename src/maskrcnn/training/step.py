@@ -45,20 +45,22 @@ def make_train_state(run: Checkpoint, device: torch.device, processes: Processes
 
     Raises ValueError when they do not fit each other or the device.
     """
-    if run.settings.precision == "fp16" and device.type != "cuda":
+    if run.settings.step.precision == "fp16" and device.type != "cuda":
         raise ValueError(f"precision=fp16 needs a CUDA device, not {device.type}; bf16 works everywhere")
     model = run.trained.build().train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if run.settings.compiled:
+    if run.settings.step.compiled:
         model.compile(dynamic=True)  # pictures and their objects differ in size and number
-    elif device.type == "cpu" and run.settings.precision == "float32":
+    elif device.type == "cpu" and run.settings.step.precision == "float32":
         optimize_for_cpu(model)
     optimiser = make_optimiser(model, run.settings)
-    scaler = torch.amp.GradScaler(device.type, enabled=run.settings.precision == "fp16")
+    scaler = torch.amp.GradScaler(device.type, enabled=run.settings.step.precision == "fp16")
     if run.optimiser:
         try:
             optimiser.load_state_dict(run.optimiser)
         except (ValueError, KeyError) as error:
-            raise ValueError(f"the optimiser cannot go on as {run.settings.optimiser}: {error}") from error
+            raise ValueError(
+                f"the optimiser cannot go on as {run.settings.optimiser.algorithm}: {error}"
+            ) from error
         scaler.load_state_dict(run.scaler)
     return TrainState(model, optimiser, scaler, device, processes)
 
@@ -66,14 +68,20 @@ def make_train_state(run: Checkpoint, device: torch.device, processes: Processes
 def make_optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Return the optimiser of the parameters that learn; `update` sets its rate."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    spared = [p for p in learning if p.ndim == 1 and not settings.decay_norms_and_biases]
-    decayed = [p for p in learning if p.ndim > 1 or settings.decay_norms_and_biases]
+    spared = [p for p in learning if p.ndim == 1 and not settings.optimiser.decay_norms_and_biases]
+    decayed = [p for p in learning if p.ndim > 1 or settings.optimiser.decay_norms_and_biases]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
     fused = learning[0].device.type in ("cpu", "cuda")  # one pass over the weights; half the time of several
-    if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, settings.peak_lr, weight_decay=settings.weight_decay, fused=fused)
+    if settings.optimiser.algorithm == "adamw":
+        return torch.optim.AdamW(
+            groups, settings.peak_lr, weight_decay=settings.optimiser.weight_decay, fused=fused
+        )
     return torch.optim.SGD(
-        groups, settings.peak_lr, settings.momentum, weight_decay=settings.weight_decay, fused=fused
+        groups,
+        settings.peak_lr,
+        settings.optimiser.momentum,
+        weight_decay=settings.optimiser.weight_decay,
+        fused=fused,
     )
 
 
@@ -95,16 +103,18 @@ def gradients(
     """Add up the gradient of one step's batches; return the loss, its parts, and the gradient's norm."""
     model, optimiser, scaler, device, processes = learner
     parts = torch.zeros((), device=device)
-    for _ in range(settings.accumulate):
+    for _ in range(settings.step.accumulate):
         batch, targets = next(batches)
-        with torch.autocast(device.type, _DTYPES[settings.precision], settings.precision != "float32"):
+        with torch.autocast(
+            device.type, _DTYPES[settings.step.precision], settings.step.precision != "float32"
+        ):
             losses = model(batch.to(device), targets.to(device))
-        shares = torch.stack([loss.float() for loss in losses.values()]) / settings.accumulate
+        shares = torch.stack([loss.float() for loss in losses.values()]) / settings.step.accumulate
         scaler.scale(shares.sum()).backward()
         parts = parts + shares.detach()
     processes.average(model.parameters())
     scaler.unscale_(optimiser)
-    norm = clip_grad_norm_(model.parameters(), settings.gradient_clip or math.inf)
+    norm = clip_grad_norm_(model.parameters(), settings.optimiser.gradient_clip or math.inf)
     if scaler.is_enabled():  # where fp16 overflows, the scaler skips the update and lowers its scale
         norm = torch.where(norm.isfinite(), norm, 0.0)
     return {"loss": parts.sum(), **dict(zip(losses, parts.unbind(), strict=True)), "gradient_norm": norm}
