@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from maskrcnn.fast.cpu import optimize_for_cpu
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import ALONE, Processes
@@ -50,8 +49,6 @@ def make_train_state(run: Checkpoint, device: torch.device, processes: Processes
     model = run.trained.build().train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if run.settings.step.compiled:
         model.compile(dynamic=True)  # pictures and their objects differ in size and number
-    elif device.type == "cpu" and run.settings.step.precision == "float32":
-        optimize_for_cpu(model)
     optimiser = make_optimiser(model, run.settings)
     scaler = torch.amp.GradScaler(device.type, enabled=run.settings.step.precision == "fp16")
     if run.optimiser:
