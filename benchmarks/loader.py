@@ -29,8 +29,8 @@ from maskrcnn.data.pictures import read_picture, read_to_resize
 from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.data.transforms import Resize, Transform, resized, to_network
 from maskrcnn.plain import options_of, parse_assignments, with_values
+from maskrcnn.training.batches import augmenting, resizing
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.setup import augmentation, sizes
 
 STRIDE = 32
 Seconds = dict[str, float]
@@ -42,7 +42,8 @@ def main() -> None:
     settings = with_values(Settings(), parse_assignments(arguments.set, options_of(Settings())))
     dataset = CocoDataset(*find_split(arguments.data, "train"))
     count = min(arguments.pictures, len(dataset))
-    resize, transform, batch_size = sizes(settings), augmentation(settings), settings.step.batch_size
+    resize, transform = resizing(settings), augmenting(settings.augmentation)
+    batch_size = settings.step.batch_size
 
     passes = [a_pass(dataset, count, resize, transform, batch_size) for _ in range(arguments.repeats + 1)]
     rates = {stage: count / statistics.median(one[stage] for one in passes[1:]) for stage in passes[0]}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maskrcnn.predict.load import load as load
     from maskrcnn.predict.predictor import Predictor as Predictor
     from maskrcnn.results.result import Result as Result
+    from maskrcnn.training.loop import resume_training as resume_training
     from maskrcnn.training.loop import train as train
     from maskrcnn.training.settings import Settings as Settings
 
@@ -34,6 +35,7 @@ __all__ = [
     "keep_memory",
     "load",
     "recipes",
+    "resume_training",
     "train",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "evaluate": ("evaluation.coco", "evaluate"),
     "keep_memory": ("fast.memory", "keep_memory"),
     "load": ("predict.load", "load"),
+    "resume_training": ("training.loop", "resume_training"),
     "train": ("training.loop", "train"),
 }
 

@@ -156,10 +156,10 @@ def test_an_unreadable_picture_is_named_and_the_status_says_so(weights, data, tm
     assert (tmp_path / "out" / "0000.png").exists()
 
 
-def test_resume_goes_on_with_more_steps(weights, data, capsys):
+def test_resume_with_more_steps(weights, data, capsys):
     words = ["train", str(data), "--output", str(weights.parent), "--resume", "--device", "cpu"]
     assert main([*words, "--set", "steps=3"]) == 0
-    assert "going on after step 2" in capsys.readouterr().out
+    assert "resumes after step 2" in capsys.readouterr().out
     lines = [json.loads(line) for line in (weights.parent / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
 

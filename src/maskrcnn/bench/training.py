@@ -25,7 +25,7 @@ from maskrcnn.data.batch import collate
 from maskrcnn.data.transforms import MaskCrop, Truth
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.step import make_train_state, to_floats, train_step
+from maskrcnn.training.step import make_train_state, train_step
 
 _SHARES = 1 / 32, 1 / 4  # least and largest axis of an ellipse, of the picture's short side
 Step = Callable[[], dict[str, float]]
@@ -70,9 +70,9 @@ def our_step(work: StepSpec) -> Step:
     trained.arguments["mask_truth"] = "binary"
     settings = Settings.of(precision=work.precision, lr=work.rate)
     start = Checkpoint(trained, settings, {}, {}, 0, 0.0, {}, -1.0)
-    learner = make_train_state(start, torch.device(work.device))
-    batches = repeat(collate(_scenes(work), stride=learner.model.stride))
-    return lambda: to_floats(train_step(learner, batches, settings, work.rate))
+    state = make_train_state(start, torch.device(work.device))
+    batches = repeat(collate(_scenes(work), stride=state.model.stride))
+    return lambda: train_step(state, batches, settings, work.rate)
 
 
 def their_step(work: StepSpec) -> Step:

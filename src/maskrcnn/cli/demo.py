@@ -1,4 +1,4 @@
-"""``maskrcnn demo``: a small data set, a training, an evaluation and predictions, in minutes."""
+"""``maskrcnn demo``: a synthetic data set, a training, an evaluation and predictions, in minutes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from maskrcnn.cli.arguments import Commands
 from maskrcnn.training.settings import Settings
 
-# From scratch on drawn pictures of 128 × 128 pixels, in less than three and a half minutes on two CPU cores
+# From scratch on synthetic pictures of 128 × 128 pixels, in less than 3.5 minutes on two CPU cores
 _DEMO_PICTURES = 16
 _DEMO_RECIPE = {
     "channels": 64,
@@ -36,7 +36,7 @@ _DEMO = Settings.of(
 
 def add(commands: Commands) -> None:
     """Add the command's grammar."""
-    demo = commands.add_parser("demo", help="draw a small data set, train on it, evaluate and predict")
+    demo = commands.add_parser("demo", help="generate a small data set, train on it, evaluate and predict")
     demo.add_argument("--output", type=Path, default=Path("maskrcnn-demo"), metavar="DIR")
     demo.set_defaults(command=run)
 
@@ -48,18 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
     from maskrcnn.predict.load import load as load_predictor
     from maskrcnn.predict.write import write_predictions
     from maskrcnn.training.checkpoint import load
-    from maskrcnn.training.loop import train
+    from maskrcnn.training.loop import resume_training, train
 
     output: Path = arguments.output
     data = synthetic_dataset(output / "data")
-    weights = train(
-        data,
-        recipe="resnet18_fpn",
-        recipe_arguments=_DEMO_RECIPE,
-        output=output,
-        resume=(output / "last.pt").exists(),
-        settings=_DEMO,
-    )
+    if (output / "last.pt").exists():
+        weights = resume_training(data, output=output, settings=_DEMO)
+    else:
+        weights = train(
+            data, recipe="resnet18_fpn", recipe_arguments=_DEMO_RECIPE, output=output, settings=_DEMO
+        )
     write_metrics(output / "metrics.json", load(weights).metrics)
     predictor = load_predictor(weights)
     write_predictions(predictor, sorted((data / "val").iterdir())[:_DEMO_PICTURES], output / "pictures")

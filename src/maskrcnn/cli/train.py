@@ -16,27 +16,29 @@ def add(commands: Commands) -> None:
         "train",
         help="train a network on a folder in COCO layout",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"--set: options of the recipe, as recipe.NAME=VALUE, and these settings; the last part of a\n"
-        f"name is enough (lr=0.01):\n\n{explain(Settings())}",
+        epilog="--set takes options of the recipe, as recipe.NAME=VALUE, and these settings; the last part\n"
+        f"of a setting's name is enough (lr=0.01):\n\n{explain(Settings())}",
     )
     train.add_argument(
         "data", metavar="DATA", help="folder with annotations/instances_{train,val}.json, or the like"
     )
-    train.add_argument("--recipe", help="the network, of maskrcnn.recipes (default: resnet50_fpn)")
+    train.add_argument("--recipe", help="the network, one of maskrcnn.recipes (default: resnet50_fpn)")
     train.add_argument("--output", type=Path, default=Path("runs/train"), metavar="DIR")
     train.add_argument(
         "--init",
         metavar="WEIGHTS",
-        help="weights to start from: a file or a published name, of a network or body",
+        help="initial weights: a file or a published name, of a detector or a backbone",
     )
     train.add_argument(
         "--synonyms",
         nargs="+",
         default=[],
         metavar="ours=theirs",
-        help="classes of --init that are called otherwise there",
+        help="classes that have another name in --init",
     )
-    train.add_argument("--resume", action="store_true", help="go on from last.pt in the output folder")
+    train.add_argument(
+        "--resume", action="store_true", help="resume last.pt of the output folder; --set changes settings"
+    )
     train.add_argument("--device", choices=DEVICES, default="auto")
     add_sets(train)
     train.set_defaults(command=run)
@@ -44,23 +46,32 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
-    from maskrcnn.training.checkpoint import load
-    from maskrcnn.training.loop import train
+    from maskrcnn.training.loop import resume_training, train
 
-    values, recipe_arguments = read_sets(arguments.sets)
-    base = load(arguments.output / "last.pt").settings if arguments.resume else Settings()
-    settings = with_values(base, values)
-    weights = train(
-        arguments.data,
-        recipe=arguments.recipe,
-        recipe_arguments=recipe_arguments,
-        output=arguments.output,
-        init=arguments.init,
-        synonyms=dict(_pair(text) for text in arguments.synonyms),
-        resume=arguments.resume,
-        device=arguments.device,
-        settings=settings,
-    )
+    settings, recipe_arguments = read_sets(arguments.sets)
+    if arguments.resume:
+        for flag in ("init", "synonyms"):
+            if getattr(arguments, flag):
+                raise ValueError(f"--{flag} is for a new training: --resume takes the weights of last.pt")
+        weights = resume_training(
+            arguments.data,
+            recipe=arguments.recipe,
+            recipe_arguments=recipe_arguments,
+            output=arguments.output,
+            device=arguments.device,
+            settings=settings,
+        )
+    else:
+        weights = train(
+            arguments.data,
+            recipe=arguments.recipe,
+            recipe_arguments=recipe_arguments,
+            output=arguments.output,
+            init=arguments.init,
+            synonyms=dict(_pair(text) for text in arguments.synonyms),
+            device=arguments.device,
+            settings=with_values(Settings(), settings),
+        )
     print(f"network {weights}")
     return 0
 

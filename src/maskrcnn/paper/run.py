@@ -24,7 +24,7 @@ from maskrcnn.plain import changed_values, format_value, values_of
 from maskrcnn.predict.load import predictor_of
 from maskrcnn.predict.write import write_predictions
 from maskrcnn.recipes import FORMS
-from maskrcnn.training.loop import train
+from maskrcnn.training.loop import resume_training, train
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import open_split
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint, read_model
@@ -167,18 +167,13 @@ def run_row(
     schedule = {name: value for name, value in values_of(settings).items() if name not in _NO_FIGURE}
     _claim(folder, named | arguments | schedule)
     if not (folder / "judged.json").exists():
-        is_begun = (folder / "last.pt").exists()
         body = row.recipe.partition("_")[0]
         start = row.init or (_IMAGENET.get(body) if init == IMAGENET else init)
-        weights = train(
-            data,
-            recipe=row.recipe,
-            recipe_arguments=arguments,
-            output=folder,
-            init=None if is_begun else start,
-            resume=is_begun,
-            settings=settings,
-        )
+        network: dict[str, Any] = {"recipe": row.recipe, "recipe_arguments": arguments}
+        if (folder / "last.pt").exists():
+            weights = resume_training(data, output=folder, settings=settings, **network)
+        else:
+            weights = train(data, output=folder, settings=settings, init=start, **network)
         write_json(folder / "judged.json", _judged(read_model(weights), data, folder))
     judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
     return Run(row, settings.seed, folder, **judged)

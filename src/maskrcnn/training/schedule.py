@@ -1,4 +1,4 @@
-"""The learning rate: pure functions of the step and of the share of the training that is done."""
+"""The learning rate: pure functions of the step and of the completed share of the training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from maskrcnn.training.settings import Settings
 
 
 def learning_rate(settings: Settings, step: int, progress: float) -> float:
-    """Return the rate of step number `step` (from 0), when `progress` (0 … 1) of the training is done."""
+    """Return the rate of step number `step` (from 0), with `progress` (0 … 1) of the training completed."""
     schedule = settings.schedule
     rising = warm_up(step, schedule.warmup_steps, schedule.warmup_factor)
     if schedule.decay == "cosine":
@@ -24,7 +24,7 @@ def warm_up(step: int, steps: int, factor: float) -> float:
 
 def steps_down(progress: float, decay_at: Sequence[float], factor: float) -> float:
     """Fall by `factor` at each of the shares `decay_at` (He et al. 2017, §3.1)."""
-    return factor ** sum(progress >= at for at in decay_at)
+    return factor ** sum(progress >= share for share in decay_at)
 
 
 def cosine(progress: float) -> float:

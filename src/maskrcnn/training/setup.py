@@ -1,4 +1,4 @@
-"""What stands before the first step of a training: its data, and its checkpoint, new or as it was left."""
+"""Before the first step: the data, and the run, which is new or resumed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from maskrcnn import recipes
-from maskrcnn.data import transforms
 from maskrcnn.data.folder import Split, find_split
 from maskrcnn.data.readers.coco import CocoDataset
 from maskrcnn.network.model import MaskRCNN
+from maskrcnn.plain import with_values
 from maskrcnn.training.checkpoint import Checkpoint, load
 from maskrcnn.training.settings import Settings
+from maskrcnn.training.step import step_seed
 from maskrcnn.weights.init import Origin, init_from, read_origin
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 from maskrcnn.weights.transplant import account, origins, transplanted
@@ -26,15 +26,14 @@ _BRANCHES = ("masks", "keypoints")
 
 
 def new_run(
-    output: Path, recipe: str | None, recipe_arguments: Mapping[str, Any], settings: Settings | None
+    output: Path, recipe: str | None, recipe_arguments: Mapping[str, Any], settings: Settings
 ) -> Checkpoint:
-    """Return a training at step 0 that has neither classes nor weights yet, nor a recipe unless it is named.
+    """Return a run at step 0, without classes and weights, and without a recipe unless it is given.
 
-    Raises ValueError for an unknown recipe, and where `output` holds a training that would be lost.
+    Raises ValueError for an unknown recipe, and where `output` holds a training that would be overwritten.
     """
     if (output / "last.pt").exists():
-        raise ValueError(f"{output} holds a training: go on with it by --resume, or choose another --output")
-    settings = settings or Settings()
+        raise ValueError(f"{output} holds a training: resume it with --resume, or choose another --output")
     if recipe:
         recipes.find(recipe)
     short_side, long_side = settings.pictures.test_sides
@@ -55,25 +54,34 @@ def new_run(
 
 
 def resumed_run(
-    output: Path, recipe: str | None, recipe_arguments: Mapping[str, Any], settings: Settings | None
+    output: Path,
+    recipe: str | None,
+    recipe_arguments: Mapping[str, Any],
+    settings: Settings | Mapping[str, Any] | None,
 ) -> Checkpoint:
-    """Return the training that `output` holds; ValueError where it is asked to become another network."""
-    run = load(output / "last.pt")
-    trained, settings = run.trained, settings or run.settings
+    """Return the run of ``last.pt`` in `output`, with settings replaced (see `resume_training`).
+
+    Raises FileNotFoundError where there is none, and ValueError for another recipe or other options of it,
+    and for a setting that cannot change within a training.
+    """
+    path = output / "last.pt"
+    run = load(path)
+    trained = run.trained
     other = {name for name, value in recipe_arguments.items() if trained.arguments.get(name) != value}
     if recipe not in (None, trained.recipe) or other:
         raise ValueError(
-            f"{output / 'last.pt'} is a training of {trained.recipe}, arguments {trained.arguments}, and "
-            "goes on as such: choose another --output for another network"
+            f"{path} is a training of {trained.recipe}, arguments {trained.arguments}, and resumes as such: "
+            "choose another --output for another network"
         )
+    if not isinstance(settings, Settings):
+        settings = with_values(run.settings, settings or {})
     short_side, long_side = settings.pictures.test_sides
-    return replace(
-        run, trained=replace(trained, short_side=short_side, long_side=long_side), settings=settings
-    )
+    trained = replace(trained, short_side=short_side, long_side=long_side)
+    return replace(run, trained=trained, settings=settings)
 
 
 def open_data(data: str | Path, run: Checkpoint) -> tuple[CocoDataset, CocoDataset | None]:
-    """Open the pictures to train on, and those to evaluate on, where there are any and it is asked for."""
+    """Open the training pictures, and the validation pictures where there are any and the run evaluates."""
     dataset = open_split(data, "train", run.trained)
     try:
         find_split(data, "val")
@@ -84,7 +92,7 @@ def open_data(data: str | Path, run: Checkpoint) -> tuple[CocoDataset, CocoDatas
 
 
 def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> CocoDataset:
-    """Open a split: from the file with keypoints, if there is one apart, where the network has keypoints."""
+    """Open a split; for a network with keypoints, the file that COCO keeps for these, if there is one."""
     has_keypoints = trained.recipe.endswith("_keypoint") or bool(trained.arguments.get("keypoints"))
     kinds = ("person_keypoints", "instances") if has_keypoints else ("instances", "person_keypoints")
     return CocoDataset(*find_split(data, split, kinds))
@@ -93,15 +101,11 @@ def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> Coco
 def with_initial_weights(
     run: Checkpoint, dataset: CocoDataset, init: str | Path | None, synonyms: Mapping[str, str]
 ) -> Checkpoint:
-    """Give a new training its classes, and its weights, drawn by its seed or from a file.
+    """Return a new run with the classes of its data, and weights drawn by its seed or read from a file.
 
-    What the file's network knows of a class goes to our class of the same name, or of its synonym. Raises
-    ValueError where weights come too late, and as `read_origin` and `init_from` do.
+    Each class takes the file's weights for the class of the same name, or of its synonym. Raises ValueError
+    and FileNotFoundError as `read_origin` and `init_from` do.
     """
-    if run.trained.weights and init:
-        raise ValueError(f"--init {init}: the training has its weights already, for it goes on by --resume")
-    if run.trained.weights:
-        return run
     origin = read_origin(init) if init else None
     trained = replace(
         run.trained,
@@ -115,79 +119,54 @@ def with_initial_weights(
     torch.manual_seed(step_seed(run.settings.seed, 0))
     model = trained.build_untrained()
     if origin:
-        print(f"{init}\n{started(model, trained.class_names, origin, synonyms)}", flush=True)
+        print(f"{init}\n{initialise(model, trained.class_names, origin, synonyms)}", flush=True)
     return replace(run, trained=replace(trained, weights=model.state_dict()))
 
 
-def started(model: MaskRCNN, class_names: Sequence[str], origin: Origin, synonyms: Mapping[str, str]) -> str:
-    """Copy into `model` what fits of `origin`; return what became of each class and of each part."""
+def initialise(
+    model: MaskRCNN, class_names: Sequence[str], origin: Origin, synonyms: Mapping[str, str]
+) -> str:
+    """Copy the weights of `origin` that fit into `model`; return an account of each part and class."""
     if not origin.recipe:
         return str(init_from(model, origin.weights))
-    taken = origins(class_names, origin.class_names, synonyms)
-    weights = transplanted(origin.weights, origin.class_names, model.state_dict(), taken)
-    return f"{init_from(model, weights)}\n{account(taken)}"
+    sources = origins(class_names, origin.class_names, synonyms)
+    weights = transplanted(origin.weights, origin.class_names, model.state_dict(), sources)
+    return f"{init_from(model, weights)}\n{account(sources)}"
 
 
 def recipe_arguments(trained: ModelCheckpoint, keypoints: int, origin: Origin | None) -> dict[str, Any]:
-    """Return the recipe's arguments, with those that nobody chose made to fit the start and the data.
+    """Return the recipe's arguments: those given, and defaults that suit the initial weights and the data.
 
-    Statistics that were never learnt must not be frozen: from scratch, norms learn (He et al. 2019,
-    "Rethinking ImageNet Pre-training"). Weights bring the arguments that they were trained with, but not
-    their branches, where a recipe was chosen. Keypoints that the data set has are learnt.
+    From scratch, norms learn: statistics that were never learnt must not be frozen (He et al. 2019,
+    "Rethinking ImageNet Pre-training"). Initial weights bring the arguments that they were trained with, but
+    not their branches where a recipe is given. A data set with `keypoints` gets a branch for them.
     """
-    start = origin.arguments if origin else {"norm": "group", "head_norm": "group"}
+    defaults = origin.arguments if origin else {"norm": "group", "head_norm": "group"}
     if trained.recipe:
-        start = {name: value for name, value in start.items() if name not in _BRANCHES}
+        defaults = {name: value for name, value in defaults.items() if name not in _BRANCHES}
     has_form = trained.recipe.endswith(tuple(recipes.FORMS))
     branch = {"keypoints": keypoints} if keypoints and not has_form else {}
-    return {**start, **branch, **trained.arguments}
+    return {**defaults, **branch, **trained.arguments}
 
 
 def check_data(
     run: Checkpoint, model: MaskRCNN, dataset: CocoDataset, validation: CocoDataset | None
 ) -> None:
-    """Raise ValueError where network and data do not fit, before anything has taken time."""
+    """Raise ValueError where the network and the data do not fit each other."""
     if not len(dataset):
-        raise ValueError(f"{dataset.annotation_file}: there are no pictures to train on")
+        raise ValueError(f"{dataset.annotation_file} has no pictures to train on")
     known = dict(zip(run.trained.category_ids, run.trained.class_names, strict=True))
-    for part in (dataset, validation) if validation else (dataset,):
-        categories = dict(zip(part.category_ids, part.class_names, strict=True))
-        if not categories.items() <= known.items() or (part is dataset and categories != known):
+    for split in (dataset, validation) if validation else (dataset,):
+        categories = dict(zip(split.category_ids, split.class_names, strict=True))
+        if not categories.items() <= known.items() or (split is dataset and categories != known):
             raise ValueError(
-                f"{part.annotation_file}: its categories are {categories}, but the training's are {known}"
+                f"the categories of {split.annotation_file} are {categories}, but those of the training are "
+                f"{known}"
             )
-    heatmaps = model.keypoint_branch.deconv.out_channels if model.keypoint_branch else 0
-    keypoints = len(dataset.keypoint_names)
-    if heatmaps not in (0, keypoints):
+    predicted = model.keypoint_branch.deconv.out_channels if model.keypoint_branch else 0
+    labelled = len(dataset.keypoint_names)
+    if predicted not in (0, labelled):
         raise ValueError(
-            f"the network finds {heatmaps} keypoints, but {dataset.annotation_file} has {keypoints}: choose "
-            f"{f'--set recipe.keypoints={keypoints}' if keypoints else 'a recipe without keypoints'}"
+            f"the network predicts {predicted} keypoints, but {dataset.annotation_file} has {labelled}: "
+            f"choose {f'--set recipe.keypoints={labelled}' if labelled else 'a recipe without keypoints'}"
         )
-
-
-def sizes(settings: Settings) -> transforms.Resize:
-    """Return how large a picture is on its way to the network."""
-    resize = transforms.resize(settings.pictures.short_sides, settings.pictures.long_side)
-    return (
-        transforms.random_scale(resize, *settings.augmentation.scale)
-        if settings.augmentation.scale
-        else resize
-    )
-
-
-def augmentation(settings: Settings) -> transforms.Transform:
-    """Return what happens to a picture of that size."""
-    return transforms.compose(
-        *((transforms.crop(settings.augmentation.crop),) if settings.augmentation.crop else ()),
-        transforms.flip_horizontal(settings.augmentation.flip_horizontal),
-        transforms.flip_vertical(settings.augmentation.flip_vertical),
-        *((transforms.colour_jitter(*settings.augmentation.jitter),) if settings.augmentation.jitter else ()),
-    )
-
-
-def step_seed(seed: int, number: int, rank: int = 0) -> int:
-    """Return the seed of stream `number` of a training's random numbers: 0 for its weights, n for step n.
-
-    Of several processes each draws its own: `rank` is the process's number.
-    """
-    return int(np.random.SeedSequence((seed, number) + (rank,) * (rank > 0)).generate_state(1)[0])
