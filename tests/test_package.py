@@ -40,7 +40,7 @@ def test_console_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_needs_no_torchvision_and_nothing_to_compile() -> None:
     needed = [line for line in metadata.requires("maskrcnn") or [] if "extra ==" not in line]
     names = {re.split(r"[^\w-]", line)[0] for line in needed}
-    assert names == {"torch", "numpy", "pillow", "rich", "jaxtyping", "faster-coco-eval"}
+    assert names == {"torch", "numpy", "pillow", "rich", "jaxtyping", "faster-coco-eval", "filelock"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

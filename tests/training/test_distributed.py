@@ -17,6 +17,7 @@ from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.data.transforms import compose, resize
 from maskrcnn.training.checkpoint import load
 from maskrcnn.training.distributed import ALONE, Processes, joined
+from maskrcnn.training.lock import claimed
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,11 @@ def test_an_error_in_one_process_ends_all_and_the_last_step_is_saved(data, tmp_p
     assert load(tmp_path / "last.pt").step == 2
     ran = torchrun("-c", FAILS, "none", *words, "--resume")
     assert "resumes after step 2" in ran.stdout and load(tmp_path / "last.pt").step == 4
+
+
+@pytest.mark.slow
+def test_a_folder_in_use_ends_all_processes(data, tmp_path):
+    with claimed(tmp_path / "run"):
+        words = ["train", str(data), "--output", str(tmp_path / "run"), "--device", "cpu"]
+        ran = torchrun("-c", FAILS, "none", *words, is_well=False)
+    assert f"in use by another training (process {os.getpid()} on" in ran.stderr

@@ -16,6 +16,7 @@ from maskrcnn.predict.load import predictor_of
 from maskrcnn.training.batches import open_batches
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import joined
+from maskrcnn.training.lock import claimed
 from maskrcnn.training.log import TrainingLog
 from maskrcnn.training.saver import BEST, LAST, Saver
 from maskrcnn.training.schedule import learning_rate
@@ -97,6 +98,7 @@ def resume_training(
 def _train(start: Callable[[], Start], data: str | Path, output: Path, device: str) -> Path:
     with (
         joined(device, output) as (processes, own_device, folder),
+        claimed(folder),
         stop_signals() as stop_signal,
     ):
         run, dataset, validation = start()
