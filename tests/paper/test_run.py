@@ -89,6 +89,7 @@ def test_full_is_each_rows_own_schedule():
     )
     from_coco = full("cityscapes", "fine + COCO")  # 4k steps, the rate reduced after 3k
     assert from_coco == cities.replaced(steps=4_000)
+    assert {each.schedule.warmup_steps for each in (resnext, cities, from_coco)} == {1000}
     assert settings_of(chosen("cityscapes"), chosen("cityscapes").rows[1], "small") == SMALL
 
 

@@ -66,7 +66,7 @@ def test_values_are_set_by_short_names_in_python_and_on_the_command_line():
         ({"lr": -1.0}, "lr must be more than 0, or none, not -1"),
         ({"momentum": 1.5}, "momentum must be from 0 to 1"),
         ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
-        ({"warmup_steps": -1}, "warmup_steps must be 0 or more"),
+        ({"warmup_steps": -1}, "warmup_steps must be 0 or more, or none"),
         ({"decay": "linear"}, "schedule.decay must be one of step, cosine"),
         ({"decay_at": (2.0,)}, "decay_at must be shares of the training, from 0 to 1, not 2"),
         ({"short_sides": ()}, "short_sides must be more than 0"),

@@ -75,7 +75,9 @@ class Optimiser:
 class Schedule:
     """How the learning rate changes over the training."""
 
-    warmup_steps: int = option(1000, "steps in which the rate rises linearly")
+    warmup_steps: int | None = option(
+        None, "steps in which the rate rises linearly; none: 5 % of the training, at most 1000"
+    )
     warmup_factor: float = option(0.001, "share of the rate at the first step")
     decay: Literal["step", "cosine"] = option("step", "how the rate falls")
     decay_at: tuple[float, ...] = option(
@@ -84,7 +86,7 @@ class Schedule:
     decay_factor: float = option(0.1, "by which `step` multiplies the rate")
 
     def __post_init__(self) -> None:
-        _check(self, "0 or more", self.warmup_steps >= 0, "warmup_steps")
+        _check(self, "0 or more, or none", (self.warmup_steps or 0) >= 0, "warmup_steps")
         for name in ("warmup_factor", "decay_factor"):
             _check(self, "from 0 to 1", 0 <= getattr(self, name) <= 1, name)
         shares = all(0 <= share <= 1 for share in self.decay_at)
