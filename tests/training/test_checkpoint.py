@@ -30,7 +30,7 @@ def checkpoint() -> Checkpoint:
             weights=model.state_dict(),
         ),
         settings=Settings.of(short_sides=(64,), test_long_side=96),
-        optimiser={"state": {}, "param_groups": []},
+        optimiser={"head.weight": {"momentum_buffer": torch.ones(2)}},
         scaler={},
         step=7,
         elapsed=1.5,

@@ -27,7 +27,7 @@ class Checkpoint:
 
     trained: ModelCheckpoint
     settings: Settings
-    optimiser: dict[str, Any]
+    optimiser: dict[str, Any]  # its state of each parameter, by the parameter's name
     scaler: dict[str, Any]  # of fp16's gradients
     step: int
     elapsed: float  # seconds

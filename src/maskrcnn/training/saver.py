@@ -12,7 +12,7 @@ import torch
 
 from maskrcnn.training.checkpoint import Checkpoint, save
 from maskrcnn.training.log import TrainingLog
-from maskrcnn.training.step import TrainState
+from maskrcnn.training.step import TrainState, optimiser_state
 
 LAST, BEST, DIVERGED = "last.pt", "best.pt", "diverged.pt"
 
@@ -95,7 +95,7 @@ class Saver:
         return replace(
             self.run,
             trained=replace(self.run.trained, weights=state.model.state_dict()),
-            optimiser=state.optimiser.state_dict(),
+            optimiser=optimiser_state(state.optimiser, state.model),
             scaler=state.scaler.state_dict(),
             step=state.step,
             elapsed=self.elapsed,

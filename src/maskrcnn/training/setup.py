@@ -75,6 +75,12 @@ def resumed_run(
         )
     if not isinstance(settings, Settings):
         settings = with_values(run.settings, settings or {})
+    before, now = run.settings.optimiser.algorithm, settings.optimiser.algorithm
+    if now != before:
+        raise ValueError(
+            f"optimiser.algorithm={now} cannot resume {path}, whose momentum is {before}'s: start a training "
+            f"from its weights with --init {path} and another --output"
+        )
     short_side, long_side = settings.pictures.test_sides
     trained = replace(trained, short_side=short_side, long_side=long_side)
     return replace(run, trained=trained, settings=settings)

@@ -48,14 +48,9 @@ def make_train_state(run: Checkpoint, device: torch.device, processes: Processes
     if settings.step.compiled:
         model.compile(dynamic=True)  # pictures differ in size, and in how many objects they have
     optimiser = make_optimiser(model, settings)
+    load_optimiser_state(optimiser, model, run.optimiser)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.step.precision == "fp16")
-    if run.optimiser:
-        try:
-            optimiser.load_state_dict(run.optimiser)
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"the optimiser's state does not fit {settings.optimiser.algorithm}: {error}"
-            ) from error
+    if run.scaler:  # absent where the run had another precision
         scaler.load_state_dict(run.scaler)
     return TrainState(model, optimiser, scaler, device, processes, run.step)
 
@@ -75,6 +70,39 @@ def make_optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     if group.algorithm == "adamw":
         return torch.optim.AdamW(parameters, **common)
     return torch.optim.SGD(parameters, momentum=group.momentum, **common)
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the optimiser's state of each parameter (momentum, …), by the parameter's name.
+
+    Unlike `Optimizer.state_dict` it holds no settings, and does not depend on the groups of parameters:
+    a resumed training may change both.
+    """
+    states = optimiser.state
+    return {name: dict(states[p]) for name, p in model.named_parameters() if p in states}
+
+
+def load_optimiser_state(
+    optimiser: torch.optim.Optimizer, model: nn.Module, states: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Restore what `optimiser_state` returned, on the parameters' device; settings stay the optimiser's own.
+
+    Raises ValueError for a state of another network.
+    """
+    for name, parameter in model.named_parameters():
+        state = states.get(name, {})
+        if not isinstance(state, Mapping) or not all(_fits(value, parameter) for value in state.values()):
+            raise ValueError(f"the optimiser's state of {name} does not fit the parameter")
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    order = [names[parameter] for group in optimiser.param_groups for parameter in group["params"]]
+    by_number = {number: dict(states[name]) for number, name in enumerate(order) if name in states}
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": by_number, "param_groups": groups})
+
+
+def _fits(value: Any, parameter: Tensor) -> bool:
+    """Say whether a value is of the parameter's shape, or a number (AdamW counts its steps)."""
+    return isinstance(value, Tensor) and value.shape in (parameter.shape, torch.Size([]))
 
 
 def train_step(
