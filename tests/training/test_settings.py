@@ -75,6 +75,8 @@ def test_values_are_set_by_short_names_in_python_and_on_the_command_line():
         ({"workers": -1}, "workers must be 0 or more"),
         ({"crop": (0, 5)}, "crop must be more than 0, not 0,5"),
         ({"crop": (256,)}, "crop must be 2 values with commas"),
+        ({"scale": (2.0, 0.5)}, "scale must be the least factor, then the largest, not 2,0.5"),
+        ({"jitter": (0.1, -0.1, 0.1)}, "jitter must be 0 or more"),
         ({"flip_vertical": 2.0}, "flip_vertical must be from 0 to 1"),
         ({"save_every": 0}, "save_every must be at least 1"),
         ({"eval_every": -1}, "eval_every must be 0 or more"),

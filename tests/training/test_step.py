@@ -1,5 +1,6 @@
 """One step: what it computes, compiled or not, and what an error leaves."""
 
+import copy
 import subprocess
 import sys
 from itertools import repeat
@@ -10,7 +11,16 @@ import torch
 
 from maskrcnn import recipes
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.step import TrainState, gradients, make_optimiser, to_floats, train_step, update
+from maskrcnn.training.step import (
+    TrainState,
+    gradients,
+    load_optimiser_state,
+    make_optimiser,
+    optimiser_state,
+    to_floats,
+    train_step,
+    update,
+)
 from scenes import scene
 
 SMALL = {"channels": 16, "hidden": 32, "budget": 32, "norm": "group"}
@@ -29,7 +39,7 @@ def test_a_step_adds_up_batches_and_returns_the_parts_of_the_loss():
     batches = [scene([2, 1]), scene([1, 3], seed=1)]
     torch.manual_seed(1)
     values = to_floats(gradients(state, iter(batches), settings))
-    found = [p.grad.clone() for p in state.model.parameters() if p.grad is not None]
+    clipped = [p.grad.clone() for p in state.model.parameters() if p.grad is not None]
 
     state.model.zero_grad()
     torch.manual_seed(1)
@@ -38,7 +48,7 @@ def test_a_step_adds_up_batches_and_returns_the_parts_of_the_loss():
     expected = [p.grad for p in state.model.parameters() if p.grad is not None]
     norm = torch.stack([grad.norm() for grad in expected]).norm().item()
     assert values["gradient_norm"] == pytest.approx(norm, rel=1e-4) and norm > 0.5
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(clipped, expected, strict=True):
         torch.testing.assert_close(ours, theirs * (0.5 / norm), rtol=1e-3, atol=1e-6)
     for name in losses[0]:
         assert values[name] == pytest.approx(sum(parts[name].item() for parts in losses) / 2, rel=1e-5)
@@ -51,9 +61,9 @@ def test_gradients_lie_as_their_weights_do():
     state = make_state(settings)
     state.model.to(memory_format=torch.channels_last)
     gradients(state, iter([scene([2, 1])]), settings)
-    learnt = {name: p for name, p in state.model.named_parameters() if p.grad is not None}
-    assert any(not p.is_contiguous() for p in learnt.values())
-    for name, p in learnt.items():
+    learning = {name: p for name, p in state.model.named_parameters() if p.grad is not None}
+    assert any(not p.is_contiguous() for p in learning.values())
+    for name, p in learning.items():
         assert p.grad.squeeze().stride() == p.squeeze().stride(), name
 
 
@@ -85,6 +95,31 @@ def test_a_step_counts_and_an_interrupted_update_is_marked(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train_step(state, batches, settings, 0.01)
     assert state.step == 1 and not state.is_whole
+
+
+@pytest.mark.parametrize("algorithm", ["sgd", "adamw"])
+def test_a_restored_optimiser_takes_the_same_step(algorithm):
+    """In another grouping of the parameters as well, here with the same weight decay of 0 in both groups."""
+    settings = Settings.of(algorithm=algorithm, weight_decay=0.0)
+    ours, other = (make_state(each) for each in (settings, settings.replaced(decay_norms_and_biases=False)))
+    batches = repeat(scene([2, 1]))
+    train_step(ours, batches, settings, 0.01)
+    other.model.load_state_dict(ours.model.state_dict())
+    states = copy.deepcopy(optimiser_state(ours.optimiser, ours.model))
+    load_optimiser_state(other.optimiser, other.model, states)
+    for state in (ours, other):
+        torch.manual_seed(1)
+        train_step(state, batches, settings, 0.01)
+    theirs = other.model.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.model.state_dict().items())
+
+
+def test_the_optimiser_of_another_network_is_refused():
+    state = make_state(Settings.of())
+    name = next(name for name, _ in state.model.named_parameters())
+    for wrong in (torch.ones(3, 4, 5), 1.0):
+        with pytest.raises(ValueError, match=f"the optimiser's state of {name} does not fit"):
+            load_optimiser_state(state.optimiser, state.model, {name: {"momentum_buffer": wrong}})
 
 
 # Without the shapes' checks, which no compiler can follow. It raises at a graph break.

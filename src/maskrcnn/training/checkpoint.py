@@ -73,7 +73,7 @@ def _checked(values: Any) -> Checkpoint:
     if values.keys() != kinds.keys():
         raise ValueError(f"it should hold {', '.join(kinds)}, but holds {', '.join(map(str, values)):.200}")
     for name, kind in kinds.items():
-        if not isinstance(values[name], get_origin(kind) or kind):
-            raise ValueError(f"{name} should be a {kind}, but is a {type(values[name]).__name__}")
+        if not isinstance(values[name], kind := get_origin(kind) or kind):
+            raise ValueError(f"{name} is a {type(values[name]).__name__}, not a {kind.__name__}")
     trained, settings = model_from_plain(values["trained"]), from_plain(Settings, values["settings"])
     return Checkpoint(**{**values, "trained": trained, "settings": settings})

@@ -66,7 +66,7 @@ class Saver:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        """Save what an exception would lose, and log where the training stopped; the exception goes on."""
+        """Save what an exception would lose, and log where the training stopped; the exception propagates."""
         if error is None or not self.state.processes.leads:
             return
         account = self._rescued(error) if self.state.step > self.saved_step else ""

@@ -136,7 +136,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("scale", "crop"):
-            _check(self, "more than 0", all(side > 0 for side in getattr(self, name) or ()), name)
+            _check(self, "more than 0", all(value > 0 for value in getattr(self, name) or ()), name)
+        low, high = self.scale or (1.0, 1.0)
+        _check(self, "the least factor, then the largest", low <= high, "scale")
+        _check(self, "0 or more", all(change >= 0 for change in self.jitter or ()), "jitter")
         for name in ("flip_horizontal", "flip_vertical"):
             _check(self, "from 0 to 1", 0 <= getattr(self, name) <= 1, name)
 
