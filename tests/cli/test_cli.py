@@ -170,7 +170,7 @@ def test_resume_with_more_steps(weights, data, capsys):
         ("train {data} --set stepz=3 --output {new}", "did you mean steps?"),
         ("train {data} --set recipe.hiden=3 --output {new}", "did you mean recipe.hidden?"),
         ("train {data} --recipe resnet19_fpn --output {new}", "there is no recipe 'resnet19_fpn'"),
-        ("train {new} --output {new}", "no such folder"),
+        ("train {data}/none --output {new}", "no such folder"),
         ("train {data} --output {new} --resume", "no weights file"),
         ("train {data} --output {run}", "--resume"),
         ("train {data} --init {new}/x.pth --output {new}", "x.pth"),
