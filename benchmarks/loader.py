@@ -29,9 +29,9 @@ from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.data.pictures import read_picture, read_to_resize
 from maskrcnn.data.targets import to_network
 from maskrcnn.data.transforms import Resize, Transform, resized
-from maskrcnn.recipes import Options
-from maskrcnn.training.settings import parse_sets
-from maskrcnn.training.setup import augmentation, sizes
+from maskrcnn.plain import options_of, parse_assignments, with_values
+from maskrcnn.training.batches import augmenting, resizing
+from maskrcnn.training.settings import Settings
 
 STRIDE = 32
 Seconds = dict[str, float]
@@ -40,20 +40,20 @@ Seconds = dict[str, float]
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(1)
-    settings, _ = parse_sets(arguments.set, Options)
+    settings = with_values(Settings(), parse_assignments(arguments.set, options_of(Settings())))
     dataset = read_split(arguments.data, "train")
     count = min(arguments.pictures, len(dataset))
-    resize, transform = sizes(settings), augmentation(settings)
+    resize, transform = resizing(settings), augmenting(settings.augmentation)
 
     passes = [
-        load_once(dataset, count, resize, transform, settings.batch_size)
+        load_once(dataset, count, resize, transform, settings.step.batch_size)
         for _ in range(1 + arguments.repeats)
     ]
     rates = {stage: count / statistics.median(spent[stage] for spent in passes[1:]) for stage in passes[0]}
     for workers in (0, arguments.workers):
         batches = training_batches(
             AugmentedDataset(dataset, resize, transform),
-            batch_size=settings.batch_size,
+            batch_size=settings.step.batch_size,
             stride=STRIDE,
             workers=workers,
             seed=0,
@@ -61,7 +61,9 @@ def main() -> None:
         next(batches)  # starts the workers
         title = f"loader, {workers} workers" if workers else "loader, no workers"
         rates[title] = (
-            settings.batch_size * arguments.repeats / seconds(lambda b=batches: drain(b, arguments.repeats))
+            settings.step.batch_size
+            * arguments.repeats
+            / seconds(lambda b=batches: drain(b, arguments.repeats))
         )
     show(rates, count, arguments.data)
     changed = {"settings": arguments.set, "data": arguments.data.name, "pictures": count}

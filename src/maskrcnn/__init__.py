@@ -2,7 +2,7 @@
 
 ::
 
-    weights = maskrcnn.train("data", recipe="resnet18_fpn", settings=maskrcnn.Settings(steps=1000))
+    weights = maskrcnn.train("data", recipe="resnet18_fpn", settings=maskrcnn.Settings.of(steps=1000))
     result = maskrcnn.load(weights).predict("picture.jpg")
     result.boxes, result.masks, result.names
     maskrcnn.draw(PIL.Image.open("picture.jpg"), result).save("overlay.png")
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maskrcnn.predict.predictor import Predictor as Predictor
     from maskrcnn.results.draw import draw as draw
     from maskrcnn.results.result import Result as Result
+    from maskrcnn.training.loop import resume_training as resume_training
     from maskrcnn.training.loop import train as train
     from maskrcnn.training.settings import Settings as Settings
     from maskrcnn.types import Metadata as Metadata
@@ -39,6 +40,7 @@ __all__ = [
     "keep_memory",
     "load",
     "recipes",
+    "resume_training",
     "train",
 ]
 
@@ -51,6 +53,7 @@ _HOMES = {
     "evaluate": ("evaluation.run", "evaluate"),
     "keep_memory": ("fast.memory", "keep_memory"),
     "load": ("predict.load", "load"),
+    "resume_training": ("training.loop", "resume_training"),
     "train": ("training.loop", "train"),
 }
 

@@ -149,10 +149,10 @@ def test_an_unreadable_picture_is_named_and_the_status_says_so(weights, data, tm
     assert (tmp_path / "out" / "0000.png").exists()
 
 
-def test_resume_goes_on_with_more_steps(weights, data, capsys):
+def test_resume_with_more_steps(weights, data, capsys):
     words = ["train", str(data), "--output", str(weights.parent), "--resume", "--device", "cpu"]
     assert main([*words, "--set", "steps=3"]) == 0
-    assert "going on after step 2" in capsys.readouterr().out
+    assert "resumes after step 2" in capsys.readouterr().out
     lines = [json.loads(line) for line in (weights.parent / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
 
@@ -163,7 +163,7 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
         ("train {data} --set stepz=3 --output {new}", "did you mean steps?"),
         ("train {data} --set recipe.hiden=3 --output {new}", "did you mean recipe.hidden?"),
         ("train {data} --recipe resnet19_fpn --output {new}", "there is no recipe 'resnet19_fpn'"),
-        ("train {new} --output {new}", "no such folder"),
+        ("train {data}/none --output {new}", "no such folder"),
         ("train {data} --output {new} --resume", "no weights file"),
         ("train {data} --output {run}", "--resume"),
         ("train {data} --init {new}/x.pth --output {new}", "x.pth"),
@@ -181,7 +181,10 @@ def test_resume_goes_on_with_more_steps(weights, data, capsys):
             "evaluate {weights} {data} --also lvis",
             "because 9 fields are missing: 'neg_category_ids' of image",
         ),
-        ("weights convert {weights} {new}.pt --set lr=0.1", "--set lr: a conversion trains nothing"),
+        (
+            "weights convert {weights} {new}.pt --set lr=0.1",
+            "--set optimiser.lr has no effect on a conversion",
+        ),
         ("paper run cityscapes --data {data} --output {new}", "is not Cityscapes"),
         ("paper run keypoints --data {data} --output {new}", "names no keypoints"),
         ("predict {weights} {data}/val --device gpu", "device 'gpu' is not available: expected auto, cpu"),
@@ -222,7 +225,7 @@ def test_ctrl_c_and_divergence_have_their_own_status(monkeypatch, data, tmp_path
 
 
 def test_the_demo_leaves_all_that_it_promises(monkeypatch, tmp_path, capsys):
-    settings = Settings(steps=1, batch_size=2, short_sides=(64,), long_side=64, workers=0, eval_every=None)
+    settings = Settings.of(steps=1, batch_size=2, short_sides=(64,), long_side=64, workers=0, eval_every=None)
     monkeypatch.setattr(demo, "_DEMO", settings)
     monkeypatch.setattr(
         demo,

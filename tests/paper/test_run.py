@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -28,11 +27,11 @@ def data(tmp_path_factory):
 
 
 def test_a_table_from_end_to_end(data, tmp_path, monkeypatch, capsys):
-    settings = replace(SMALL, steps=2, batch_size=2, short_sides=(64,), workers=0, warmup_steps=0)
+    settings = SMALL.replaced(steps=2, batch_size=2, short_sides=(64,), workers=0, warmup_steps=0)
     table = chosen("2d", body="resnet18")
     report = run_table(table, data, tmp_path, settings=lambda row: settings, seeds=2, options=TINY)
     figures = json.loads(report.figures.read_text())
-    assert all(row["settings"]["steps"] == 2 for row in figures["rows"])
+    assert all(row["settings"]["length.steps"] == 2 for row in figures["rows"])
     assert [row["name"] for row in figures["rows"]] == ["RoIPool", "RoIAlign"]
     assert [len(row["ours"]) for row in figures["rows"]] == [2, 2]
     assert figures["rows"][0]["published"] == [23.6, 46.5, 21.6]
@@ -48,8 +47,8 @@ def test_a_table_from_end_to_end(data, tmp_path, monkeypatch, capsys):
 
 
 def test_a_stopped_row_goes_on(data, tmp_path, monkeypatch):
-    settings = replace(
-        SMALL, steps=3, batch_size=2, short_sides=(64,), workers=0, warmup_steps=0, save_every=1
+    settings = SMALL.replaced(
+        steps=3, batch_size=2, short_sides=(64,), workers=0, warmup_steps=0, save_every=1
     )
     [row] = chosen("2d", ["RoIAlign"], "resnet18").rows
     arguments = {"settings": settings, "init": None, "options": TINY}
@@ -57,9 +56,9 @@ def test_a_stopped_row_goes_on(data, tmp_path, monkeypatch):
         patch.setattr(run, "read_model", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.run_row(row, data, tmp_path / "row", **arguments)
-    with pytest.raises(ValueError, match=r"row was begun with steps=3, and now steps=4 is asked for"):
-        run.run_row(row, data, tmp_path / "row", **{**arguments, "settings": replace(settings, steps=4)})
-    arguments["settings"] = replace(settings, log_every=1)
+    with pytest.raises(ValueError, match=r"row was begun with length.steps=3, and now length.steps=4"):
+        run.run_row(row, data, tmp_path / "row", **{**arguments, "settings": settings.replaced(steps=4)})
+    arguments["settings"] = settings.replaced(log_every=1)
     found = run.run_row(row, data, tmp_path / "row", **arguments)
     assert found.metrics.keys() == {"bbox", "segm"} and found.seconds_per_picture > 0
 
@@ -74,7 +73,7 @@ def test_a_row_learns_no_keypoints_that_it_does_not_name(tmp_path):
             x, y, width, height = annotation["bbox"]
             annotation |= {"keypoints": [x + width / 2, y + height / 2, 2], "num_keypoints": 1}
         file.write_text(json.dumps(content))
-    settings = replace(SMALL, steps=1, batch_size=2, short_sides=(64,), workers=0)
+    settings = SMALL.replaced(steps=1, batch_size=2, short_sides=(64,), workers=0)
     [row] = chosen("2e", ["FCN"], "resnet18").rows
     found = run.run_row(row, data, tmp_path / "row", settings=settings, init=None, options=TINY)
     assert found.metrics.keys() == {"bbox", "segm"}
@@ -85,13 +84,19 @@ def test_full_is_each_rows_own_schedule():
         table = chosen(key, [name])
         return settings_of(table, table.rows[0], "full")
 
-    assert (full("2c", "RoIPool").steps, full("2c", "RoIPool").peak_lr) == (160_000, 0.02)
+    assert (full("2c", "RoIPool").length.steps, full("2c", "RoIPool").peak_lr) == (160_000, 0.02)
     resnext = full("main", "X101-FPN")  # a picture a GPU, half the rate, as many steps
-    assert (resnext.steps, resnext.batch_size, resnext.peak_lr) == (160_000, 8, 0.01)
+    assert (resnext.length.steps, resnext.step.batch_size, resnext.peak_lr) == (160_000, 8, 0.01)
     cities = full("cityscapes", "fine")
-    assert (cities.steps, cities.decay_at, cities.batch_size, cities.peak_lr) == (24_000, (0.75,), 8, 0.01)
+    assert (cities.length.steps, cities.schedule.decay_at, cities.step.batch_size, cities.peak_lr) == (
+        24_000,
+        (0.75,),
+        8,
+        0.01,
+    )
     from_coco = full("cityscapes", "fine + COCO")  # 4k steps, the rate reduced after 3k
-    assert from_coco == replace(cities, steps=4_000)
+    assert from_coco == cities.replaced(steps=4_000)
+    assert {each.schedule.warmup_steps for each in (resnext, cities, from_coco)} == {1000}
     assert settings_of(chosen("cityscapes"), chosen("cityscapes").rows[1], "small") == SMALL
 
 
@@ -99,7 +104,7 @@ def test_what_is_said_is_what_differs_from_the_paper():
     table = chosen("cityscapes")
     paper = partial(settings_of, table, scale="full")
     assert run._said(table, paper) == "Trained as in the paper."
-    assert run._said(table, lambda row: replace(paper(row), seed=3)) == "Trained as in the paper, but seed=3."
+    assert run._said(table, lambda row: paper(row).replaced(seed=3)) == "Trained as in the paper, but seed=3."
 
 
 def test_cityscapes_figures_have_classes_and_gaps():

@@ -1,121 +1,100 @@
-import dataclasses
-from dataclasses import dataclass
-from typing import Literal
+"""Settings: defaults, names, ranges, the plain form of a checkpoint."""
+
+import json
+from collections import Counter
+from dataclasses import fields, is_dataclass
 
 import pytest
 
-from maskrcnn.training.settings import Settings, explain, parse_sets, settings_from
+from maskrcnn.plain import explain, from_plain, options_of, parse_assignments, to_plain, with_values
+from maskrcnn.training.settings import Settings
 
 
-@dataclass(frozen=True)
-class Options:
-    masks: bool = True
-    keypoints: int = 0
-    norm: Literal["frozen", "group"] = "frozen"
-    frozen: tuple[str, ...] | None = None
-    budget: int | None = None
-
-
-def parsed(*sets, base=None):
-    return parse_sets(sets, Options, base)
+def parsed(*texts, base=None):
+    base = base or Settings()
+    return with_values(base, parse_assignments(texts, options_of(base)))
 
 
 def test_the_defaults_are_the_papers():
     settings = Settings()
-    assert (settings.pictures, settings.peak_lr, settings.momentum, settings.weight_decay) == (
-        16,
-        0.02,
-        0.9,
-        1e-4,
-    )
-    assert settings.test_sides == (800, 1333)
+    assert (settings.step.pictures, settings.peak_lr) == (16, 0.02)
+    assert (settings.optimiser.momentum, settings.optimiser.weight_decay) == (0.9, 1e-4)
+    assert settings.pictures.test_sides == (800, 1333)
 
 
-def test_the_rate_follows_the_pictures_of_a_step_unless_it_is_given():
-    assert Settings(batch_size=2, accumulate=2).peak_lr == 0.005
-    assert Settings(batch_size=2, lr=0.3).peak_lr == 0.3
+def test_the_rate_is_proportional_to_the_pictures_of_a_step_unless_it_is_given():
+    assert Settings.of(batch_size=2, accumulate=2).peak_lr == 0.005
+    assert Settings.of(batch_size=2, algorithm="adamw").peak_lr == 0.0002 / 8
+    assert Settings.of(batch_size=2, lr=0.3).peak_lr == 0.3
 
 
-def test_every_kind_of_value_is_read():
-    settings, arguments = parsed(
-        "steps=5",
-        "lr=1e-4",
-        "decay_norms_and_biases=False",
-        "schedule=cosine",
-        "short_sides=640,800",
-        "crop=256,128",
-        "eval_every=none",
-        "scale=0.5,2",
-    )
-    assert settings == Settings(
+def test_groups_are_small_and_short_names_are_unique():
+    names = Counter(name.rpartition(".")[2] for name in options_of(Settings()))
+    assert max(names.values()) == 1
+    groups = [getattr(Settings(), field.name) for field in fields(Settings)]
+    assert all(len(fields(group)) <= 12 for group in groups if is_dataclass(group))
+
+
+def test_values_are_set_by_short_names_in_python_and_on_the_command_line():
+    settings = Settings.of(
         steps=5,
         lr=1e-4,
         decay_norms_and_biases=False,
-        schedule="cosine",
-        short_sides=(640, 800),
+        decay="cosine",
+        short_sides=[640, 800],
         crop=(256, 128),
         eval_every=None,
         scale=(0.5, 2.0),
+        seed=3,
     )
-    assert settings.test_sides[0] == 800
-    assert arguments == {}
-
-
-def test_recipe_arguments_are_read_by_their_own_kinds():
-    _, arguments = parsed(
-        "recipe.norm=group", "recipe.frozen=stem,res2", "recipe.budget=none", "recipe.masks=false"
-    )
-    assert arguments == {
-        "body.norm": "group",
-        "body.frozen": ("stem", "res2"),
-        "boxes.samples_per_image": None,
-        "masks": None,
-    }
-    assert parsed("recipe.frozen=")[1] == {"body.frozen": ()}
-
-
-def test_later_sets_change_a_base():
-    base = Settings(steps=7, lr=0.5)
-    assert parsed("lr=0.1", base=base)[0] == dataclasses.replace(base, lr=0.1)
+    texts = ["steps=5", "optimiser.lr=1e-4", "decay_norms_and_biases=False", "schedule.decay=cosine"]
+    texts += ["short_sides=640,800", "crop=256,128", "eval_every=none", "scale=0.5,2", "seed=3"]
+    assert parsed(*texts) == settings
+    assert settings.pictures.test_sides[0] == 800
+    assert settings.replaced(lr=0.1) == parsed("lr=0.1", base=settings)
+    assert settings.replaced(lr=0.1).length.steps == 5
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("values", "sentence"),
     [
-        ("lr", "expected field=value"),
-        ("stepz=3", "did you mean steps"),
-        ("recipe.nrom=group", "did you mean recipe.norm"),
-        ("zzzzzz=3", "there are steps, time_limit"),
-        ("steps=many", "expected whole number"),
-        ("steps=1.5", "expected whole number"),
-        ("lr=nan", "expected number or none"),
-        ("schedule=linear", "one of step, cosine"),
-        ("decay_norms_and_biases=maybe", "true or false"),
-        ("crop=256", "2 of whole number"),
-        ("short_sides=a,b", "whole numbers with commas"),
-        ("recipe.norm=batch", "one of frozen, group"),
-        ("steps=0", "steps must be at least 1, not 0"),
-        ("lr=-1", "lr must be more than 0"),
-        ("flip_vertical=2", "flip_vertical must be from 0 to 1"),
-        ("short_sides=", "short_sides must be more than 0"),
-        ("crop=0,5", "crop must be more than 0"),
-        ("decay_at=2", "decay_at must be shares"),
+        ({"stepz": 3}, "there is no setting stepz; did you mean steps"),
+        ({"steps": 1.5}, "length.steps must be a whole number, not 1.5"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"time_limit": 0.0}, "time_limit must be more than 0, or none, not 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, not 0"),
+        ({"lr": -1.0}, "lr must be more than 0, or none, not -1"),
+        ({"momentum": 1.5}, "momentum must be from 0 to 1"),
+        ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
+        ({"warmup_steps": -1}, "warmup_steps must be 0 or more, or none"),
+        ({"decay": "linear"}, "schedule.decay must be one of step, cosine"),
+        ({"decay_at": (2.0,)}, "decay_at must be shares of the training, from 0 to 1, not 2"),
+        ({"short_sides": ()}, "short_sides must be more than 0"),
+        ({"long_side": 0}, "long_side must be more than 0"),
+        ({"test_short_side": 0}, "test_short_side must be more than 0, or none"),
+        ({"workers": -1}, "workers must be 0 or more"),
+        ({"crop": (0, 5)}, "crop must be more than 0, not 0,5"),
+        ({"crop": (256,)}, "crop must be 2 values with commas"),
+        ({"scale": (2.0, 0.5)}, "scale must be the least factor, then the largest, not 2,0.5"),
+        ({"jitter": (0.1, -0.1, 0.1)}, "jitter must be 0 or more"),
+        ({"flip_vertical": 2.0}, "flip_vertical must be from 0 to 1"),
+        ({"save_every": 0}, "save_every must be at least 1"),
+        ({"eval_every": -1}, "eval_every must be 0 or more"),
+        ({"seed": -1}, "seed must be 0 or more"),
     ],
 )
-def test_mistakes_are_named(text, sentence):
+def test_a_wrong_value_gets_a_sentence(values, sentence):
     with pytest.raises(ValueError, match=sentence):
-        parsed(text)
+        Settings.of(**values)
 
 
-def test_settings_come_back_from_plain_values():
-    settings = Settings(steps=3, crop=(4, 5))
-    assert settings_from(dataclasses.asdict(settings)) == settings
-    with pytest.raises(ValueError, match="another version"):
-        settings_from({"stepz": 3})
-    with pytest.raises(ValueError, match="another version"):
-        settings_from({"steps": "3"})
+def test_the_plain_form_of_a_checkpoint_gives_the_settings_back():
+    settings = Settings.of(steps=3, crop=(4, 5))
+    assert from_plain(Settings, json.loads(json.dumps(to_plain(settings)))) == settings
+    with pytest.raises(ValueError, match="Settings should hold length, step"):
+        from_plain(Settings, {"steps": 3})
 
 
-def test_every_setting_is_explained():
-    lines = explain().splitlines()
-    assert [line.split("=")[0].strip() for line in lines] == [f.name for f in dataclasses.fields(Settings)]
+def test_help_explains_every_setting():
+    lines = explain(Settings()).splitlines()
+    assert [line.split("=")[0].strip() for line in lines] == list(options_of(Settings()))

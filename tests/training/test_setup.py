@@ -1,17 +1,17 @@
-"""What stands before the first step: arguments that fit, and weights that go where they belong."""
+"""Before the first step: the recipe's arguments, and initial weights by class."""
 
 import pytest
 import torch
 
 from maskrcnn import recipes
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.setup import new_run, recipe_arguments, started
+from maskrcnn.training.setup import initialise, new_run, recipe_arguments
 from maskrcnn.weights.init import InitialWeights
 
 TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}
 
 
-def a_plan(tmp_path, recipe="resnet18_fpn", **arguments):
+def new_model(tmp_path, recipe="resnet18_fpn", **arguments):
     return new_run(tmp_path, recipe, arguments, Settings()).trained
 
 
@@ -20,47 +20,63 @@ def origin(**arguments):
 
 
 def test_from_scratch_norms_learn_unless_told(tmp_path):
-    assert recipe_arguments(a_plan(tmp_path), 0, None) == {
+    assert recipe_arguments("resnet18_fpn", new_model(tmp_path), 0, None) == {
         "body.norm": "group",
         "pyramid.norm": "group",
         "boxes.norm": "group",
         "masks.norm": "group",
     }
-    assert recipe_arguments(a_plan(tmp_path, norm="frozen"), 0, None)["norm"] == "frozen"
+    assert (
+        recipe_arguments("resnet18_fpn", new_model(tmp_path, **{"body.norm": "frozen"}), 0, None)["body.norm"]
+        == "frozen"
+    )
 
 
 def test_weights_of_other_origin_keep_the_recipes_norms(tmp_path):
-    assert recipe_arguments(a_plan(tmp_path), 0, InitialWeights({}, None, {}, ())) == {}
+    assert recipe_arguments("resnet18_fpn", new_model(tmp_path), 0, InitialWeights({}, None, {}, ())) == {}
 
 
 def test_weights_bring_the_arguments_that_they_were_trained_with(tmp_path):
-    start = origin(norm="batch", channels=64)
-    assert recipe_arguments(a_plan(tmp_path), 0, start) == {
+    start = origin(**{"body.norm": "batch", "pyramid.channels": 64, "masks.channels": 64})
+    assert recipe_arguments("resnet18_fpn", new_model(tmp_path), 0, start) == {
         "body.norm": "batch",
         "pyramid.channels": 64,
         "masks.channels": 64,
     }
-    assert recipe_arguments(a_plan(tmp_path, channels=32), 0, start)["channels"] == 32
+    assert (
+        recipe_arguments("resnet18_fpn", new_model(tmp_path, **{"pyramid.channels": 32}), 0, start)[
+            "pyramid.channels"
+        ]
+        == 32
+    )
 
 
 def test_a_recipe_that_was_chosen_has_its_own_branches(tmp_path):
-    start = origin(masks=False, bgr=True)
-    assert recipe_arguments(a_plan(tmp_path), 0, start) == {"input.bgr": True}
-    assert recipe_arguments(a_plan(tmp_path, None), 0, start) == {"masks": None, "input.bgr": True}
+    start = origin(**{"masks": None, "input.bgr": True})
+    assert recipe_arguments("resnet18_fpn", new_model(tmp_path), 0, start) == {"input.bgr": True}
+    assert recipe_arguments("resnet18_fpn", new_model(tmp_path, None), 0, start) == {
+        "masks": None,
+        "input.bgr": True,
+    }
 
 
 @pytest.mark.parametrize(("recipe", "expected"), [("resnet18_fpn", 2), ("resnet18_fpn_box", None)])
 def test_keypoints_of_the_data_are_learnt_unless_the_form_says_otherwise(tmp_path, recipe, expected):
-    assert recipe_arguments(a_plan(tmp_path, recipe), 2, None).get("keypoints") == expected
-    assert recipe_arguments(a_plan(tmp_path, keypoints=0), 2, None)["keypoints"] == 0
+    assert recipe_arguments(recipe, new_model(tmp_path, recipe), 2, None).get("keypoints.count") == expected
+    assert (
+        recipe_arguments("resnet18_fpn", new_model(tmp_path, **{"keypoints.count": 0}), 2, None)[
+            "keypoints.count"
+        ]
+        == 0
+    )
 
 
 def test_rows_go_where_their_class_is():
     torch.manual_seed(0)
     source, model = recipes.build("resnet18_fpn", 2, {**TINY}), recipes.build("resnet18_fpn", 3, {**TINY})
     start = InitialWeights(source.state_dict(), "resnet18_fpn", TINY, ("cat", "dog"))
-    said = started(model, ("bird", "hound", "cat"), start, {"hound": "dog"})
-    assert said.splitlines()[-3:] == [
+    text = initialise(model, ("bird", "hound", "cat"), start, {"hound": "dog"})
+    assert text.splitlines()[-3:] == [
         "class bird   newly initialised",
         "class hound  copied from dog",
         "class cat    copied from cat",

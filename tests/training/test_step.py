@@ -1,5 +1,6 @@
-"""One step: what it computes, compiled or not, and that it does not wait for the device."""
+"""One step: what it computes, compiled or not, and what an error leaves."""
 
+import copy
 import subprocess
 import sys
 from itertools import repeat
@@ -10,7 +11,16 @@ import torch
 
 from maskrcnn import recipes
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.step import TrainState, gradients, make_optimiser, to_floats, train_step
+from maskrcnn.training.step import (
+    TrainState,
+    gradients,
+    load_optimiser_state,
+    make_optimiser,
+    optimiser_state,
+    to_floats,
+    train_step,
+    update,
+)
 from scenes import scene
 
 SMALL = {
@@ -22,29 +32,29 @@ SMALL = {
 }
 
 
-def a_learner(settings, device="cpu", **options):
+def make_state(settings, device="cpu", **options):
     torch.manual_seed(0)
     model = recipes.build("resnet18_fpn", 3, {**SMALL, **options}).train().to(device)
     scaler = torch.amp.GradScaler(device, enabled=False)
     return TrainState(model, make_optimiser(model, settings), scaler, torch.device(device))
 
 
-def test_a_step_adds_up_batches_and_tells_the_parts_of_the_loss():
-    settings = Settings(accumulate=2, gradient_clip=0.5)
-    learner = a_learner(settings)
+def test_a_step_adds_up_batches_and_returns_the_parts_of_the_loss():
+    settings = Settings.of(accumulate=2, gradient_clip=0.5)
+    state = make_state(settings)
     batches = [scene([2, 1]), scene([1, 3], seed=1)]
     torch.manual_seed(1)
-    values = to_floats(gradients(learner, iter(batches), settings))
-    found = [p.grad.clone() for p in learner.model.parameters() if p.grad is not None]
+    values = to_floats(gradients(state, iter(batches), settings))
+    clipped = [p.grad.clone() for p in state.model.parameters() if p.grad is not None]
 
-    learner.model.zero_grad()
+    state.model.zero_grad()
     torch.manual_seed(1)
-    losses = [learner.model(*batch) for batch in batches]
+    losses = [state.model(*batch) for batch in batches]
     (sum(sum(parts.values()) for parts in losses) / 2).backward()
-    expected = [p.grad for p in learner.model.parameters() if p.grad is not None]
+    expected = [p.grad for p in state.model.parameters() if p.grad is not None]
     norm = torch.stack([grad.norm() for grad in expected]).norm().item()
     assert values["gradient_norm"] == pytest.approx(norm, rel=1e-4) and norm > 0.5
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(clipped, expected, strict=True):
         torch.testing.assert_close(ours, theirs * (0.5 / norm), rtol=1e-3, atol=1e-6)
     for name in losses[0]:
         assert values[name] == pytest.approx(sum(parts[name].item() for parts in losses) / 2, rel=1e-5)
@@ -54,13 +64,68 @@ def test_a_step_adds_up_batches_and_tells_the_parts_of_the_loss():
 def test_gradients_lie_as_their_weights_do():
     """PyTorch's fused optimisers on a CPU pair the two by their place in memory, whatever the strides say."""
     settings = Settings()
-    learner = a_learner(settings)
-    learner.model.to(memory_format=torch.channels_last)
-    gradients(learner, iter([scene([2, 1])]), settings)
-    learnt = {name: p for name, p in learner.model.named_parameters() if p.grad is not None}
-    assert any(not p.is_contiguous() for p in learnt.values())
-    for name, p in learnt.items():
+    state = make_state(settings)
+    state.model.to(memory_format=torch.channels_last)
+    gradients(state, iter([scene([2, 1])]), settings)
+    learning = {name: p for name, p in state.model.named_parameters() if p.grad is not None}
+    assert any(not p.is_contiguous() for p in learning.values())
+    for name, p in learning.items():
         assert p.grad.squeeze().stride() == p.squeeze().stride(), name
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_before_the_update_leaves_the_network_as_it_was(error):
+    """The forward pass of the first batch has changed the running statistics of batch norms by then."""
+
+    def batches():
+        yield scene([2, 1])
+        raise error
+
+    settings = Settings.of(accumulate=2)
+    state = make_state(settings, norm="batch")
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    assert any(name.endswith("running_var") for name in before)
+    with pytest.raises(error):
+        train_step(state, batches(), settings, 0.01)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
+    assert state.step == 0 and state.is_whole
+
+
+def test_a_step_counts_and_an_interrupted_update_is_marked(monkeypatch):
+    settings = Settings.of()
+    state = make_state(settings)
+    batches = repeat(scene([2, 1]))
+    train_step(state, batches, settings, 0.01)
+    assert state.step == 1 and state.is_whole
+    monkeypatch.setattr(state.optimiser, "step", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train_step(state, batches, settings, 0.01)
+    assert state.step == 1 and not state.is_whole
+
+
+@pytest.mark.parametrize("algorithm", ["sgd", "adamw"])
+def test_a_restored_optimiser_takes_the_same_step(algorithm):
+    """In another grouping of the parameters as well, here with the same weight decay of 0 in both groups."""
+    settings = Settings.of(algorithm=algorithm, weight_decay=0.0)
+    ours, other = (make_state(each) for each in (settings, settings.replaced(decay_norms_and_biases=False)))
+    batches = repeat(scene([2, 1]))
+    train_step(ours, batches, settings, 0.01)
+    other.model.load_state_dict(ours.model.state_dict())
+    states = copy.deepcopy(optimiser_state(ours.optimiser, ours.model))
+    load_optimiser_state(other.optimiser, other.model, states)
+    for state in (ours, other):
+        torch.manual_seed(1)
+        train_step(state, batches, settings, 0.01)
+    theirs = other.model.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.model.state_dict().items())
+
+
+def test_the_optimiser_of_another_network_is_refused():
+    state = make_state(Settings.of())
+    name = next(name for name, _ in state.model.named_parameters())
+    for wrong in (torch.ones(3, 4, 5), 1.0):
+        with pytest.raises(ValueError, match=f"the optimiser's state of {name} does not fit"):
+            load_optimiser_state(state.optimiser, state.model, {name: {"momentum_buffer": wrong}})
 
 
 # Without the shapes' checks, which no compiler can follow. It raises at a graph break.
@@ -100,17 +165,18 @@ def test_the_losses_are_one_graph_and_its_answers_are_the_same():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_step_does_not_wait_for_the_device(precision):
+def test_a_step_waits_for_the_device_only_for_its_losses(precision):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    settings = Settings(precision=precision)
-    learner = a_learner(settings, "cuda", keypoints=5)
+    settings = Settings.of(precision=precision)
+    state = make_state(settings, "cuda", keypoints=5)
     batches = repeat(scene([3, 2], keypoints=5))
     for _ in range(2):  # the first steps choose kernels and allocate
-        train_step(learner, batches, settings, 1e-4)
+        train_step(state, batches, settings, 1e-4)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        values = train_step(learner, batches, settings, 1e-4)
+        values = gradients(state, batches, settings)
+        update(state, 1e-4)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(torch.tensor(list(to_floats(values).values()))))

@@ -24,7 +24,7 @@ from maskrcnn.data.batch import collate
 from maskrcnn.data.targets import ImageTargets, MaskCrop
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.step import make_train_state, to_floats, train_step
+from maskrcnn.training.step import make_train_state, train_step
 
 _AXES = 1 / 32, 1 / 4  # shortest and longest axis of an ellipse, as shares of the picture's short side
 
@@ -51,11 +51,11 @@ def make_step(spec: StepSpec) -> Step:
     """Return a step of ``maskrcnn train``. Raises ValueError for an unknown recipe."""
     checkpoint = random_checkpoint(spec.recipe)
     checkpoint.arguments["masks.targets"] = "binary"
-    settings = Settings(precision=spec.precision, lr=spec.rate)  # type: ignore[arg-type]
+    settings = Settings.of(precision=spec.precision, lr=spec.rate)
     run = Checkpoint(checkpoint, settings, {}, {}, 0, 0.0, {}, -1.0)
     state = make_train_state(run, torch.device(spec.device))
     batches = repeat(collate(make_scenes(spec), stride=state.model.stride))
-    return lambda: to_floats(train_step(state, batches, settings, spec.rate))
+    return lambda: train_step(state, batches, settings, spec.rate)
 
 
 OURS: Mapping[str, StepMaker] = {"ours": make_step}

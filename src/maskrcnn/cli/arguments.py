@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn.plain import options_of, parse_assignments
+from maskrcnn.training.settings import Settings
 
 if TYPE_CHECKING:
     from maskrcnn.fast.acceleration import Acceleration
@@ -53,8 +57,20 @@ def acceleration_of(arguments: argparse.Namespace) -> Acceleration:
 def add_sets(parser: argparse.ArgumentParser, help: str | None = None) -> None:
     """Add --set."""
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="field=value", dest="sets", help=help
+        "--set", nargs="+", action="extend", default=[], metavar="name=value", dest="sets", help=help
     )
+
+
+def read_sets(sets: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the values of --set: settings of a training, and options of a recipe, by their dotted names.
+
+    Raises ValueError for an unknown or ambiguous name and for a value of the wrong type.
+    """
+    from maskrcnn.recipes import all_options
+
+    values = parse_assignments(sets, options_of(Settings()), all_options())
+    settings = {name: value for name, value in values.items() if name in options_of(Settings())}
+    return settings, {name: value for name, value in values.items() if name not in settings}
 
 
 def size(text: str) -> tuple[int, int]:

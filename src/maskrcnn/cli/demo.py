@@ -19,15 +19,15 @@ _DEMO_RECIPE = {
     "proposals.post_nms": 100,
     "boxes.samples_per_image": 64,
 }
-_DEMO = Settings(
+_DEMO = Settings.of(
     steps=100_000,
     time_limit=3.4,
     batch_size=4,
-    optimiser="adamw",
+    algorithm="adamw",
     lr=0.002,
     weight_decay=0.01,
     warmup_steps=50,
-    schedule="cosine",
+    decay="cosine",
     short_sides=None,
     log_every=20,
     eval_every=None,
@@ -60,18 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
     from maskrcnn.predict.load import load as load_predictor
     from maskrcnn.predict.write import write_predictions
     from maskrcnn.training.checkpoint import load
-    from maskrcnn.training.loop import train
+    from maskrcnn.training.loop import resume_training, train
 
     output: Path = arguments.output
     data = synthetic_dataset(output / "data")
-    weights = train(
-        data,
-        recipe="resnet18_fpn",
-        recipe_arguments=_DEMO_RECIPE,
-        output=output,
-        resume=(output / "last.pt").exists(),
-        settings=_DEMO,
-    )
+    if (output / "last.pt").exists():
+        weights = resume_training(data, output=output, settings=_DEMO)
+    else:
+        weights = train(
+            data, recipe="resnet18_fpn", recipe_arguments=_DEMO_RECIPE, output=output, settings=_DEMO
+        )
     write_metrics(output / "metrics.json", load(weights).metrics)
     predictor = load_predictor(weights)
     write_predictions(predictor, sorted((data / "val").iterdir())[:_DEMO_PICTURES], output / "pictures")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import Commands, add_sets
-from maskrcnn.training.settings import parse_sets
+from maskrcnn.cli.arguments import Commands, add_sets, read_sets
+from maskrcnn.plain import with_values
 
 
 def add(commands: Commands) -> None:
@@ -63,19 +63,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from maskrcnn.paper.run import IMAGENET, run_table, settings_of
     from maskrcnn.paper.tables import chosen
-    from maskrcnn.recipes import all_options
 
     if arguments.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, not {arguments.seeds}")
     table = chosen(arguments.table, arguments.rows, arguments.body)
-    _, options = parse_sets(arguments.sets, all_options())
+    values, options = read_sets(arguments.sets)
     report = run_table(
         table,
         arguments.data,
         arguments.output / arguments.table,
-        settings=lambda row: parse_sets(
-            arguments.sets, all_options(), settings_of(table, row, arguments.scale)
-        )[0],
+        settings=lambda row: with_values(settings_of(table, row, arguments.scale), values),
         seeds=arguments.seeds,
         init=arguments.init or (IMAGENET if arguments.scale == "full" else None),
         options=options,

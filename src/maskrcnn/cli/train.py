@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import Commands, add_device, add_sets
-from maskrcnn.training.settings import explain, parse_sets
+from maskrcnn.cli.arguments import Commands, add_device, add_sets, read_sets
+from maskrcnn.plain import explain, with_values
+from maskrcnn.training.settings import Settings
 
 
 def add(commands: Commands) -> None:
@@ -17,7 +18,8 @@ def add(commands: Commands) -> None:
         description="Train a network. Writes best.pt and last.pt, the log metrics.jsonl, and resumes with "
         "--resume what was interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"--set takes arguments of the recipe, as recipe.NAME=VALUE, and settings:\n\n{explain()}",
+        epilog="--set takes these settings, and options of the recipe (see docs/conventions.md); the last part\n"
+        f"of a name is enough where only one name ends in it (lr=0.01):\n\n{explain(Settings())}",
     )
     parser.add_argument(
         "data",
@@ -45,31 +47,44 @@ def add(commands: Commands) -> None:
         metavar="NAME=INIT_NAME",
         help="take over a class of --init that has another name there, such as lorry=truck",
     )
-    parser.add_argument("--resume", action="store_true", help="resume from last.pt in the output folder")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="resume from last.pt in the output folder; --set changes settings",
+    )
     add_device(parser)
-    add_sets(parser, "change settings or arguments of the recipe, listed below")
+    add_sets(parser, "change settings, listed below, or options of the recipe")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
-    from maskrcnn.recipes import all_options
-    from maskrcnn.training.checkpoint import load
-    from maskrcnn.training.loop import train
+    from maskrcnn.training.loop import resume_training, train
 
-    base = load(arguments.output / "last.pt").settings if arguments.resume else None
-    settings, recipe_arguments = parse_sets(arguments.sets, all_options(), base)
-    weights = train(
-        arguments.data,
-        recipe=arguments.recipe,
-        recipe_arguments=recipe_arguments,
-        output=arguments.output,
-        init=arguments.init,
-        synonyms=dict(_pair(text) for text in arguments.synonyms),
-        resume=arguments.resume,
-        device=arguments.device,
-        settings=settings,
-    )
+    settings, recipe_arguments = read_sets(arguments.sets)
+    if arguments.resume:
+        for flag in ("init", "synonyms"):
+            if getattr(arguments, flag):
+                raise ValueError(f"--{flag} is for a new training: --resume takes the weights of last.pt")
+        weights = resume_training(
+            arguments.data,
+            recipe=arguments.recipe,
+            recipe_arguments=recipe_arguments,
+            output=arguments.output,
+            device=arguments.device,
+            settings=settings,
+        )
+    else:
+        weights = train(
+            arguments.data,
+            recipe=arguments.recipe,
+            recipe_arguments=recipe_arguments,
+            output=arguments.output,
+            init=arguments.init,
+            synonyms=dict(_pair(text) for text in arguments.synonyms),
+            device=arguments.device,
+            settings=with_values(Settings(), settings),
+        )
     print(f"network {weights}")
     return 0
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import WEIGHTS, Commands, add_sets
-from maskrcnn.training.settings import parse_sets
+from maskrcnn.cli.arguments import WEIGHTS, Commands, add_sets, read_sets
+from maskrcnn.plain import with_values
+from maskrcnn.training.settings import Settings
 
-_SIDES = {"short_sides", "long_side", "test_short_side", "test_long_side"}  # settings that a checkpoint keeps
+# Settings that a checkpoint keeps
+_SIDES = {f"pictures.{side}" for side in ("short_sides", "long_side", "test_short_side", "test_long_side")}
 
 
 def add(commands: Commands) -> None:
@@ -35,7 +37,10 @@ def add(commands: Commands) -> None:
     convert.add_argument(
         "--classes", metavar="A,B,…", help="names of the classes, where the checkpoint has none"
     )
-    add_sets(convert, "set what the checkpoint does not hold: recipe.NAME, test_short_side, test_long_side")
+    add_sets(
+        convert,
+        "set what the checkpoint does not hold: options of the recipe, test_short_side, test_long_side",
+    )
     convert.set_defaults(command=_convert)
     compare = actions.add_parser("compare", help="list the differences between two checkpoints")
     compare.add_argument("weights", metavar="A", help=WEIGHTS)
@@ -58,19 +63,13 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from maskrcnn.recipes import all_options
     from maskrcnn.weights.convert import convert
 
-    settings, options = parse_sets(arguments.sets, all_options())
-    given = (
-        {text.partition("=")[0] for text in arguments.sets}
-        - {name.partition(".")[2] for name in options}
-        - set(options)
-    )
-    if unused := sorted(given - _SIDES):
+    values, options = read_sets(arguments.sets)
+    if unused := sorted(values.keys() - _SIDES):
         raise ValueError(
-            f"--set {unused[0]} has no effect on a conversion: expected arguments of the recipe, as "
-            f"recipe.NAME=VALUE, or sizes of pictures: {', '.join(sorted(_SIDES))}"
+            f"--set {unused[0]} has no effect on a conversion: expected options of the recipe, or sizes of "
+            f"pictures: {', '.join(sorted(_SIDES))}"
         )
     summary = convert(
         arguments.weights,
@@ -78,7 +77,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         arguments.layout,
         class_names=arguments.classes.split(",") if arguments.classes else None,
         options=options,
-        test_sides=settings.test_sides if given else None,
+        test_sides=with_values(Settings(), values).pictures.test_sides if values else None,
     )
     print(summary)
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,25 +19,26 @@ from maskrcnn.evaluation.run import evaluate
 from maskrcnn.files import replacing, write_json
 from maskrcnn.paper.page import page
 from maskrcnn.paper.tables import METRICS, Row, Table, cells
+from maskrcnn.plain import changed_values, format_value, values_of
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.predict.write import write_predictions
 from maskrcnn.recipes import FORMS
-from maskrcnn.training.loop import train
+from maskrcnn.training.loop import resume_training, train
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import open_split
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint, read_model
 
-# Section 3.1, "Training": 16 pictures a step, the rate divided by 10 after 120,000 of 160,000 steps.
-FULL = Settings(steps=160_000, batch_size=16, lr=0.02, decay_at=(0.75,), eval_every=0)
+# Section 3.1, "Training": 16 pictures a step, the rate divided by 10 after 120,000 of 160,000 steps. The
+# paper says nothing of a warm-up: it is that of Goyal et al. (2017), with as many steps for every row.
+FULL = Settings.of(steps=160_000, batch_size=16, lr=0.02, decay_at=(0.75,), warmup_steps=1000, eval_every=0)
 # For hundreds of pictures and a machine without a GPU.
-SMALL = Settings(
+SMALL = Settings.of(
     steps=600,
     batch_size=4,
-    optimiser="adamw",
+    algorithm="adamw",
     lr=0.001,
     weight_decay=0.01,
-    warmup_steps=30,
-    schedule="cosine",
+    decay="cosine",
     short_sides=(256,),
     long_side=512,
     eval_every=0,  # a row is judged once, when it is trained
@@ -46,12 +46,12 @@ SMALL = Settings(
     workers=1,
 )
 # What may change from one call to the next: no figure comes from it.
-_NO_FIGURE = {"workers", "log_every", "save_every", "eval_every"}
+_NO_FIGURE = {"pictures.workers", "logging.log_every", "logging.save_every", "logging.eval_every"}
 
 
 def settings_of(table: Table, row: Row, scale: Literal["full", "small"]) -> Settings:
     """Return the paper's own schedule for a row of a table, or the small one."""
-    return SMALL if scale == "small" else replace(FULL, **dict(table.schedule + row.schedule))
+    return SMALL if scale == "small" else FULL.replaced(**dict(table.schedule + row.schedule))
 
 
 IMAGENET = "imagenet"  # stands for the ImageNet weights of a row's own body
@@ -108,7 +108,7 @@ def run_table(
             row,
             data,
             output / f"{slug(row.name)}-{seed}",
-            settings=replace(settings(row), seed=seed),
+            settings=settings(row).replaced(seed=seed),
             init=init,
             options=options or {},
         )
@@ -163,21 +163,16 @@ def run_row(
     branches = {} if row.recipe.endswith(tuple(FORMS)) else {"keypoints": None}
     arguments = {**branches, **options, **row.arguments}
     named = {"recipe": row.recipe, "data": str(Path(data).resolve()), "init": init}
-    schedule = {name: value for name, value in asdict(settings).items() if name not in _NO_FIGURE}
+    schedule = {name: value for name, value in values_of(settings).items() if name not in _NO_FIGURE}
     _claim(folder, named | arguments | schedule)
     if not (folder / "judged.json").exists():
-        is_begun = (folder / "last.pt").exists()
         body = row.recipe.partition("_")[0]
         start = row.init or (_IMAGENET.get(body) if init == IMAGENET else init)
-        weights = train(
-            data,
-            recipe=row.recipe,
-            recipe_arguments=arguments,
-            output=folder,
-            init=None if is_begun else start,
-            resume=is_begun,
-            settings=settings,
-        )
+        network: dict[str, Any] = {"recipe": row.recipe, "recipe_arguments": arguments}
+        if (folder / "last.pt").exists():
+            weights = resume_training(data, output=folder, settings=settings, **network)
+        else:
+            weights = train(data, output=folder, settings=settings, init=start, **network)
         write_json(folder / "judged.json", _evaluated(read_model(weights), data, folder))
     judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
     return Run(row, settings.seed, folder, **judged)
@@ -242,7 +237,7 @@ def figures(
                 "name": row.name,
                 "recipe": row.recipe,
                 "arguments": row.arguments,
-                "settings": asdict(settings(row)),
+                "settings": values_of(settings(row)),
                 "published": row.published,
                 "ours": [
                     {name: _metric(run, table, name) for name in table.metrics}
@@ -315,9 +310,9 @@ def _said(table: Table, settings: Callable[[Row], Settings]) -> str:
     """Say with which numbers the rows were trained, where they are not the paper's."""
     others: dict[str, None] = {}  # in order, each once
     for row in table.rows:
-        usual = asdict(settings_of(table, row, "full"))
-        ours = asdict(settings(row)).items()
-        others |= {f"{name}={value}": None for name, value in ours if value != usual[name]}
+        changed = changed_values(settings(row), settings_of(table, row, "full"))
+        texts = (f"{name.rpartition('.')[2]}={format_value(value)}" for name, value in changed.items())
+        others |= dict.fromkeys(texts)
     return f"Trained as in the paper, but {', '.join(others)}." if others else "Trained as in the paper."
 
 

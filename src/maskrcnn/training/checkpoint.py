@@ -1,32 +1,33 @@
-"""One file that holds a training: enough to predict from it alone, and to go on where it was left."""
+"""One file that holds a training: enough to predict with its network, and to resume it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 import torch
 
 from maskrcnn.files import replacing
-from maskrcnn.training.settings import Settings, settings_from
+from maskrcnn.plain import from_plain, to_plain
+from maskrcnn.training.settings import Settings
 from maskrcnn.weights.files import read_checkpoint
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint, model_from_plain
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training as it stands after `step` steps.
+    """A training after `step` steps.
 
-    Its random states are `settings.seed` and `step`: every step draws from a stream of its own that these two
-    name, and so do the order and the augmentation of the pictures.
+    `settings.seed` and `step` stand for its random states: they seed the random numbers of every step, and
+    the order and augmentation of its pictures.
     """
 
     trained: ModelCheckpoint
     settings: Settings
-    optimiser: dict[str, Any]
+    optimiser: dict[str, Any]  # its state of each parameter, by the parameter's name
     scaler: dict[str, Any]  # of fp16's gradients
     step: int
     elapsed: float  # seconds
@@ -35,18 +36,26 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all. Raises OSError, naming `path`, where that is impossible."""
     values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
-    plain = {"trained": checkpoint.trained.plain(), "settings": asdict(checkpoint.settings)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as unfinished:
-        torch.save({**values, **plain, "format": _FORMAT}, unfinished)
+    plain = {"trained": checkpoint.trained.plain(), "settings": to_plain(checkpoint.settings)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as unfinished, unfinished.open("wb") as file:
+            torch.save({**values, **plain, "format": _FORMAT}, file)
+    except (OSError, RuntimeError) as error:
+        # torch raises RuntimeError where writing fails; Python's own error is its context
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
 
 
 def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint on the CPU; nothing in the file is executed.
 
-    Raises FileNotFoundError when there is no such file, and ValueError when it is no checkpoint of ours.
+    Raises FileNotFoundError where there is no such file, and ValueError where it is not a checkpoint of a
+    training by this version.
     """
     values = read_checkpoint(path)
     try:
@@ -57,14 +66,14 @@ def load(path: str | Path) -> Checkpoint:
 
 def _checked(values: Any) -> Checkpoint:
     if not isinstance(values, dict) or "format" not in values:
-        raise ValueError("it does not say its format; weights of other origin start a training by --init")
-    if values.pop("format") != _FORMAT:
-        raise ValueError(f"its format is not {_FORMAT}")
+        raise ValueError("it does not name its format (other weights start a training by --init)")
+    if (version := values.pop("format")) != _FORMAT:
+        raise ValueError(f"its format is {version!r:.20}, not {_FORMAT}")
     kinds = get_type_hints(Checkpoint) | {"settings": dict, "trained": dict}
     if values.keys() != kinds.keys():
-        raise ValueError(f"it should hold {', '.join(kinds)}")
+        raise ValueError(f"it should hold {', '.join(kinds)}, but holds {', '.join(map(str, values)):.200}")
     for name, kind in kinds.items():
-        if not isinstance(values[name], get_origin(kind) or kind):
-            raise ValueError(f"{name} is a {type(values[name]).__name__}")
-    trained, settings = model_from_plain(values["trained"]), settings_from(values["settings"])
+        if not isinstance(values[name], kind := get_origin(kind) or kind):
+            raise ValueError(f"{name} is a {type(values[name]).__name__}, not a {kind.__name__}")
+    trained, settings = model_from_plain(values["trained"]), from_plain(Settings, values["settings"])
     return Checkpoint(**{**values, "trained": trained, "settings": settings})

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: in metrics.jsonl, on the console, and in TensorBoard."""
+"""The log of a training: metrics.jsonl, the console and TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
 from maskrcnn.data.pictures import read_picture
@@ -28,23 +29,27 @@ Record = dict[str, Any]
 
 
 class TrainingLog:
-    """Tells of a training from its `step` on; what an earlier log says of later steps is taken back.
+    """Logs a run from `step` on. Records of later steps, from a run killed after its last save, are removed.
 
-    ``metrics.jsonl`` has one JSON object a line: for every step its losses, gradient norm, rate and the
-    seconds since the training began, for every evaluation its step and metrics. The console gets a line every
-    `log_every` steps, or on a terminal one that is kept up to date. TensorBoard is fed where it is installed.
+    ``metrics.jsonl`` has a JSON object per line: for every step its losses, gradient norm, rate and the
+    seconds since the start of the training, for every evaluation its step and metrics. The console gets a
+    line every `log_every` steps, and a terminal a progress bar. TensorBoard is written where it is installed.
     """
 
     def __init__(self, output: Path, settings: Settings, device: torch.device, step: int) -> None:
         output.mkdir(parents=True, exist_ok=True)
-        self.settings, self.device = settings, device
-        self.file = _continued(output / "metrics.jsonl", step)
+        self.device, self.pictures_per_step = device, settings.step.pictures
+        self.log_every = settings.logging.log_every
+        self.path = output / "metrics.jsonl"
+        self.file = _reopened(self.path, step)
         self.board = _board(output)
-        self.recent: deque[Record] = deque(maxlen=settings.log_every)
+        self.recent: deque[Record] = deque(maxlen=self.log_every)
         self.console = Console()
-        live = self.console.is_terminal
         self.bar = Progress(
-            BarColumn(16), TextColumn("{task.description}"), console=self.console, disable=not live
+            BarColumn(16),
+            TextColumn("{task.description}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("", total=1.0)
 
@@ -53,46 +58,53 @@ class TrainingLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-        self.file.close()
+        with suppress(OSError):  # the terminal may be gone
+            self.bar.stop()
+        with suppress(OSError):  # a full disk, which `_write` has reported
+            self.file.close()
         if self.board:
             self.board.close()
 
-    def say(self, text: str) -> None:
-        """Print a line above the progress line."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def print(self, content: RenderableType) -> None:
+        """Print above the progress bar. A terminal that is gone does not end the training."""
+        with suppress(OSError):
+            self.console.print(content, markup=False, highlight=False, soft_wrap=isinstance(content, str))
 
     def step(self, record: Record, progress: float) -> None:
-        """Tell of a step, after which `progress` (0 … 1) of the training is done."""
+        """Log a step, with which `progress` (0 … 1) of the training is completed."""
         self._write(record)
         self.recent.append(record)
-        line = progress_line(self.recent, self.settings.pictures, progress, memory(self.device))
-        self.bar.update(self.task, completed=progress, description=line)
-        if record["step"] % self.settings.log_every:
+        line = progress_line(self.recent, self.pictures_per_step, progress, peak_memory(self.device))
+        with suppress(OSError):
+            self.bar.update(self.task, completed=progress, description=line)
+        if record["step"] % self.log_every:
             return
         if not self.console.is_terminal:
-            self.say(line)
+            self.print(line)
         if self.board:
             self._scalars("train", record, record["step"])
 
     def evaluation(self, metrics: Metrics, step: int) -> None:
-        """Tell of an evaluation after `step` steps."""
+        """Log the metrics of an evaluation after `step` steps."""
         self._write({"step": step, **metrics})
-        self.console.print(metrics_tables(metrics))
+        self.print(metrics_tables(metrics))
         if self.board:
             for kind, numbers in metrics.items():
                 self._scalars(kind, numbers, step)
 
     def pictures(self, predictor: Predictor, paths: Iterable[Path], step: int) -> None:
-        """Show in TensorBoard what the network finds in some pictures after `step` steps."""
+        """Draw the detections in some pictures after `step` steps for TensorBoard."""
         for number, path in enumerate(paths if self.board else ()):
             picture = read_picture(path).permute(1, 2, 0).numpy()
-            drawn = np.asarray(draw(picture, predictor.predict(path)))
-            self.board.add_image(f"validation/{number}", drawn, step, dataformats="HWC")
+            drawing = np.asarray(draw(picture, predictor.predict(path)))
+            self.board.add_image(f"validation/{number}", drawing, step, dataformats="HWC")
 
     def _write(self, record: Record) -> None:
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.path)) from error
 
     def _scalars(self, group: str, numbers: Record, step: int) -> None:
         for name, number in numbers.items():
@@ -101,19 +113,19 @@ class TrainingLog:
 
 
 def progress_line(recent: Sequence[Record], pictures: int, progress: float, memory: str) -> str:
-    """Say how a training stands: the means of its `recent` steps of so many `pictures` each."""
+    """Return the console's line: means over `recent` steps of `pictures` each, speed, time left, memory."""
     first, last = recent[0], recent[-1]
     means = {name: sum(r[name] for r in recent) / len(recent) for name in last if name.startswith("loss")}
     parts = ", ".join(f"{name[5:]} {mean:.3f}" for name, mean in means.items() if name != "loss")
-    took = last["seconds"] - first["seconds"]
-    speed = f"{pictures * (len(recent) - 1) / took:.1f} images/s" if took > 0 else "…"
+    seconds = last["seconds"] - first["seconds"]
+    speed = f"{pictures * (len(recent) - 1) / seconds:.1f} images/s" if seconds > 0 else "…"
     left = timedelta(seconds=round(last["seconds"] * (1 - progress) / progress)) if progress else "…"
     loss = f"loss {means['loss']:.3f}: {parts}"
     return f"step {last['step']} ({progress:.0%})  {loss}  {speed}  {left} left  {memory}"
 
 
-def memory(device: torch.device) -> str:
-    """Say how much memory the training has taken at most: on a GPU what torch allocated, else the process."""
+def peak_memory(device: torch.device) -> str:
+    """Return the peak memory as a text: of a GPU what torch allocated, otherwise that of the process."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GB"
     if sys.platform == "win32":
@@ -124,12 +136,13 @@ def memory(device: torch.device) -> str:
     return f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GB"
 
 
-def _continued(path: Path, step: int) -> TextIO:
-    """Open the file for more lines, after those of the first `step` steps."""
-    lines = path.read_text().splitlines() if step and path.is_file() else []
+def _reopened(path: Path, step: int) -> TextIO:
+    """Open the file for more records, with those of the first `step` steps only."""
+    lines = path.read_text(encoding="utf-8").splitlines() if step and path.is_file() else []
     with replacing(path) as unfinished:
-        unfinished.write_text("".join(f"{line}\n" for line in lines if _step(line) <= step))
-    return path.open("a")
+        kept = "".join(f"{line}\n" for line in lines if _step(line) <= step)
+        unfinished.write_text(kept, encoding="utf-8")
+    return path.open("a", encoding="utf-8")
 
 
 def _step(line: str) -> float:

@@ -1,43 +1,35 @@
-"""The training, from top to bottom."""
+"""The training loop, from top to bottom."""
 
 from __future__ import annotations
 
 import math
 import shlex
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.run import evaluate
 from maskrcnn.predict.predictor import Predictor
-from maskrcnn.training.checkpoint import Checkpoint, save
-from maskrcnn.training.distributed import Processes, joined
+from maskrcnn.training.batches import open_batches
+from maskrcnn.training.checkpoint import Checkpoint
+from maskrcnn.training.distributed import joined
+from maskrcnn.training.lock import claimed
 from maskrcnn.training.log import TrainingLog
+from maskrcnn.training.saver import BEST, LAST, Saver
 from maskrcnn.training.schedule import learning_rate
-from maskrcnn.training.settings import Settings
-from maskrcnn.training.setup import (
-    augmentation,
-    check_data,
-    new_run,
-    open_data,
-    resumed_run,
-    sizes,
-    step_seed,
-    with_initial_weights,
-)
-from maskrcnn.training.step import TrainState, make_train_state, to_floats, train_step
+from maskrcnn.training.settings import Length, Settings
+from maskrcnn.training.setup import check_data, new_run, open_data, resumed_run, with_initial_weights
+from maskrcnn.training.signals import interruption, stop_signals
+from maskrcnn.training.step import make_train_state, step_seed, train_step
+from maskrcnn.types import Batch, Targets
 
-_SHOWN = 4  # validation pictures that TensorBoard shows
+_BOARD_PICTURES = 4  # validation pictures in TensorBoard
+
+Start = tuple[Checkpoint, Dataset, Dataset | None]  # the run, training and validation pictures
 
 
 def train(
@@ -48,163 +40,159 @@ def train(
     output: str | Path = "runs/train",
     init: str | Path | None = None,
     synonyms: Mapping[str, str] | None = None,
-    resume: bool = False,
     device: str = "auto",
     settings: Settings | None = None,
 ) -> Path:
-    """Train a network on a folder in COCO layout, and return the path of its best checkpoint.
+    """Train a network on a data set in COCO's or Cityscapes' format; return the path of the best checkpoint.
 
     `output` gets ``last.pt``, ``best.pt`` (highest AP of masks, or of boxes where there are no masks),
-    ``metrics.jsonl`` and, where TensorBoard is installed, ``tensorboard/``; without validation pictures the
-    last is the best. `init` names weights to start from, a file or what was published: a class takes what
-    belongs to their class of the same name, or of its name in `synonyms`, and the recipe is theirs, or else
-    ``resnet50_fpn``, unless another is named. `resume` goes on from ``last.pt`` as if the training had not
-    stopped: recipe and settings are those of the file, but `settings` may replace them.
+    ``metrics.jsonl`` and, where TensorBoard is installed, ``tensorboard/``. Without validation pictures the
+    last checkpoint is the best. `init` names weights to start from, a file or a published name: a class
+    takes the weights of their class of the same name, or of its name in `synonyms`, and the recipe is theirs
+    unless `recipe` names another. Without either, it is ``resnet50_fpn``.
 
-    On the CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule. Under
-    ``torchrun`` its processes share every batch (see `training.parallel`).
+    On a CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule. Under
+    ``torchrun`` its processes share every batch (see `training.distributed`).
 
-    Raises ValueError and FileNotFoundError for what cannot be trained, FloatingPointError when the loss is no
-    longer finite (what was saved before stays), and KeyboardInterrupt after Ctrl-C, with everything saved.
+    Whatever ends the training, ``last.pt`` then holds the last completed step, and `resume_training` gives
+    what an uninterrupted training would have given; exceptions are an update that was itself interrupted, a
+    disk that takes no more, and a loss that is not finite (see `Saver`).
+
+    Raises ValueError and FileNotFoundError for what cannot be trained or is in use by another training,
+    OSError where the output cannot be written, FloatingPointError where the loss or the gradient is not
+    finite, KeyboardInterrupt after Ctrl-C, and SystemExit (128 + signal) after SIGTERM and SIGHUP.
     """
     output = Path(output)
-    with joined(device, output) as (processes, place, folder), ctrl_c() as interrupted:
-        # A new training is a checkpoint at step 0: after these lines, new and continued ones go one way
-        run = (resumed_run if resume else new_run)(output, recipe, recipe_arguments or {}, settings)
+
+    def start() -> Start:
+        run = new_run(output, recipe, recipe_arguments or {}, settings or Settings())
         dataset, validation = open_data(data, run)
-        run = with_initial_weights(run, dataset, init, synonyms or {})
-        settings, first_step, step, elapsed = run.settings, run.step, run.step, run.elapsed
-        learner = make_train_state(run, place, processes)
-        check_data(run, learner.model, dataset, validation)
-        batches = training_batches(
-            AugmentedDataset(
-                dataset,
-                sizes(settings),
-                augmentation(settings),
-                channels=learner.model.in_channels,
-                white=dataset.white,
-            ),
-            batch_size=settings.batch_size,
-            share=processes.share(settings.batch_size),
-            stride=learner.model.stride,
-            workers=settings.workers,
-            seed=settings.seed,
-            start=first_step * settings.accumulate,
-            pin=learner.device.type == "cuda",
+        return with_initial_weights(run, dataset, init, synonyms or {}), dataset, validation
+
+    return _train(start, data, output, device)
+
+
+def resume_training(
+    data: str | Path,
+    *,
+    recipe: str | None = None,
+    recipe_arguments: Mapping[str, Any] | None = None,
+    output: str | Path = "runs/train",
+    device: str = "auto",
+    settings: Settings | Mapping[str, Any] | None = None,
+) -> Path:
+    """Resume the training of ``last.pt`` in `output`, as if it had not stopped; return as `train` does.
+
+    `settings` replace those of the file: all of them, or those of a mapping by their dotted names. Recipe and
+    options are the file's. Raises what `train` raises, and ValueError where another recipe or another
+    option is asked for, or a setting that a training cannot change.
+    """
+    output = Path(output)
+
+    def start() -> Start:
+        run = resumed_run(output, recipe, recipe_arguments or {}, settings)
+        return run, *open_data(data, run)
+
+    return _train(start, data, output, device)
+
+
+def _train(start: Callable[[], Start], data: str | Path, output: Path, device: str) -> Path:
+    with (
+        joined(device, output) as (processes, own_device, folder),
+        claimed(folder),
+        stop_signals() as stop_signal,
+    ):
+        run, dataset, validation = start()
+        state = make_train_state(run, own_device, processes)
+        check_data(run, dataset, validation)
+        batches = open_batches(state, dataset, run.settings)
+        with TrainingLog(folder, run.settings, own_device, run.step) as log:
+            log.print(introduction(run, dataset, validation, processes.size))
+            with Saver(folder, run, state, log, resume_command(data, output, device)) as saver:
+                _train_steps(saver, batches, validation, stop_signal)
+    return output / (BEST if validation else LAST)
+
+
+def _train_steps(
+    saver: Saver,
+    batches: Iterator[tuple[Batch, Targets]],
+    validation: Dataset | None,
+    stop_signal: Callable[[], int],
+) -> None:
+    """Train until the end, or until a signal: then raise `interruption`, everything saved."""
+    state, log, settings = saver.state, saver.log, saver.run.settings
+    first_step, elapsed = state.step, saver.run.elapsed
+    while True:
+        elapsed, signal_number = state.processes.agree(elapsed, stop_signal(), state.device)
+        progress = completed(settings.length, state.step, elapsed)
+        finished = progress >= 1
+        saving, evaluating = (
+            every and state.step > first_step and state.step % every == 0
+            for every in (settings.logging.save_every, settings.logging.eval_every)
         )
-        clock = time.monotonic() - elapsed
 
-        with TrainingLog(folder, settings, place, step) as log:
-            log.say(introduction(run, dataset, validation, processes))
-            while True:
-                elapsed, stop = processes.agree(elapsed, interrupted(), place)
-                progress = done(settings, step, elapsed)
-                finished = progress >= 1
-                stopping = finished or stop
-                saving, evaluating = (
-                    every and step > first_step and step % every == 0
-                    for every in (settings.save_every, settings.eval_every)
-                )
+        # Save first: an error in the evaluation then loses no training
+        if finished or signal_number or saving or evaluating:
+            saver.save()
 
-                # Save first: whatever an evaluation runs into then costs no training
-                if processes.leads and (stopping or saving or evaluating):
-                    run = replace(run, **learner.state(run.trained), step=step, elapsed=elapsed)
-                    save(folder / "last.pt", run)
+        # Evaluate, and keep the best
+        if state.processes.leads and validation and (finished or evaluating):
+            metrics = evaluate_run(saver, validation)
+            saver.keep(metrics, ap(metrics))
 
-                # Evaluate, and keep the best
-                if processes.leads and validation and (finished or evaluating):
-                    metrics = evaluate_run(run, learner, validation, log)
-                    is_best = ap(metrics) > run.best_ap
-                    run = replace(run, metrics=metrics, best_ap=max(ap(metrics), run.best_ap))
-                    for name in ("last.pt", "best.pt") if is_best else ("last.pt",):
-                        save(folder / name, run)
+        if finished:
+            return
+        if signal_number:
+            raise interruption(signal_number)
 
-                if stopping:
-                    break
-
-                # One step, with random numbers of its own
-                torch.manual_seed(step_seed(settings.seed, step + 1, processes.rank))
-                rate = learning_rate(settings, step, progress)
-                losses = to_floats(train_step(learner, batches, settings, rate))
-                if not all(map(math.isfinite, losses.values())):
-                    raise FloatingPointError(diverged(output, step + 1, rate, losses))
-                step, elapsed = step + 1, time.monotonic() - clock
-                log.step(
-                    {"step": step, **losses, "lr": rate, "seconds": elapsed}, done(settings, step, elapsed)
-                )
-
-            if not finished:
-                log.say(f"stopped after step {step}; to go on: {command_to_go_on(data, output, device)}")
-                raise KeyboardInterrupt
-    return output / ("best.pt" if validation else "last.pt")
+        # One step, with random numbers of its own
+        torch.manual_seed(step_seed(settings.seed, state.step + 1, state.processes.rank))
+        rate = learning_rate(settings, state.step, progress)
+        losses = train_step(state, batches, settings, rate)
+        elapsed = saver.elapsed
+        log.step(
+            {"step": state.step, **losses, "lr": rate, "seconds": elapsed},
+            completed(settings.length, state.step, elapsed),
+        )
 
 
-def evaluate_run(run: Checkpoint, learner: TrainState, validation: Dataset, log: TrainingLog) -> Metrics:
-    """Evaluate a training as it stands, and tell of it."""
-    predictor = Predictor.from_checkpoint(run.trained, learner.model, device=learner.device)
-    metrics = evaluate(predictor, validation, max_detections=run.trained.max_detections).metrics
-    log.evaluation(metrics, run.step)
-    log.pictures(predictor, validation.paths[:_SHOWN], run.step)
+def evaluate_run(saver: Saver, validation: Dataset) -> Metrics:
+    """Evaluate the network as it is now, and log the metrics."""
+    state, trained, log = saver.state, saver.run.trained, saver.log
+    predictor = Predictor.from_checkpoint(trained, state.model, device=state.device)
+    metrics = evaluate(predictor, validation, max_detections=trained.max_detections).metrics
+    log.evaluation(metrics, state.step)
+    log.pictures(predictor, validation.paths[:_BOARD_PICTURES], state.step)
     return metrics
 
 
-def done(settings: Settings, step: int, elapsed: float) -> float:
-    """Return how much of the training is done, 0 … 1, after so many steps and seconds."""
-    minutes = settings.time_limit or math.inf
-    return min(1.0, max(step / settings.steps, elapsed / 60 / minutes))
+def completed(length: Length, step: int, elapsed: float) -> float:
+    """Return the completed share of a training, 0 … 1, after so many steps and seconds."""
+    minutes = length.time_limit or math.inf
+    return min(1.0, max(step / length.steps, elapsed / 60 / minutes))
 
 
 def ap(metrics: Metrics) -> float:
-    """Return the number that says which checkpoint is best."""
+    """Return the AP by which the best checkpoint is chosen: of masks, or of boxes."""
     return metrics.get("segm", metrics["bbox"])["AP"] or 0.0
 
 
-def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, processes: Processes) -> str:
-    """Say in a line what is going to happen."""
-    settings = run.settings
-    epochs = settings.steps * settings.pictures / len(dataset)
+def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, processes: int) -> str:
+    """Describe a training in two lines."""
+    length, pictures = run.settings.length, run.settings.step.pictures
+    epochs = length.steps * pictures / len(dataset)
     arguments = ", ".join(f"{name}={value}" for name, value in run.trained.arguments.items())
     return (
-        f"{run.trained.recipe}({arguments}): {len(run.trained.class_names)} classes, "
-        f"{len(dataset)} pictures, "
-        f"{len(validation) if validation else 'none'} to evaluate on; "
-        f"{settings.steps} steps of {settings.pictures} pictures ({epochs:.1f} epochs)"
-        + (f", {settings.time_limit:g} minutes at most" if settings.time_limit else "")
-        + (f"; {processes.size} processes share them" if processes.size > 1 else "")
-        + (f"; going on after step {run.step}" if run.step else "")
+        f"{run.trained.recipe}({arguments}), {len(run.trained.class_names)} classes\n"
+        f"{len(dataset):,} pictures, {f'{len(validation):,}' if validation else 'no'} validation pictures; "
+        f"{length.steps:,} steps of {pictures:,} pictures ({epochs:,.1f} epochs)"
+        + (f", at most {length.time_limit:g} minutes" if length.time_limit else "")
+        + (f"; {processes} processes" if processes > 1 else "")
+        + (f"; resumes after step {run.step:,}" if run.step else "")
     )
 
 
-def diverged(output: Path, step: int, rate: float, losses: Mapping[str, float]) -> str:
-    """Say that the loss is no longer a number, and what helps."""
-    parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-    return (
-        f"loss or gradient is not finite at step {step}, learning rate {rate:g} ({parts}): lower lr, warm up "
-        f"longer or set gradient_clip; what was saved before is in {output}"
-    )
-
-
-def command_to_go_on(data: str | Path, output: Path, device: str) -> str:
-    """Return the command that goes on with a training."""
+def resume_command(data: str | Path, output: Path, device: str) -> str:
+    """Return the command that resumes a training."""
     words = ["maskrcnn", "train", str(data), "--output", str(output), "--resume"]
     return shlex.join(words + ([] if device == "auto" else ["--device", device]))
-
-
-@contextmanager
-def ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Tell whether Ctrl-C was pressed, so that no step is cut in two; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may listen
-        yield lambda: False
-        return
-    pressed: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)

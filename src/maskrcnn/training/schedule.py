@@ -1,4 +1,4 @@
-"""The learning rate: pure functions of the step and of the share of the training that is done."""
+"""The learning rate: pure functions of the step and of the completed share of the training."""
 
 from __future__ import annotations
 
@@ -7,23 +7,37 @@ from collections.abc import Sequence
 
 from maskrcnn.training.settings import Settings
 
+_MOST_WARMUP_STEPS, _WARMUP_SHARE = 1000, 0.05
+
 
 def learning_rate(settings: Settings, step: int, progress: float) -> float:
-    """Return the rate of step number `step` (from 0), when `progress` (0 … 1) of the training is done."""
-    rising = warm_up(step, settings.warmup_steps, settings.warmup_factor)
-    if settings.schedule == "cosine":
+    """Return the rate of step number `step` (from 0), with `progress` (0 … 1) of the training completed."""
+    schedule = settings.schedule
+    rising = warm_up(warmup_progress(schedule.warmup_steps, step, progress), schedule.warmup_factor)
+    if schedule.decay == "cosine":
         return settings.peak_lr * rising * cosine(progress)
-    return settings.peak_lr * rising * steps_down(progress, settings.decay_at, settings.decay_factor)
+    return settings.peak_lr * rising * steps_down(progress, schedule.decay_at, schedule.decay_factor)
 
 
-def warm_up(step: int, steps: int, factor: float) -> float:
-    """Rise linearly from `factor` to 1 over the first `steps` (Goyal et al. 2017, §2.2)."""
-    return 1.0 if step >= steps else factor + (1 - factor) * step / steps
+def warmup_progress(warmup_steps: int | None, step: int, progress: float) -> float:
+    """Return the completed share of the warm-up, 1 or more after its end.
+
+    None stands for 5 % of the training, whether its steps or its clock drive `progress`, and at most 1,000
+    steps: a fixed number of steps would be most of a short training.
+    """
+    if warmup_steps is None:
+        return max(step / _MOST_WARMUP_STEPS, progress / _WARMUP_SHARE)
+    return step / warmup_steps if warmup_steps else 1.0
+
+
+def warm_up(progress: float, factor: float) -> float:
+    """Rise linearly from `factor` to 1 with the progress of the warm-up (Goyal et al. 2017, §2.2)."""
+    return 1.0 if progress >= 1 else factor + (1 - factor) * progress
 
 
 def steps_down(progress: float, decay_at: Sequence[float], factor: float) -> float:
     """Fall by `factor` at each of the shares `decay_at` (He et al. 2017, §3.1)."""
-    return factor ** sum(progress >= at for at in decay_at)
+    return factor ** sum(progress >= share for share in decay_at)
 
 
 def cosine(progress: float) -> float:

@@ -1,211 +1,209 @@
-"""Every number of a training, with the paper's as defaults, and how ``--set field=value`` changes one.
+"""The settings of a training, in groups; the defaults are the paper's.
 
-This file imports nothing heavy, so that the command line can explain itself at once.
+A setting has a dotted name, such as ``optimiser.lr``; no two groups share the last part of a name, so that
+``lr`` is enough for ``--set`` and for `Settings.of`. This file imports nothing heavy, so that ``--help`` is
+immediate.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from maskrcnn.plain import Option, parse_assignments
+from maskrcnn.messages import nearest
+from maskrcnn.plain import format_value, option, options_of, with_values
+
+_BASE_LR = {"sgd": 0.02, "adamw": 0.0002}  # for 16 pictures a step
 
 
-def _of(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
+@dataclass(frozen=True)
+class Length:
+    """How long the training is."""
+
+    steps: int = option(90_000, "updates of the weights")
+    time_limit: float | None = option(
+        None, "minutes, evaluations included; the schedule then follows the clock"
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, "at least 1", self.steps >= 1, "steps")
+        _check(self, "more than 0, or none", self.time_limit is None or self.time_limit > 0, "time_limit")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one update of the weights computes."""
+
+    batch_size: int = option(16, "pictures in one forward pass, over all processes")
+    accumulate: int = option(
+        1, "forward passes per step; 8 of 2 pictures are the paper's 16 in an eighth of the memory"
+    )
+    precision: Literal["float32", "bf16", "fp16"] = option("float32", "of the network's arithmetic")
+    compiled: bool = option(False, "true: torch.compile; minutes at the start, faster steps on a GPU")
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate"):
+            _check(self, "at least 1", getattr(self, name) >= 1, name)
+
+    @property
+    def pictures(self) -> int:
+        """Pictures per step."""
+        return self.batch_size * self.accumulate
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """How a gradient changes the weights."""
+
+    algorithm: Literal["sgd", "adamw"] = option("sgd", "sgd has momentum")
+    lr: float | None = option(
+        None, "learning rate; none: 0.02 (adamw: 0.0002) for 16 pictures a step, in proportion"
+    )
+    momentum: float = option(0.9, "of sgd")
+    weight_decay: float = option(1e-4, "of every weight")
+    decay_norms_and_biases: bool = option(True, "false: no weight decay for them")
+    gradient_clip: float | None = option(None, "largest norm of the gradient")
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "gradient_clip"):
+            _check(self, "more than 0, or none", getattr(self, name) is None or getattr(self, name) > 0, name)
+        _check(self, "from 0 to 1", 0 <= self.momentum <= 1, "momentum")
+        _check(self, "0 or more", self.weight_decay >= 0, "weight_decay")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate changes over the training."""
+
+    warmup_steps: int | None = option(
+        None, "steps in which the rate rises linearly; none: 5 % of the training, at most 1000"
+    )
+    warmup_factor: float = option(0.001, "share of the rate at the first step")
+    decay: Literal["step", "cosine"] = option("step", "how the rate falls")
+    decay_at: tuple[float, ...] = option(
+        (2 / 3, 8 / 9), "shares of the training at which `step` lowers the rate"
+    )
+    decay_factor: float = option(0.1, "by which `step` multiplies the rate")
+
+    def __post_init__(self) -> None:
+        _check(self, "0 or more, or none", (self.warmup_steps or 0) >= 0, "warmup_steps")
+        for name in ("warmup_factor", "decay_factor"):
+            _check(self, "from 0 to 1", 0 <= getattr(self, name) <= 1, name)
+        shares = all(0 <= share <= 1 for share in self.decay_at)
+        _check(self, "shares of the training, from 0 to 1", shares, "decay_at")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How large pictures are, and who reads them."""
+
+    short_sides: tuple[int, ...] | None = option(
+        (800,), "pixels; of several, one is drawn for each picture; none: as in the file"
+    )
+    long_side: int = option(1333, "upper limit, pixels")
+    test_short_side: int | None = option(
+        None, "in evaluation and prediction; none: the largest of short_sides"
+    )
+    test_long_side: int | None = option(None, "in evaluation and prediction; none: long_side")
+    workers: int = option(2, "processes that read pictures")
+
+    def __post_init__(self) -> None:
+        sides = self.short_sides is None or (len(self.short_sides) > 0 and min(self.short_sides) > 0)
+        _check(self, "more than 0", sides, "short_sides")
+        _check(self, "more than 0", self.long_side > 0, "long_side")
+        for name in ("test_short_side", "test_long_side"):
+            _check(self, "more than 0, or none", getattr(self, name) is None or getattr(self, name) > 0, name)
+        _check(self, "0 or more", self.workers >= 0, "workers")
+
+    @property
+    def test_sides(self) -> tuple[int | None, int]:
+        """Short and long side of pictures in evaluation and prediction; None: as in the file."""
+        largest = max(self.short_sides) if self.short_sides else None
+        return self.test_short_side or largest, self.test_long_side or self.long_side
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training pictures."""
+
+    scale: tuple[float, float] | None = option(None, "least and largest random factor of the size")
+    crop: tuple[int, int] | None = option(None, "rows, columns of a random window")
+    flip_horizontal: float = option(0.5, "probability")
+    flip_vertical: float = option(0.0, "probability")
+    jitter: tuple[float, float, float] | None = option(
+        None, "largest change of brightness, contrast, saturation"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "crop"):
+            _check(self, "more than 0", all(value > 0 for value in getattr(self, name) or ()), name)
+        low, high = self.scale or (1.0, 1.0)
+        _check(self, "the least factor, then the largest", low <= high, "scale")
+        _check(self, "0 or more", all(change >= 0 for change in self.jitter or ()), "jitter")
+        for name in ("flip_horizontal", "flip_vertical"):
+            _check(self, "from 0 to 1", 0 <= getattr(self, name) <= 1, name)
+
+
+@dataclass(frozen=True)
+class Logging:
+    """When the training logs, saves and evaluates, in steps."""
+
+    log_every: int = option(20, "steps")
+    save_every: int = option(1000, "steps; the end of the training also saves")
+    eval_every: int | None = option(5000, "steps; the end also evaluates; none: only the end; 0: never")
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "save_every"):
+            _check(self, "at least 1", getattr(self, name) >= 1, name)
+        _check(self, "0 or more", (self.eval_every or 0) >= 0, "eval_every")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of a training; one that makes no sense raises ValueError.
+    """The settings of a training. A value out of range raises ValueError.
 
     The defaults are those of He et al. (2017), §3.1, in the length that became usual: 16 pictures a step,
     rate 0.02, ninety thousand steps. A step of another size gets its rate by the linear rule of Goyal et al.
     (2017), §2.1: half the pictures, half the rate.
     """
 
-    # Length
-    steps: int = _of(90_000, "updates of the weights")
-    time_limit: float | None = _of(None, "minutes, evaluations included; the schedule then runs on the clock")
-    seed: int = _of(0, "of the weights, the order of the pictures, their augmentation and the sampling")
-
-    # One step
-    batch_size: int = _of(16, "pictures that go through the network at once, in all processes together")
-    accumulate: int = _of(
-        1, "batches that make one step; 8 of 2 are the paper's 16 in an eighth of the memory"
-    )
-    precision: Literal["float32", "bf16", "fp16"] = _of("float32", "of the network's arithmetic")
-    compiled: bool = _of(False, "true: by torch.compile, minutes at first, for faster steps on a GPU")
-    optimiser: Literal["sgd", "adamw"] = _of("sgd", "sgd has momentum")
-    lr: float | None = _of(
-        None, "learning rate; none: 0.02 (adamw 0.0002) for 16 pictures a step, in proportion"
-    )
-    momentum: float = _of(0.9, "of sgd")
-    weight_decay: float = _of(1e-4, "of every weight")
-    decay_norms_and_biases: bool = _of(True, "false spares them the weight decay")
-    gradient_clip: float | None = _of(None, "largest norm of the gradient")
-
-    # The rate over time
-    warmup_steps: int = _of(1000, "steps in which the rate rises linearly")
-    warmup_factor: float = _of(0.001, "share of the rate at which it begins")
-    schedule: Literal["step", "cosine"] = _of("step", "how the rate falls")
-    decay_at: tuple[float, ...] = _of(
-        (2 / 3, 8 / 9), "shares of the training at which `step` lowers the rate"
-    )
-    decay_factor: float = _of(0.1, "what it is multiplied by there")
-
-    # Pictures
-    short_sides: tuple[int, ...] | None = _of(
-        (800,), "pixels; of several, each picture draws one; none: as in the file"
-    )
-    long_side: int = _of(1333, "most pixels")
-    scale: tuple[float, float] | None = _of(None, "least and largest random factor on top")
-    crop: tuple[int, int] | None = _of(None, "rows, columns of a random window")
-    flip_horizontal: float = _of(0.5, "probability")
-    flip_vertical: float = _of(0.0, "probability")
-    jitter: tuple[float, float, float] | None = _of(None, "most change of brightness, contrast, saturation")
-    test_short_side: int | None = _of(None, "in evaluation and prediction; none: the largest of short_sides")
-    test_long_side: int | None = _of(None, "the same; none: long_side")
-    workers: int = _of(2, "processes that read pictures")
-
-    # What is written, and when
-    log_every: int = _of(20, "steps")
-    save_every: int = _of(1000, "steps; the end saves too")
-    eval_every: int | None = _of(5000, "steps; the end evaluates too; none: only then; 0: never")
+    length: Length = field(default_factory=Length)
+    step: Step = field(default_factory=Step)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    schedule: Schedule = field(default_factory=Schedule)
+    pictures: Pictures = field(default_factory=Pictures)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    logging: Logging = field(default_factory=Logging)
+    seed: int = option(0, "of the weights, the order of the pictures, augmentation and sampling")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
-            _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "workers", "weight_decay", "seed", "eval_every"):
-            _check(self, name, (getattr(self, name) or 0) >= 0, "0 or more")
-        for name in ("lr", "time_limit", "gradient_clip", "test_short_side", "test_long_side"):
-            _check(self, name, getattr(self, name) is None or getattr(self, name) > 0, "more than 0, or none")
-        for name in ("flip_horizontal", "flip_vertical", "momentum", "warmup_factor", "decay_factor"):
-            _check(self, name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
-        for name in ("short_sides", "long_side", "crop", "scale"):
-            value = getattr(self, name)
-            values = value if isinstance(value, tuple) else (value,)
-            good = bool(values) and all(side is None or side > 0 for side in values)
-            _check(self, name, good, "more than 0")
-        _check(
-            self, "decay_at", all(0 <= at <= 1 for at in self.decay_at), "shares of the training, from 0 to 1"
-        )
+        _check(self, "0 or more", self.seed >= 0, "seed")
 
-    @property
-    def pictures(self) -> int:
-        """Pictures of one step."""
-        return self.batch_size * self.accumulate
+    @classmethod
+    def of(cls, **values: Any) -> Settings:
+        """Return the default settings with some values replaced, by the last part of their names.
+
+        ``Settings.of(steps=1000, batch_size=4)``. Raises ValueError for an unknown name, and for a value of
+        the wrong type or out of range.
+        """
+        return cls().replaced(**values)
+
+    def replaced(self, **values: Any) -> Settings:
+        """Return these settings with some values replaced; names and errors as in `of`."""
+        names = {full.rpartition(".")[2]: full for full in options_of(self)}
+        for name in values:
+            if name not in names:
+                raise ValueError(f"there is no setting {name}; {nearest(name, names)}")
+        return with_values(self, {names[name]: value for name, value in values.items()})
 
     @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up."""
-        if self.lr is not None:
-            return self.lr
-        return {"sgd": 0.02, "adamw": 0.0002}[self.optimiser] * self.pictures / 16
-
-    @property
-    def test_sides(self) -> tuple[int | None, int]:
-        """Short and long side of the pictures in evaluation and prediction."""
-        largest = max(self.short_sides) if self.short_sides else None
-        return self.test_short_side or largest, self.test_long_side or self.long_side
+        if self.optimiser.lr is not None:
+            return self.optimiser.lr
+        return _BASE_LR[self.optimiser.algorithm] * self.step.pictures / 16
 
 
-def _check(settings: Settings, name: str, good: bool, expected: str) -> None:
-    if not good:
-        raise ValueError(f"{name} must be {expected}, not {_written(getattr(settings, name))}")
-
-
-def parse_sets(
-    sets: Iterable[str], recipe_options: Mapping[str, Option], base: Settings | None = None
-) -> tuple[Settings, dict[str, Any]]:
-    """Read ``name=value`` texts: settings on top of `base`, and options of a recipe by their dotted names."""
-    kinds = get_type_hints(Settings)
-    values: dict[str, Any] = {}
-    others: list[str] = []
-    for text in sets:
-        name, equals, value = text.partition("=")
-        if not equals or name not in kinds:
-            others.append(text)
-        else:
-            values[name] = _read(value, kinds[name], f"--set {text}")
-    fields_ = {name: Option(kind, None, "") for name, kind in kinds.items()}
-    return replace(base or Settings(), **values), parse_assignments(others, recipe_options, fields_)
-
-
-def settings_from(values: Mapping[str, Any]) -> Settings:
-    """Rebuild settings from a checkpoint's plain values; ValueError where they make no sense here."""
-    try:
-        return Settings(**values)
-    except TypeError as error:
-        raise ValueError(f"settings of another version: {error}") from None
-
-
-def explain() -> str:
-    """Return every setting with its default and meaning, a line each."""
-    lines = [f"{f'{f.name}={_written(f.default)}':32} {f.metadata['meaning']}" for f in fields(Settings)]
-    return "\n".join(f"  {line}" for line in lines)
-
-
-def _read(text: str, kind: Any, where: str) -> Any:
-    """Read `text` as the annotated `kind`."""
-    try:
-        return _value(text.strip(), kind)
-    except (ValueError, KeyError):
-        raise ValueError(f"{where}: expected {_words(kind)}") from None
-
-
-def _value(text: str, kind: Any) -> Any:
-    parts = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return _first(text, parts)
-    if get_origin(kind) is Literal:
-        return parts[[str(part) for part in parts].index(text)]
-    if get_origin(kind) in (tuple, Sequence):
-        texts = [part for part in text.split(",") if part]
-        each = parts[:1] * len(texts) if get_origin(kind) is Sequence or parts[-1] is ... else parts
-        return tuple(_value(part, kind) for part, kind in zip(texts, each, strict=True))
-    if kind in (bool, NoneType):
-        words = {"true": True, "false": False} if kind is bool else {"none": None}
-        return words[text.lower()]
-    if kind not in (int, float, str):
-        raise ValueError
-    value = kind(text)
-    if kind is float and not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-def _first(text: str, kinds: Sequence[Any]) -> Any:
-    """Read `text` as the first kind that takes it; none before words, or "none" would be a word."""
-    for kind in sorted(kinds, key=lambda kind: kind is not NoneType):
-        try:
-            return _value(text, kind)
-        except (ValueError, KeyError):
-            continue
-    raise ValueError
-
-
-def _words(kind: Any) -> str:
-    parts = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(_words(part) for part in parts)
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, parts))}"
-    if get_origin(kind) in (tuple, Sequence):
-        many = get_origin(kind) is Sequence or parts[-1] is ...
-        return (
-            f"{_words(parts[0])}s with commas" if many else f"{len(parts)} of {_words(parts[0])} with commas"
-        )
-    names = {int: "whole number", float: "number", bool: "true or false", str: "word", NoneType: "none"}
-    return names.get(kind, "what no text can give: call the recipe in Python")
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(_written, value))
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+def _check(group: Any, expected: str, is_met: bool, name: str) -> None:
+    if not is_met:
+        raise ValueError(f"{name} must be {expected}, not {format_value(getattr(group, name))}")

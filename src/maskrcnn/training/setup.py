@@ -1,4 +1,4 @@
-"""What stands before the first step of a training: its data, and its checkpoint, new or as it was left."""
+"""Before the first step: the data, and the run, which is new or resumed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from maskrcnn import recipes
-from maskrcnn.data import transforms
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import Split, has_split, read_split
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.plain import options_of
+from maskrcnn.plain import options_of, with_values
 from maskrcnn.training.checkpoint import Checkpoint, load
 from maskrcnn.training.settings import Settings
+from maskrcnn.training.step import step_seed
 from maskrcnn.weights.class_rows import copy_class_rows, describe_matches, match_classes
 from maskrcnn.weights.init import InitialWeights, load_matching, read_initial_weights
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
@@ -27,18 +26,17 @@ _FROM_SCRATCH = dict.fromkeys(("body.norm", "pyramid.norm", "boxes.norm", "masks
 
 
 def new_run(
-    output: Path, recipe: str | None, recipe_arguments: Mapping[str, Any], settings: Settings | None
+    output: Path, recipe: str | None, recipe_arguments: Mapping[str, Any], settings: Settings
 ) -> Checkpoint:
-    """Return a training at step 0 that has neither classes nor weights yet, nor a recipe unless it is named.
+    """Return a run at step 0, without classes and weights, and without a recipe unless it is given.
 
-    Raises ValueError for an unknown recipe, and where `output` holds a training that would be lost.
+    Raises ValueError for an unknown recipe, and where `output` holds a training that would be overwritten.
     """
     if (output / "last.pt").exists():
-        raise ValueError(f"{output} holds a training: go on with it by --resume, or choose another --output")
-    settings = settings or Settings()
+        raise ValueError(f"{output} holds a training: resume it with --resume, or choose another --output")
     if recipe:
         recipes.options_of_recipe(recipe)
-    short_side, long_side = settings.test_sides
+    short_side, long_side = settings.pictures.test_sides
     trained = ModelCheckpoint(
         recipe=recipe or "",
         arguments=dict(recipe_arguments),
@@ -56,34 +54,49 @@ def new_run(
 
 
 def resumed_run(
-    output: Path, recipe: str | None, recipe_arguments: Mapping[str, Any], settings: Settings | None
+    output: Path,
+    recipe: str | None,
+    recipe_arguments: Mapping[str, Any],
+    settings: Settings | Mapping[str, Any] | None,
 ) -> Checkpoint:
-    """Return the training that `output` holds; ValueError where it is asked to become another network."""
-    run = load(output / "last.pt")
-    trained, settings = run.trained, settings or run.settings
+    """Return the run of ``last.pt`` in `output`, with settings replaced (see `resume_training`).
+
+    Raises FileNotFoundError where there is none, and ValueError for another recipe or other options of it,
+    and for a setting that cannot change within a training.
+    """
+    path = output / "last.pt"
+    run = load(path)
+    trained = run.trained
     other = {name for name, value in recipe_arguments.items() if trained.arguments.get(name) != value}
     if recipe not in (None, trained.recipe) or other:
         raise ValueError(
-            f"{output / 'last.pt'} is a training of {trained.recipe}, arguments {trained.arguments}, and "
-            "goes on as such: choose another --output for another network"
+            f"{path} is a training of {trained.recipe}, arguments {trained.arguments}, and resumes as such: "
+            "choose another --output for another network"
         )
-    short_side, long_side = settings.test_sides
-    return replace(
-        run, trained=replace(trained, short_side=short_side, long_side=long_side), settings=settings
-    )
+    if not isinstance(settings, Settings):
+        settings = with_values(run.settings, settings or {})
+    before, now = run.settings.optimiser.algorithm, settings.optimiser.algorithm
+    if now != before:
+        raise ValueError(
+            f"optimiser.algorithm={now} cannot resume {path}, whose momentum is {before}'s: start a training "
+            f"from its weights with --init {path} and another --output"
+        )
+    short_side, long_side = settings.pictures.test_sides
+    trained = replace(trained, short_side=short_side, long_side=long_side)
+    return replace(run, trained=trained, settings=settings)
 
 
 def open_data(data: str | Path, run: Checkpoint) -> tuple[Dataset, Dataset | None]:
-    """Open the pictures to train on, and those to evaluate on, where there are any and it is asked for."""
+    """Open the training pictures, and the validation pictures where there are any and the run evaluates."""
     dataset = open_split(data, "train", run.trained)
     if not has_split(data, "val"):
         return dataset, None
     validation = open_split(data, "val", run.trained)
-    return dataset, validation if run.settings.eval_every != 0 else None
+    return dataset, validation if run.settings.logging.eval_every != 0 else None
 
 
 def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> Dataset:
-    """Open a split: from the file with keypoints, if there is one apart, where the network has keypoints."""
+    """Open a split; for a network with keypoints, the file that COCO keeps for these, if there is one."""
     has_keypoints = trained.recipe.endswith("_keypoint") or bool(trained.arguments.get("keypoints.count"))
     kinds = ("person_keypoints", "instances") if has_keypoints else ("instances", "person_keypoints")
     return read_split(data, split, kinds)
@@ -92,15 +105,11 @@ def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> Data
 def with_initial_weights(
     run: Checkpoint, dataset: Dataset, init: str | Path | None, synonyms: Mapping[str, str]
 ) -> Checkpoint:
-    """Give a new training its classes, and its weights, drawn by its seed or from a file.
+    """Return a new run with the classes of its data, and weights drawn by its seed or read from a file.
 
-    What the file's network knows of a class goes to our class of the same name, or of its synonym. Raises
-    ValueError where weights come too late, and as `read_initial_weights` and `load_matching` do.
+    Each class takes the file's weights for the class of the same name, or of its synonym. Raises ValueError
+    and FileNotFoundError as `read_initial_weights` and `load_matching` do.
     """
-    if run.trained.weights and init:
-        raise ValueError(f"--init {init}: the training has its weights already, for it goes on by --resume")
-    if run.trained.weights:
-        return run
     origin = read_initial_weights(init) if init else None
     recipe = run.trained.recipe or (origin and origin.recipe) or DEFAULT_RECIPE
     trained = replace(
@@ -115,14 +124,14 @@ def with_initial_weights(
     torch.manual_seed(step_seed(run.settings.seed, 0))
     model = trained.build_untrained()
     if origin:
-        print(f"{init}\n{started(model, trained.class_names, origin, synonyms)}", flush=True)
+        print(f"{init}\n{initialise(model, trained.class_names, origin, synonyms)}", flush=True)
     return replace(run, trained=replace(trained, weights=model.state_dict()))
 
 
-def started(
+def initialise(
     model: MaskRCNN, class_names: Sequence[str], origin: InitialWeights, synonyms: Mapping[str, str]
 ) -> str:
-    """Copy into `model` what fits of `origin`; return what became of each class and of each part."""
+    """Copy the weights of `origin` that fit into `model`; return an account of each part and class."""
     if not origin.recipe:
         return str(load_matching(model, origin.weights))
     matches = match_classes(class_names, origin.class_names, synonyms)
@@ -133,63 +142,41 @@ def started(
 def recipe_arguments(
     recipe: str, trained: ModelCheckpoint, keypoints: int, origin: InitialWeights | None
 ) -> dict[str, Any]:
-    """Return the recipe's options: those that were chosen, and others that fit the start and the data.
+    """Return the recipe's options: those given, and defaults that suit the initial weights and the data.
 
-    Statistics that were never learnt must not be frozen: from scratch, norms learn (He et al. 2019,
-    "Rethinking ImageNet Pre-training"). Weights bring the options that they were trained with, but not their
-    branches, where a recipe was chosen. Keypoints that the data set has are learnt.
+    From scratch, norms learn: statistics that were never learnt must not be frozen (He et al. 2019,
+    "Rethinking ImageNet Pre-training"). Initial weights bring the options that they were trained with, but
+    not their branches where a recipe is given. A data set with `keypoints` gets a branch for them.
     """
-    start = origin.arguments if origin else _FROM_SCRATCH
-    usual = recipes.options_of_recipe(recipe)
+    defaults = origin.arguments if origin else _FROM_SCRATCH
+    options = recipes.options_of_recipe(recipe)
     if trained.recipe:
-        absent = ("keypoints.", "masks.") if usual.masks is None else ("keypoints.",)
-        start = {name: start[name] for name in start if name != "masks" and not name.startswith(absent)}
-    known = options_of(usual)
-    start = {name: value for name, value in start.items() if name in known}
+        absent = ("keypoints.", "masks.") if options.masks is None else ("keypoints.",)
+        defaults = {
+            name: defaults[name] for name in defaults if name != "masks" and not name.startswith(absent)
+        }
+    known = options_of(options)
+    defaults = {name: value for name, value in defaults.items() if name in known}
     has_form = trained.recipe.endswith(tuple(recipes.FORMS))
     branch = {"keypoints.count": keypoints} if keypoints and not has_form else {}
-    return {**start, **branch, **trained.arguments}
+    return {**defaults, **branch, **trained.arguments}
 
 
-def check_data(run: Checkpoint, model: MaskRCNN, dataset: Dataset, validation: Dataset | None) -> None:
-    """Raise ValueError where network and data do not fit, before anything has taken time."""
+def check_data(run: Checkpoint, dataset: Dataset, validation: Dataset | None) -> None:
+    """Raise ValueError where the network and the data do not fit each other."""
     if not len(dataset):
         raise ValueError(f"{dataset.source}: there are no pictures to train on")
     known = dict(zip(run.trained.category_ids, run.trained.class_names, strict=True))
-    for part in (dataset, validation) if validation else (dataset,):
-        categories = dict(zip(part.category_ids, part.class_names, strict=True))
-        if not categories.items() <= known.items() or (part is dataset and categories != known):
+    for split in (dataset, validation) if validation else (dataset,):
+        categories = dict(zip(split.category_ids, split.class_names, strict=True))
+        if not categories.items() <= known.items() or (split is dataset and categories != known):
             raise ValueError(
-                f"{part.source}: its categories are {categories}, but the training's are {known}"
+                f"{split.source}: its categories are {categories}, but those of the training are {known}"
             )
-    heatmaps = run.trained.options.keypoints.count if run.trained.options.keypoints else 0
-    keypoints = len(dataset.keypoint_names)
-    if heatmaps not in (0, keypoints):
+    branch = run.trained.options.keypoints
+    predicted, labelled = branch.count if branch else 0, len(dataset.keypoint_names)
+    if predicted not in (0, labelled):
         raise ValueError(
-            f"the network finds {heatmaps} keypoints, but {dataset.source} has {keypoints}: choose "
-            f"{f'--set keypoints.count={keypoints}' if keypoints else 'a recipe without keypoints'}"
+            f"the network predicts {predicted} keypoints, but {dataset.source} has {labelled}: choose "
+            f"{f'--set keypoints.count={labelled}' if labelled else 'a recipe without keypoints'}"
         )
-
-
-def sizes(settings: Settings) -> transforms.Resize:
-    """Return how large a picture is on its way to the network."""
-    resize = transforms.resize(settings.short_sides, settings.long_side)
-    return transforms.random_scale(resize, *settings.scale) if settings.scale else resize
-
-
-def augmentation(settings: Settings) -> transforms.Transform:
-    """Return what happens to a picture of that size."""
-    return transforms.compose(
-        *((transforms.crop(settings.crop),) if settings.crop else ()),
-        transforms.flip_horizontal(settings.flip_horizontal),
-        transforms.flip_vertical(settings.flip_vertical),
-        *((transforms.colour_jitter(*settings.jitter),) if settings.jitter else ()),
-    )
-
-
-def step_seed(seed: int, number: int, rank: int = 0) -> int:
-    """Return the seed of stream `number` of a training's random numbers: 0 for its weights, n for step n.
-
-    Of several processes each draws its own: `rank` is the process's number.
-    """
-    return int(np.random.SeedSequence((seed, number) + (rank,) * (rank > 0)).generate_state(1)[0])

@@ -1,14 +1,17 @@
-"""A network on its device, with what changes its weights."""
+"""One training step: gradients of the losses, and the update of the weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
 from maskrcnn.network.model import MaskRCNN
@@ -16,106 +19,170 @@ from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import ALONE, Processes
 from maskrcnn.training.settings import Settings
 from maskrcnn.types import Batch, Targets
-from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TrainState(NamedTuple):
-    """What a step works on."""
+@dataclass
+class TrainState:
+    """What a step reads and changes."""
 
     model: MaskRCNN
     optimiser: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler  # keeps fp16's gradients in range; idle in other precisions
+    scaler: torch.amp.GradScaler  # keeps fp16's gradients in range; disabled in other precisions
     device: torch.device
     processes: Processes = ALONE
-
-    def state(self, trained: ModelCheckpoint) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it; the network becomes that of `trained`."""
-        return {
-            "trained": replace(trained, weights=self.model.state_dict()),
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+    step: int = 0  # completed steps
+    is_whole: bool = True  # False while an update is in progress
 
 
 def make_train_state(run: Checkpoint, device: torch.device, processes: Processes = ALONE) -> TrainState:
-    """Build a training's network, optimiser and scaler as its checkpoint has them.
+    """Build the network, optimiser and scaler of a checkpoint on a device.
 
     Raises ValueError when they do not fit each other or the device.
     """
-    if run.settings.precision == "fp16" and device.type != "cuda":
+    settings = run.settings
+    if settings.step.precision == "fp16" and device.type != "cuda":
         raise ValueError(f"precision=fp16 needs a CUDA device, not {device.type}; bf16 works everywhere")
     model = run.trained.build().train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if run.settings.compiled:
-        model.compile(dynamic=True)  # pictures and their objects differ in size and number
-    optimiser = make_optimiser(model, run.settings)
-    scaler = torch.amp.GradScaler(device.type, enabled=run.settings.precision == "fp16")
-    if run.optimiser:
-        try:
-            optimiser.load_state_dict(run.optimiser)
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"the optimiser cannot go on as {run.settings.optimiser}: {error}") from error
+    if settings.step.compiled:
+        model.compile(dynamic=True)  # pictures differ in size, and in how many objects they have
+    optimiser = make_optimiser(model, settings)
+    load_optimiser_state(optimiser, model, run.optimiser)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.step.precision == "fp16")
+    if run.scaler:  # absent where the run had another precision
         scaler.load_state_dict(run.scaler)
-    return TrainState(model, optimiser, scaler, device, processes)
+    return TrainState(model, optimiser, scaler, device, processes, run.step)
 
 
 def make_optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Return the optimiser of the parameters that learn; `update` sets its rate."""
+    group = settings.optimiser
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    spared = [p for p in learning if p.ndim == 1 and not settings.decay_norms_and_biases]
-    decayed = [p for p in learning if p.ndim > 1 or settings.decay_norms_and_biases]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
-    fused = learning[0].device.type in ("cpu", "cuda")  # one pass over the weights; half the time of several
-    if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, settings.peak_lr, weight_decay=settings.weight_decay, fused=fused)
-    return torch.optim.SGD(
-        groups, settings.peak_lr, settings.momentum, weight_decay=settings.weight_decay, fused=fused
-    )
+    no_decay = [p for p in learning if p.ndim == 1 and not group.decay_norms_and_biases]
+    decay = [p for p in learning if p.ndim > 1 or group.decay_norms_and_biases]
+    parameters: list[dict[str, Any]] = [{"params": decay}, {"params": no_decay, "weight_decay": 0.0}]
+    common: dict[str, Any] = {
+        "lr": settings.peak_lr,
+        "weight_decay": group.weight_decay,
+        "fused": learning[0].device.type in ("cpu", "cuda"),  # one pass over the weights, half the time
+    }
+    if group.algorithm == "adamw":
+        return torch.optim.AdamW(parameters, **common)
+    return torch.optim.SGD(parameters, momentum=group.momentum, **common)
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the optimiser's state of each parameter (momentum, …), by the parameter's name.
+
+    Unlike `Optimizer.state_dict` it holds no settings, and does not depend on the groups of parameters:
+    a resumed training may change both.
+    """
+    states = optimiser.state
+    return {name: dict(states[p]) for name, p in model.named_parameters() if p in states}
+
+
+def load_optimiser_state(
+    optimiser: torch.optim.Optimizer, model: nn.Module, states: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Restore what `optimiser_state` returned, on the parameters' device; settings stay the optimiser's own.
+
+    Raises ValueError for a state of another network.
+    """
+    for name, parameter in model.named_parameters():
+        state = states.get(name, {})
+        if not isinstance(state, Mapping) or not all(_fits(value, parameter) for value in state.values()):
+            raise ValueError(f"the optimiser's state of {name} does not fit the parameter")
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    order = [names[parameter] for group in optimiser.param_groups for parameter in group["params"]]
+    by_number = {number: dict(states[name]) for number, name in enumerate(order) if name in states}
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": by_number, "param_groups": groups})
+
+
+def _fits(value: Any, parameter: Tensor) -> bool:
+    """Say whether a value is of the parameter's shape, or a number (AdamW counts its steps)."""
+    return isinstance(value, Tensor) and value.shape in (parameter.shape, torch.Size([]))
 
 
 def train_step(
-    learner: TrainState, batches: Iterator[tuple[Batch, Targets]], settings: Settings, rate: float
-) -> dict[str, Tensor]:
+    state: TrainState, batches: Iterator[tuple[Batch, Targets]], settings: Settings, rate: float
+) -> dict[str, float]:
     """Change the weights once; return the loss, its parts, and the gradient's norm.
 
-    These stay on the device, so that nothing here waits for it; see `to_floats`.
+    An exception before the update leaves the network as it was before the step. One is FloatingPointError,
+    where the loss or the gradient is not finite.
     """
-    values = gradients(learner, batches, settings)
-    update(learner, rate)
-    return values
+    with unchanged_on_error(state.model):
+        losses = to_floats(gradients(state, batches, settings))
+        if not all(map(math.isfinite, losses.values())):
+            parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+            raise FloatingPointError(
+                f"loss or gradient is not finite at step {state.step + 1}, learning rate {rate:g} ({parts}): "
+                "lower lr, lengthen the warm-up or set gradient_clip"
+            )
+    update(state, rate)
+    return losses
 
 
 def gradients(
-    learner: TrainState, batches: Iterator[tuple[Batch, Targets]], settings: Settings
+    state: TrainState, batches: Iterator[tuple[Batch, Targets]], settings: Settings
 ) -> dict[str, Tensor]:
-    """Add up the gradient of one step's batches; return the loss, its parts, and the gradient's norm."""
-    model, optimiser, scaler, device, processes = learner
+    """Add up the gradients of one step's batches; return the loss, its parts, and the gradient's norm.
+
+    The values stay on the device, and nothing here waits for it.
+    """
+    model, device, step = state.model, state.device, settings.step
     parts = torch.zeros((), device=device)
-    for _ in range(settings.accumulate):
+    for _ in range(step.accumulate):
         batch, targets = next(batches)
-        with torch.autocast(device.type, _DTYPES[settings.precision], settings.precision != "float32"):
+        with torch.autocast(device.type, _DTYPES[step.precision], enabled=step.precision != "float32"):
             losses = model(batch.to(device), targets.to(device))
-        shares = torch.stack([loss.float() for loss in losses.values()]) / settings.accumulate
-        scaler.scale(shares.sum()).backward()
+        shares = torch.stack([loss.float() for loss in losses.values()]) / step.accumulate
+        state.scaler.scale(shares.sum()).backward()
         parts = parts + shares.detach()
-    processes.average(model.parameters())
-    scaler.unscale_(optimiser)
-    norm = clip_grad_norm_(model.parameters(), settings.gradient_clip or math.inf)
-    if scaler.is_enabled():  # where fp16 overflows, the scaler skips the update and lowers its scale
+    state.processes.average(model.parameters())
+    state.scaler.unscale_(state.optimiser)
+    norm = clip_grad_norm_(model.parameters(), settings.optimiser.gradient_clip or math.inf)
+    if state.scaler.is_enabled():  # where fp16 overflows, the scaler skips the update and lowers its scale
         norm = torch.where(norm.isfinite(), norm, 0.0)
     return {"loss": parts.sum(), **dict(zip(losses, parts.unbind(), strict=True)), "gradient_norm": norm}
 
 
 def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return what a step gave as numbers, in one transfer: only here does a training wait for the device."""
+    """Return scalars as numbers, by one transfer: only here does a training wait for its device."""
     return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
 
-def update(learner: TrainState, rate: float) -> None:
-    """Change the weights by the gradient, which is gone after that."""
-    for group in learner.optimiser.param_groups:
+def update(state: TrainState, rate: float) -> None:
+    """Change the weights by the gradients, and clear these."""
+    state.is_whole = False
+    for group in state.optimiser.param_groups:
         group["lr"] = rate
-    learner.scaler.step(learner.optimiser)
-    learner.scaler.update()
-    learner.optimiser.zero_grad()
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    state.optimiser.zero_grad()
+    state.step += 1
+    state.is_whole = True
+
+
+@contextmanager
+def unchanged_on_error(model: nn.Module) -> Iterator[None]:
+    """Restore the running statistics of batch norms if the block raises: a forward pass changes them."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    statistics = [buffer for norm in norms for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in statistics]
+    try:
+        yield
+    except BaseException:
+        for buffer, value in zip(statistics, before, strict=True):
+            buffer.copy_(value)
+        raise
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Return the seed of the random numbers of a step, counted from 1; step 0 draws the initial weights.
+
+    Each of several processes has its own, by its `rank`.
+    """
+    return int(np.random.SeedSequence((seed, step) + (rank,) * (rank > 0)).generate_state(1)[0])

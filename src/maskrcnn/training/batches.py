@@ -1,0 +1,53 @@
+"""The batches of a training, as its settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from maskrcnn.data import transforms
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.loader import AugmentedDataset, training_batches
+from maskrcnn.training.settings import Augmentation, Settings
+from maskrcnn.training.step import TrainState
+from maskrcnn.types import Batch, Targets
+
+
+def open_batches(state: TrainState, dataset: Dataset, settings: Settings) -> Iterator[tuple[Batch, Targets]]:
+    """Return the batches of the steps after `state.step`, without end; of each, this process's share.
+
+    Raises ValueError where the processes do not divide `batch_size`.
+    """
+    step = settings.step
+    return training_batches(
+        AugmentedDataset(
+            dataset,
+            resizing(settings),
+            augmenting(settings.augmentation),
+            channels=state.model.in_channels,
+            white=dataset.white,
+        ),
+        batch_size=step.batch_size,
+        share=state.processes.share(step.batch_size),
+        stride=state.model.stride,
+        workers=settings.pictures.workers,
+        seed=settings.seed,
+        start=state.step * step.accumulate,
+        pin=state.device.type == "cuda",
+    )
+
+
+def resizing(settings: Settings) -> transforms.Resize:
+    """Return the function from the size of a picture's file to its size in the network's input."""
+    resize = transforms.resize(settings.pictures.short_sides, settings.pictures.long_side)
+    scale = settings.augmentation.scale
+    return transforms.random_scale(resize, *scale) if scale else resize
+
+
+def augmenting(augmentation: Augmentation) -> transforms.Transform:
+    """Return the random transform of a resized picture."""
+    return transforms.compose(
+        *((transforms.crop(augmentation.crop),) if augmentation.crop else ()),
+        transforms.flip_horizontal(augmentation.flip_horizontal),
+        transforms.flip_vertical(augmentation.flip_vertical),
+        *((transforms.colour_jitter(*augmentation.jitter),) if augmentation.jitter else ()),
+    )

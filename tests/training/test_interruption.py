@@ -1,0 +1,262 @@
+"""Whatever ends a training, its last good step is saved; resumed, it equals an uninterrupted one."""
+
+import math
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from errno import ENOSPC
+
+import pytest
+import torch
+
+from maskrcnn.data.synthetic import synthetic_dataset
+from maskrcnn.network.model import MaskRCNN
+from maskrcnn.training import loop, saver
+from maskrcnn.training.checkpoint import load
+from maskrcnn.training.loop import resume_training
+from trainings import TINY_RECIPE, assert_same_training, losses, records, run, tiny
+
+
+def before_step(monkeypatch, number, action):
+    """Call `action` once, at the start of a step."""
+    train_step = loop.train_step
+
+    def step(state, *rest):
+        if state.step + 1 == number:
+            action()
+        return train_step(state, *rest)
+
+    monkeypatch.setattr(loop, "train_step", step)
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],
+)
+def test_a_signal_stops_after_the_step(drawn, whole, tmp_path, monkeypatch, capsys, number, error):
+    handler = signal.getsignal(number)
+    output = tmp_path / "a b"
+    with monkeypatch.context() as patch, pytest.raises(error) as caught:
+        before_step(patch, 3, send(number))
+        run(drawn, output, tiny())
+    assert error is KeyboardInterrupt or caught.value.code == 128 + number
+    assert signal.getsignal(number) is handler
+    assert load(output / "last.pt").step == 3 and not (output / "best.pt").exists()
+    command = f"maskrcnn train {drawn} --output '{output}' --resume --device cpu"
+    assert f"stopped after step 3; last.pt holds step 3; to resume: {command}" in capsys.readouterr().out
+
+    resume_training(drawn, output=output, device="cpu")  # recipe and settings are the file's
+    assert_same_training(output, whole)
+
+
+def test_a_second_signal_stops_within_the_step(drawn, whole, tmp_path, monkeypatch):
+    def send_twice():
+        send(signal.SIGTERM)()
+        send(signal.SIGINT)()
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        before_step(patch, 3, send_twice)
+        run(drawn, tmp_path, tiny())
+    assert load(tmp_path / "last.pt").step == 2
+    resume_training(drawn, output=tmp_path, device="cpu")
+    assert_same_training(tmp_path, whole)
+
+
+def test_nohup_is_respected(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with loop.stop_signals() as stop_signal:
+            send(signal.SIGHUP)()
+            assert stop_signal() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_unreadable_picture(whole, tmp_path, monkeypatch, capsys):
+    data = synthetic_dataset(tmp_path / "data", train=6, val=2, size=64)
+    pictures = {path: path.read_bytes() for path in (data / "train").iterdir()}
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"\.png"):
+        before_step(patch, 3, lambda: [path.write_bytes(b"broken") for path in pictures])
+        run(data, output, tiny())
+    assert load(output / "last.pt").step == 2
+    assert "stopped after step 2; last.pt holds step 2; to resume: " in capsys.readouterr().out
+
+    for path, content in pictures.items():
+        path.write_bytes(content)
+    resume_training(data, output=output, device="cpu")
+    assert_same_training(output, whole)
+
+
+def test_a_killed_worker(drawn, whole, tmp_path, monkeypatch):
+    def kill_workers():
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGKILL)
+        time.sleep(5)  # within which torch raises
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="worker"):
+        before_step(patch, 3, kill_workers)
+        run(drawn, tmp_path, tiny(workers=1))
+    assert load(tmp_path / "last.pt").step == 2
+    resume_training(drawn, output=tmp_path, device="cpu")
+    assert_same_training(tmp_path, whole)
+
+
+def test_an_error_between_the_batches_of_a_step_with_batch_norm(drawn, tmp_path, monkeypatch):
+    settings = tiny(accumulate=2, batch_size=1, eval_every=0)
+    recipe = {"recipe_arguments": {**TINY_RECIPE, "body.norm": "batch"}}
+    run(drawn, tmp_path / "whole", settings, **recipe)
+    forward, calls = MaskRCNN.forward, []
+
+    def fail(self, batch, targets):
+        calls.append(batch)
+        if len(calls) == 6:  # the second batch of the third step
+            raise RuntimeError("out of memory")
+        return forward(self, batch, targets)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setattr(MaskRCNN, "forward", fail)
+        run(drawn, tmp_path / "run", settings, **recipe)
+    resume_training(drawn, output=tmp_path / "run", device="cpu")
+    assert_same_training(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_loss_that_is_not_finite_replaces_no_good_weights(drawn, whole, tmp_path, monkeypatch, capsys):
+    forward = MaskRCNN.forward
+
+    def explode(self, batch, targets):
+        given = forward(self, batch, targets)
+        return {**given, "loss_box": given["loss_box"] * math.nan} if len(records(tmp_path)) == 3 else given
+
+    sentence = r"not finite at step 4, learning rate 0\.00025 .*loss_box nan"
+    with monkeypatch.context() as patch, pytest.raises(FloatingPointError, match=sentence):
+        patch.setattr(MaskRCNN, "forward", explode)
+        run(drawn, tmp_path, tiny(save_every=2))
+    assert load(tmp_path / "last.pt").step == 2
+    before = load(tmp_path / "diverged.pt")
+    assert before.step == 3 and all(tensor.isfinite().all() for tensor in before.trained.weights.values())
+    assert (
+        "diverged.pt holds the state before the failed step; last.pt holds step 2" in capsys.readouterr().out
+    )
+
+    resume_training(drawn, output=tmp_path, device="cpu")
+    assert_same_training(tmp_path, whole)
+
+
+def test_weights_that_are_not_finite_are_not_saved(drawn, tmp_path, capsys):
+    settings = tiny(lr=1e300, warmup_steps=0, save_every=1)
+    with pytest.raises(FloatingPointError, match="the weights are not finite after step 1"):
+        run(drawn, tmp_path, settings)
+    assert not list(tmp_path.glob("*.pt"))
+    assert "nothing is saved" in capsys.readouterr().out
+
+
+def test_an_interrupted_update_is_not_saved(drawn, whole, tmp_path, monkeypatch, capsys):
+    step = torch.optim.SGD.step
+
+    def interrupt(self, *arguments):
+        if len(records(tmp_path)) == 3:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.SGD, "step", interrupt)
+        run(drawn, tmp_path, tiny(save_every=2))
+    assert load(tmp_path / "last.pt").step == 2
+    assert "the update of the weights was interrupted; last.pt holds step 2" in capsys.readouterr().out
+    resume_training(drawn, output=tmp_path, device="cpu")
+    assert_same_training(tmp_path, whole)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(drawn, whole, tmp_path, monkeypatch, capsys):
+    torch_save = torch.save
+
+    def fill(values, file):
+        if values["step"] > 2:
+            raise OSError(ENOSPC, "No space left on device")
+        torch_save(values, file)
+
+    full = pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path / 'last.pt'}'"))
+    with monkeypatch.context() as patch, full:
+        patch.setattr(torch, "save", fill)
+        run(drawn, tmp_path, tiny(save_every=1))
+    assert load(tmp_path / "last.pt").step == 2
+    output = capsys.readouterr().out
+    assert "stopped after step 3; that step could not be saved ([Errno 28] No space left" in output
+    assert "last.pt holds step 2" in output
+    resume_training(drawn, output=tmp_path, device="cpu")
+    assert_same_training(tmp_path, whole)
+
+
+def test_an_error_of_saving_does_not_hide_the_first(drawn, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(saver, "save", fail)
+    before_step(monkeypatch, 3, lambda: (_ for _ in ()).throw(ValueError("the first")))
+    with pytest.raises(ValueError, match="the first"):
+        run(drawn, tmp_path, tiny())
+    assert "that step could not be saved (read-only); nothing is saved" in capsys.readouterr().out
+
+
+def test_nothing_is_saved_before_the_first_step(drawn, tmp_path, monkeypatch):
+    """A mistake that shows at once can be corrected, and the same command given again."""
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="at once"):
+        before_step(patch, 1, lambda: (_ for _ in ()).throw(ValueError("at once")))
+        run(drawn, tmp_path, tiny())
+    assert not list(tmp_path.glob("*.pt"))
+    run(drawn, tmp_path, tiny(steps=1, eval_every=0))
+
+
+def test_an_error_in_an_evaluation_loses_no_training(drawn, whole, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("validation picture")
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="validation picture"):
+        patch.setattr(loop, "evaluate_run", fail)
+        run(drawn, tmp_path, tiny())
+    assert load(tmp_path / "last.pt").step == 4
+    resume_training(drawn, output=tmp_path, device="cpu")
+    assert_same_training(tmp_path, whole)
+
+
+COMMAND = """
+import sys
+from maskrcnn.cli import main
+from maskrcnn.training import loop
+train_step = loop.train_step
+def step(state, *rest):
+    print("step", state.step, flush=True)
+    return train_step(state, *rest)
+loop.train_step = step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
+def test_the_command_ends_as_the_signal_says(drawn, tmp_path, number, status):
+    recipe = ["channels=16", "hidden=16", "norm=group", "frozen=", "budget=16"]
+    words = ["train", str(drawn), "--recipe", "resnet18_fpn", "--output", str(tmp_path), "--device", "cpu"]
+    words += ["--set", "steps=100000", "batch_size=2", "short_sides=64", "workers=1"]
+    command = [sys.executable, "-c", COMMAND, *words, *(f"recipe.{text}" for text in recipe)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line == "step 2\n":
+                break
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == status, errors
+    step = load(tmp_path / "last.pt").step
+    assert step == len(losses(tmp_path)) >= 3 and f"stopped after step {step}" in output
+    assert "Traceback" not in errors

@@ -1,0 +1,71 @@
+"""A folder belongs to one training; the lock ends with its process."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from maskrcnn.training.lock import claimed
+from trainings import run, tiny
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from maskrcnn.training.lock import claimed
+with claimed(Path(sys.argv[1])):
+    (Path(sys.argv[1]) / "metrics.jsonl").write_text("")
+    print("claimed", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the folder `tmp_path / "run"`."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "claimed\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_training_is_refused_and_a_dead_one_blocks_nothing(holder, drawn, tmp_path):
+    output = tmp_path / "run"
+    sentence = rf"run is in use by another training \(process {holder.pid} on .*choose another --output"
+    with pytest.raises(ValueError, match=sentence):
+        run(drawn, output, tiny(steps=1, eval_every=0))
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (output / ".lock.holder").read_text().startswith(f"process {holder.pid} on")
+    assert run(drawn, output, tiny(steps=1, eval_every=0)).exists()
+    assert not (output / ".lock.holder").exists()
+
+
+def test_the_lock_names_this_process_and_is_released(tmp_path):
+    for _ in range(2):
+        with claimed(tmp_path / "run"):
+            assert f"process {os.getpid()} on" in (tmp_path / "run" / ".lock.holder").read_text()
+            (tmp_path / "run" / "last.pt").touch()
+    assert (tmp_path / "run").exists()
+
+
+def test_a_folder_is_not_left_behind_empty(tmp_path):
+    with pytest.raises(RuntimeError), claimed(tmp_path / "new"):
+        raise RuntimeError
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with claimed(tmp_path / "old"):
+        pass
+    assert (tmp_path / "old").exists()
+
+
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_file_in_the_way_is_named(tmp_path, name):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ValueError, match=f"--output {tmp_path / name} is not a folder"),
+        claimed(tmp_path / name),
+    ):
+        pass

@@ -1,0 +1,166 @@
+"""Every setting that --resume changes takes effect, or is refused in a sentence."""
+
+import shutil
+
+import pytest
+import torch
+
+from maskrcnn.network.model import MaskRCNN
+from maskrcnn.plain import options_of
+from maskrcnn.training import batches, saver
+from maskrcnn.training.checkpoint import load
+from maskrcnn.training.loop import resume_training
+from maskrcnn.training.settings import Settings
+from trainings import TINY_RECIPE, losses, records, run, tiny
+
+BEFORE = {
+    "steps": 2,
+    "warmup_steps": 4,
+    "decay_at": (0.5,),
+    "jitter": None,
+    "log_every": 100,
+    "eval_every": 0,
+}
+
+# Settings that change what the next step computes: its losses, its rate or the weights after it
+COMPUTED = {
+    "step.batch_size": 3,
+    "step.accumulate": 2,
+    "step.precision": "bf16",
+    "optimiser.lr": 0.1,
+    "optimiser.momentum": 0.1,
+    "optimiser.weight_decay": 0.5,
+    "optimiser.decay_norms_and_biases": False,
+    "optimiser.gradient_clip": 0.01,
+    "schedule.warmup_steps": 10,
+    "schedule.warmup_factor": 0.5,
+    "schedule.decay": "cosine",
+    "schedule.decay_at": (0.9,),
+    "schedule.decay_factor": 0.5,
+    "pictures.short_sides": (32,),
+    "pictures.long_side": 40,
+    "augmentation.scale": (0.5, 0.6),
+    "augmentation.crop": (32, 32),
+    "augmentation.flip_horizontal": 1.0,
+    "augmentation.flip_vertical": 1.0,
+    "augmentation.jitter": (0.5, 0.5, 0.5),
+    "seed": 1,
+}
+REFUSED = {"optimiser.algorithm": "adamw"}
+# What the others change is observed one by one
+OBSERVED = {
+    "length.steps": (4, lambda seen: seen["steps"] == [1, 2, 3, 4]),
+    "length.time_limit": (1e-6, lambda seen: seen["steps"] == [1, 2]),
+    "step.compiled": (True, lambda seen: seen["compiled"]),
+    "pictures.test_short_side": (56, lambda seen: seen["trained"].short_side == 56),
+    "pictures.test_long_side": (57, lambda seen: seen["trained"].long_side == 57),
+    "pictures.workers": (1, lambda seen: seen["workers"] == 1),
+    "logging.log_every": (1, lambda seen: "step 3 (100%)" in seen["output"]),
+    "logging.save_every": (1, lambda seen: seen["saved"] == [3, 4]),
+    "logging.eval_every": (None, lambda seen: seen["evaluations"] == 1),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(drawn, tmp_path_factory):
+    """A training of two steps."""
+    recipe = {"recipe": "mobilenet_v2_fpn", "recipe_arguments": TINY_RECIPE}
+    return run(drawn, tmp_path_factory.mktemp("stopped"), tiny(**BEFORE), **recipe).parent
+
+
+def resumed(drawn, stopped, folder, **settings):
+    """Resume a copy of the training; return what was computed: the records, and the weights."""
+    shutil.copytree(stopped, folder)
+    try:
+        resume_training(drawn, output=folder, device="cpu", settings=settings)
+        return losses(folder), load(folder / "last.pt").trained
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def unchanged(drawn, stopped, tmp_path_factory):
+    return resumed(drawn, stopped, tmp_path_factory.mktemp("resumed") / "run", **{"length.steps": 3})
+
+
+def test_every_setting_is_in_one_table():
+    assert {*COMPUTED, *REFUSED, *OBSERVED} == set(options_of(Settings()))
+    assert len(COMPUTED) + len(REFUSED) + len(OBSERVED) == len(options_of(Settings()))
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_the_next_step_changes(drawn, stopped, unchanged, tmp_path, name):
+    steps, trained = resumed(drawn, stopped, tmp_path / "run", **{"length.steps": 3, name: COMPUTED[name]})
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    weights = unchanged[1].weights
+    differs = any(not torch.equal(tensor, weights[key]) for key, tensor in trained.weights.items())
+    assert differs, f"{name} changes nothing"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_setting_gets_a_sentence(drawn, stopped, tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name}={REFUSED[name]} cannot resume .*last.pt.* with --init"):
+        resumed(drawn, stopped, tmp_path / "run", **{name: REFUSED[name]})
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_another_effect_is_observed(drawn, stopped, tmp_path, monkeypatch, capsys, name):
+    seen = {"compiled": False, "saved": []}
+    training_batches, save = batches.training_batches, saver.save
+
+    def observe_workers(*arguments, workers, **more):
+        seen["workers"] = workers
+        return training_batches(*arguments, workers=workers, **more)
+
+    def observe_save(path, checkpoint):
+        seen["saved"].append(checkpoint.step)
+        seen["trained"] = checkpoint.trained
+        seen["steps"] = [step["step"] for step in losses(path.parent)]
+        save(path, checkpoint)
+
+    monkeypatch.setattr(batches, "training_batches", observe_workers)
+    monkeypatch.setattr(saver, "save", observe_save)
+    monkeypatch.setattr(MaskRCNN, "compile", lambda self, dynamic: seen.update(compiled=True))
+    monkeypatch.setattr(saver.TrainingLog, "evaluation", lambda *_: seen.update(evaluations=1))
+    value, is_observed = OBSERVED[name]
+    steps = 4 if name == "logging.save_every" else 3
+    resumed(drawn, stopped, tmp_path / "run", **{"length.steps": steps, name: value})
+    seen["output"] = capsys.readouterr().out
+    assert is_observed(seen)
+
+
+def test_without_a_change_none_of_this_is_observed(stopped):
+    for name, (_, is_observed) in OBSERVED.items():
+        seen = {
+            "compiled": False,
+            "saved": [3],
+            "evaluations": 0,
+            "output": "",
+            "workers": 0,
+            "steps": [1, 2, 3],
+        }
+        seen["trained"] = load(stopped / "last.pt").trained
+        assert not is_observed(seen), name
+
+
+def test_recipe_and_its_options_are_refused(drawn, stopped):
+    for other in (
+        {"recipe": "resnet18_fpn"},
+        {"recipe_arguments": {"pyramid.channels": 8, "masks.channels": 8}},
+    ):
+        with pytest.raises(ValueError, match="is a training of mobilenet_v2_fpn"):
+            resume_training(drawn, output=stopped, **other)
+    assert len(records(stopped)) == 2
+
+
+@pytest.mark.gpu
+def test_precision_changes_to_fp16(drawn, stopped, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    settings = {"length.steps": 3, "step.precision": "fp16"}
+    resume_training(drawn, output=folder, device="cuda", settings=settings)
+    assert load(folder / "last.pt").scaler
+    resume_training(
+        drawn, output=folder, device="cuda", settings={"length.steps": 4, "step.precision": "float32"}
+    )
+    assert not load(folder / "last.pt").scaler and len(losses(folder)) == 4
