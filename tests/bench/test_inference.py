@@ -13,6 +13,7 @@ from maskrcnn.bench.timing import Timing, count_flops, peak_memory, take_turns
 from maskrcnn.bench.torchvision import torchvision_network
 from maskrcnn.cli import main
 from maskrcnn.fast.cpu import optimize_for_cpu
+from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.types import Batch
 
 
@@ -64,7 +65,7 @@ def test_random_weights_fill_the_detections():
 def test_active_accelerations_are_the_replaced_layers():
     model = random_checkpoint("resnet18_fpn").build().eval()
     assert active_accelerations(model) == {}
-    optimized = active_accelerations(optimize_for_cpu(model))
+    optimized = active_accelerations(optimize_for_cpu(fold_norms(model)))
     assert optimized["ConvTranspose2x2"] == 1  # the mask head's
     assert sum(optimized.values()) > 1
 

@@ -73,7 +73,7 @@ def export(
     before and after. `output` is by default `source` with the suffix of the format.
 
     The file is checked before it is kept: it must detect what the original detects in `picture` (by default
-    a drawn one) and in further inputs, see `check_cases`. Raises ValueError, and leaves no file, where it
+    a synthetic one) and in further inputs, see `check_cases`. Raises ValueError, and leaves no file, where it
     does not; for a format or a shape that is not possible; and as `read_model` does.
     """
     if format not in FORMATS:
@@ -123,7 +123,7 @@ def describe(checkpoint: ModelCheckpoint, model: MaskRCNN, shape: InputShape = D
 
 
 def synthetic_example(channels: int) -> UInt8[Tensor, "C 480 480"]:
-    """Return a drawn picture of random shapes, the same at each call."""
+    """Return a synthetic picture of random shapes, the same at each call."""
     picture, _ = synthetic_picture(480, np.random.default_rng(0))
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     return image[torch.arange(channels) % 3]
