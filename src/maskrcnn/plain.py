@@ -11,6 +11,8 @@ This file imports nothing heavy, so that the command line can explain itself at 
 from __future__ import annotations
 
 import math
+import reprlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, field, fields, is_dataclass, replace
 from functools import cache
@@ -20,6 +22,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origi
 from maskrcnn.messages import nearest
 
 T = TypeVar("T")
+_LARGEST = sys.float_info.max
 
 
 @cache
@@ -92,7 +95,7 @@ def with_values(options: T, values: Mapping[str, Any]) -> T:
             raise ValueError(f"there is no option {name}; {nearest(name, known)}")
         value = _as_tuples(value)
         if not is_kind(value, known[name].kind):
-            raise ValueError(f"{name} must be {describe_kind(known[name].kind)}, not {value!r:.60}")
+            raise ValueError(f"{name} must be {describe_kind(known[name].kind)}, not {reprlib.repr(value)}")
         options = _replaced(options, name.split("."), value)
     return options
 
@@ -144,12 +147,15 @@ def _from_plain(kind: Any, values: Any, place: str) -> Any:
         elif is_kind(value, hint):
             built[name] = value
         else:
-            raise ValueError(f"{where} must be {describe_kind(hint)}, not {value!r:.60}")
+            raise ValueError(f"{where} must be {describe_kind(hint)}, not {reprlib.repr(value)}")
     return kind(**built)
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+def _as_tuples(value: Any, depth: int = 4) -> Any:
+    """Return lists as tuples; no option is a list of lists of lists of lists."""
+    if depth and isinstance(value, list | tuple):
+        return tuple(_as_tuples(part, depth - 1) for part in value)
+    return value
 
 
 def is_kind(value: Any, kind: Any) -> bool:
@@ -167,7 +173,7 @@ def is_kind(value: Any, kind: Any) -> bool:
         each = parts[:1] * len(value) if parts[-1] is ... else parts
         return len(value) == len(each) and all(map(is_kind, value, each))
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, origin or kind)
