@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Commands = argparse._SubParsersAction  # what `ArgumentParser.add_subparsers` returns
 
 WEIGHTS = "a file, such as runs/train/best.pt, or a published name (maskrcnn weights list)"
-_RECIPE = "recipe."  # what the names of a recipe's options begin with in --set
+_RECIPE = "recipe."  # prefix of a recipe's options in --set
 DEVICES = ("cpu", "cuda", "mps", "auto")
 
 
