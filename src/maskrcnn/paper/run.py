@@ -99,9 +99,9 @@ def run_table(
 ) -> Report:
     """Train and judge all rows of a table, with every seed, and report them beside the published figures.
 
-    Rows that `output` holds already are not trained again, and interrupted ones resume. `settings` gives those of a
-    row; `init` names weights to start from, `IMAGENET` those of each row's body; `options` of the recipes
-    hold for every row. Raises what `train` raises, and ValueError for data that the table is not about.
+    Rows that `output` holds already are not trained again, and interrupted ones resume. `settings` returns
+    those of a row; `init` names initial weights, `IMAGENET` those of each row's body; `options` of the
+    recipes hold for every row. Raises what `train` raises, and ValueError for data of another kind.
     """
     check_data(table, data)
     runs = [
