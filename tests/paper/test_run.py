@@ -46,7 +46,7 @@ def test_a_table_from_end_to_end(data, tmp_path, monkeypatch, capsys):
     assert json.loads(again.figures.read_text()) == figures
 
 
-def test_a_stopped_row_goes_on(data, tmp_path, monkeypatch):
+def test_an_interrupted_row_resumes(data, tmp_path, monkeypatch):
     settings = SMALL.replaced(
         steps=3, batch_size=2, short_sides=(64,), workers=0, warmup_steps=0, save_every=1
     )
@@ -100,11 +100,14 @@ def test_full_is_each_rows_own_schedule():
     assert settings_of(chosen("cityscapes"), chosen("cityscapes").rows[1], "small") == SMALL
 
 
-def test_what_is_said_is_what_differs_from_the_paper():
+def test_the_page_names_the_settings_that_differ_from_the_paper():
     table = chosen("cityscapes")
     paper = partial(settings_of, table, scale="full")
-    assert run._said(table, paper) == "Trained as in the paper."
-    assert run._said(table, lambda row: paper(row).replaced(seed=3)) == "Trained as in the paper, but seed=3."
+    assert run._schedule_sentence(table, paper) == "Trained as in the paper."
+    assert (
+        run._schedule_sentence(table, lambda row: paper(row).replaced(seed=3))
+        == "Trained as in the paper, but seed=3."
+    )
 
 
 def test_cityscapes_figures_have_classes_and_gaps():

@@ -98,9 +98,9 @@ def run_table(
 ) -> Report:
     """Train and judge all rows of a table, with every seed, and report them beside the published figures.
 
-    What `output` holds already is not done again, and what was stopped goes on. `settings` gives those of a
-    row; `init` names weights to start from, `IMAGENET` those of each row's body; `options` of the recipes
-    hold for every row. Raises what `train` raises, and ValueError for data that the table is not about.
+    Rows that `output` holds already are not trained again, and interrupted ones resume. `settings` returns
+    those of a row; `init` names initial weights, `IMAGENET` those of each row's body; `options` of the
+    recipes hold for every row. Raises what `train` raises, and ValueError for data of another kind.
     """
     truth = validation_truth(table, data)
     runs = [
@@ -120,7 +120,8 @@ def run_table(
     write_json(output / "figures.json", figures(table, runs, ahead, settings))
     with replacing(output / "page.html") as unfinished:
         unfinished.write_text(
-            page(table, _lines(table, runs, ahead), _pictures(runs), _said(table, settings)), encoding="utf-8"
+            page(table, _lines(table, runs, ahead), _pictures(runs), _schedule_sentence(table, settings)),
+            encoding="utf-8",
         )
     return Report(printed(table, runs, ahead), output / "figures.json", output / "page.html")
 
@@ -155,7 +156,7 @@ def run_row(
     init: str | None,
     options: dict[str, Any],
 ) -> Run:
-    """Train and judge a row into a folder, unless that is done; a training that was stopped goes on.
+    """Train and judge a row into a folder, unless that is done; an interrupted training resumes.
 
     Raises ValueError where the folder's row was trained in another way.
     """
@@ -306,14 +307,14 @@ def _pictures(runs: Sequence[Run]) -> dict[str, list[Path]]:
     return {run.row.name: sorted((run.folder / "pictures").glob("*.png")) for run in reversed(runs)}
 
 
-def _said(table: Table, settings: Callable[[Row], Settings]) -> str:
-    """Say with which numbers the rows were trained, where they are not the paper's."""
-    others: dict[str, None] = {}  # in order, each once
+def _schedule_sentence(table: Table, settings: Callable[[Row], Settings]) -> str:
+    """Return a sentence with the settings of the rows that are not the paper's."""
+    changes: dict[str, None] = {}  # in order, each once
     for row in table.rows:
         changed = changed_values(settings(row), settings_of(table, row, "full"))
         texts = (f"{name.rpartition('.')[2]}={format_value(value)}" for name, value in changed.items())
-        others |= dict.fromkeys(texts)
-    return f"Trained as in the paper, but {', '.join(others)}." if others else "Trained as in the paper."
+        changes |= dict.fromkeys(texts)
+    return f"Trained as in the paper, but {', '.join(changes)}." if changes else "Trained as in the paper."
 
 
 def slug(name: str) -> str:

@@ -19,14 +19,16 @@ def claimed(folder: Path) -> Iterator[None]:
     """Create `folder` if necessary, and lock it for this process.
 
     The operating system releases the lock when the process ends, however it ends. A folder in which nothing
-    was written is deleted again. Raises ValueError that names the process which holds the folder, and
-    where a file is in the way.
+    was written is deleted again. Raises ValueError, naming the process, where another one holds the folder,
+    and where it cannot be a folder because a file has its name.
     """
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"--output {folder} is not a folder, and a file is in the way of one") from None
+        raise ValueError(
+            f"--output {folder}: expected a folder, but it or a folder above it is a file"
+        ) from None
     holder, lock = folder / _HOLDER, FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0 if _is_alive(holder) else _PATIENCE)
