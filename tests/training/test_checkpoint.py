@@ -94,7 +94,7 @@ def test_other_files_are_refused_in_a_sentence(checkpoint, tmp_path):
         load(tmp_path / "none.pt")
     path = tmp_path / "x.pt"
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="is not a pickle of arrays"):
+    with pytest.raises(ValueError, match="is not a checkpoint of torch or a pickle of arrays"):
         load(path)
     torch.save(checkpoint.trained.weights, path)
     with pytest.raises(ValueError, match="--init"):

@@ -204,10 +204,29 @@ def test_content_that_grows_when_it_is_walked_through_is_refused(tmp_path, suffi
 
 def test_values_are_counted_once_for_each_container(monkeypatch):
     visits = []
-    count = files._count_values
-    monkeypatch.setattr(files, "_count_values", lambda *arguments: visits.append(1) or count(*arguments))
-    assert count(doubled(15), {}, 0) > 2**15
+    measure = files._measure
+    monkeypatch.setattr(files, "_measure", lambda *arguments: visits.append(1) or measure(*arguments))
+    count, depth = measure(doubled(15), {})
+    assert count > 2**15 and depth == 16
     assert len(visits) < 100
+
+
+def test_depth_counts_also_below_a_container_that_was_measured_before():
+    shallow: list = []
+    for _ in range(40):
+        shallow = [shallow]
+    deep: list = [shallow]
+    for _ in range(30):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested more than 64 deep"):
+        files._measure([shallow, deep], {})
+
+
+def test_a_container_that_holds_itself_is_too_deep():
+    endless: list = []
+    endless += [endless, endless]
+    with pytest.raises(ValueError, match="nested more than 64 deep"):
+        files._measure(endless, {})
 
 
 def test_shared_values_are_read(tmp_path):

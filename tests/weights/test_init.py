@@ -131,7 +131,7 @@ def test_integers_are_not_loaded_into_parameters():
     source["stem.conv.weight"] = source["stem.conv.weight"].float()
     report = load_matching(small_body(), source)
     assert report.loaded == ("stem.conv.weight",) and report.mismatched[0] == (
-        "stem.norm.weight ((16,) torch.int8 in the file, (16,) in the model)"
+        "stem.norm.weight ((64,) torch.int8 in the file, (64,) in the model)"
     )
 
 

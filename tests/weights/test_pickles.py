@@ -94,7 +94,7 @@ def test_damaged_pickles_are_refused(content):
     if content.startswith(b"\x80\x02]r"):
         assert read_pickle(content) == []
         return
-    with pytest.raises(ValueError, match="not a pickle of arrays, or it is damaged"):
+    with pytest.raises(ValueError, match="not a checkpoint of torch or a pickle of arrays, or it is damaged"):
         read_pickle(content)
 
 

@@ -45,7 +45,7 @@ def read_checkpoint(path: str | Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
-        _count_values(content, {}, 0)
+        _measure(content, {})
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}") from error
     return content
@@ -59,26 +59,31 @@ def _load_pickle(path: Path) -> Any:
             raise ValueError(f"{path} is refused: {error}") from error
 
 
-def _count_values(value: Any, counts: dict[int, int], depth: int) -> int:
-    """Return the number of values in `value`; those referred to many times count many times, long ones more.
+def _measure(value: Any, measured: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
+    """Return how many values `value` holds and how deep they are nested.
 
-    What walks through the content, or prints it, takes time in proportion. `counts` has the number of each
-    container by its id. Raises ValueError for too many, and for values too deep inside one another, which
-    includes a container that holds itself.
+    Values referred to many times count many times, and long ones more: code that walks through the content,
+    or prints it, takes time in proportion. `measured` has the result of each container by its id. Raises
+    ValueError for too many or too deep, which includes a container that holds itself.
     """
     if isinstance(value, (str, bytes, bytearray)):
-        return 1 + len(value) // 64
+        return 1 + len(value) // 64, 0
     if not isinstance(value, (dict, list, tuple)):
-        return 1 + value.bit_length() // 64 if isinstance(value, int) else 1
-    if depth == MAX_DEPTH:
-        raise ValueError(f"its values are nested more than {MAX_DEPTH} deep")
-    if id(value) not in counts:
+        return 1 + value.bit_length() // 64 if isinstance(value, int) else 1, 0
+    if id(value) not in measured:
+        too_deep = f"its values are nested more than {MAX_DEPTH} deep"
+        if depth == MAX_DEPTH:
+            raise ValueError(too_deep)
         children = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-        count = 1 + sum(_count_values(child, counts, depth + 1) for child in children)
+        parts = [_measure(child, measured, depth + 1) for child in children]
+        count = 1 + sum(part for part, _ in parts)
+        height = 1 + max((part for _, part in parts), default=0)
         if count > MAX_VALUES:
             raise ValueError(f"it unfolds to more than {MAX_VALUES:,} values")
-        counts[id(value)] = count
-    return counts[id(value)]
+        if height > MAX_DEPTH:
+            raise ValueError(too_deep)
+        measured[id(value)] = count, height
+    return measured[id(value)]
 
 
 def extract_state_dict(content: Any) -> dict[str, Tensor]:

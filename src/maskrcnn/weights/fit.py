@@ -32,7 +32,7 @@ def meta_state_dict(
             return recipes.build(recipe, num_classes, arguments).state_dict()
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"the weights do not fit the recipe {recipe}: it cannot be built ({error})"
+            f"the weights do not fit the recipe {recipe}: it cannot be built ({str(error)[:300]})"
         ) from error
 
 

@@ -174,7 +174,9 @@ def read_pickle(file: BufferedIOBase, size: int) -> Any:
     except RefusedGlobal as refused:
         raise ValueError(f"loading it would run {refused}, not only read arrays") from None
     except Exception as error:  # a damaged or hostile file can raise anything
-        raise ValueError(f"it is not a pickle of arrays, or it is damaged ({str(error)[:200]})") from error
+        raise ValueError(
+            f"it is not a checkpoint of torch or a pickle of arrays, or it is damaged ({str(error)[:200]})"
+        ) from error
 
 
 class _Dtype(StandIn):

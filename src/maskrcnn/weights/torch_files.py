@@ -135,6 +135,8 @@ class _TorchReader(PickleReader):
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Check that the file holds a storage in full; storages together are no larger than the file."""
+        if len(pid) > 6:
+            raise ValueError("a reference is not to a storage")
         kind, item_size, key, location, length, *views = pid
         if kind != "storage" or not (isinstance(key, str) and isinstance(location, str)) or any(views):
             raise ValueError("a reference is not to a storage")
@@ -150,7 +152,8 @@ class _TorchReader(PickleReader):
         return _Storage(length)
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: object) -> StandIn:
-        if not all(type(n) is int and 0 <= n < 1 << 48 for n in (offset, *size, *stride)) or len(size) > 32:
+        is_short = len(size) <= 32 and len(stride) <= 32
+        if not is_short or not all(type(n) is int and 0 <= n < 1 << 48 for n in (offset, *size, *stride)):
             raise ValueError("a tensor has no plain shape")
         last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
         if 0 not in size and last >= storage.length:
