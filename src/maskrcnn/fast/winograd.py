@@ -28,7 +28,7 @@ _TILE = _OUT + _KERNEL - 1
 _POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
 _STRIP_TILES = 96  # tiles computed at once: their intermediate tensors fit into the caches
 _MIN_CHANNELS = 128  # below, the transforms take longer than the multiplications they save
-_MIN_GAIN = 0.9  # a measured ratio above this one is taken for noise
+_MAX_RATIO = 0.9  # a measured ratio of the times above this one is taken for noise
 
 
 class Transforms(NamedTuple):
@@ -130,7 +130,7 @@ class Probe(NamedTuple):
     @property
     def pays(self) -> bool:
         """Whether Winograd's algorithm is faster by more than a tenth."""
-        return self.winograd_ms < _MIN_GAIN * self.plain_ms
+        return self.winograd_ms < _MAX_RATIO * self.plain_ms
 
 
 def probe_winograd() -> Probe:
