@@ -14,6 +14,7 @@ DESCRIPTION = Description(
     input=InputFormat(None, None, 3, 32, 96, (1.0, 2.0, 3.0), (1.0, 1.0, 1.5), bgr=False),
     short_side=None,
     long_side=400,
+    white=4095,
     max_detections=2,
     score_threshold=0.05,
 )
@@ -66,7 +67,7 @@ def test_files_of_another_version_must_be_exported_again(text, tmp_path):
         (changed(input__stride=0), "input.stride must be at least 1, not 0"),
         (changed(input__size_hw=[1, 2, 3]), "input.size_hw must be"),
         (changed(input__size_hw=[64, 0]), "input.size_hw must be at least 1"),
-        (changed(input__mean=[10**400]), "too large"),
+        (changed(input__mean=[10**400]), "input.mean must be"),
         (changed(metadata__class_names=["a", 2]), "metadata.class_names must be"),
         (changed(metadata__class_names=["a"]), "as many category ids as class names, not 2 for 1"),
         (

@@ -17,6 +17,7 @@ DESCRIPTION = Description(
     input=InputFormat(None, None, 3, stride=32, min_side=96, mean=(1.0,), std=(1.5,), bgr=False),
     short_side=None,
     long_side=400,
+    white=None,
     max_detections=2,
     score_threshold=0.05,
 )

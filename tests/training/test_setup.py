@@ -1,12 +1,17 @@
 """Before the first step: the recipe's arguments, and initial weights by class."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from maskrcnn import recipes
+from maskrcnn.data.synthetic import synthetic_dataset
+from maskrcnn.training.loop import train
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import initialise, new_run, recipe_arguments
 from maskrcnn.weights.init import InitialWeights
+from maskrcnn.weights.model_checkpoint import read_model
 
 TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}
 
@@ -84,3 +89,23 @@ def test_rows_go_where_their_class_is():
     ours, theirs = model.box_branch.cls_score.weight, source.box_branch.cls_score.weight
     assert torch.equal(ours[1:], theirs[[1, 0, 2]])
     assert torch.equal(model.backbone.body.stem.conv.weight, source.backbone.body.stem.conv.weight)
+
+
+def test_the_white_of_16_bit_pictures_is_kept(tmp_path):
+    """A resumed training and a prediction scale pictures as the training did."""
+    data = synthetic_dataset(tmp_path / "data", train=2, val=1, size=64)
+    for path in (data / "train").glob("*.jpg"):
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16  # 12 bits
+        path.unlink()
+        Image.fromarray(grey).save(path.with_suffix(".png"))
+    annotations = data / "annotations" / "instances_train.json"
+    annotations.write_text(annotations.read_text().replace(".jpg", ".png"))
+    weights = train(
+        data,
+        recipe="resnet18_fpn",
+        recipe_arguments=TINY,
+        output=tmp_path / "run",
+        device="cpu",
+        settings=Settings.of(steps=1, batch_size=1, short_sides=None, workers=0, eval_every=0),
+    )
+    assert read_model(weights).white == 4095

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from maskrcnn.cli.arguments import WEIGHTS, Commands, acceleration_of, add_acceleration
+from maskrcnn.cli.arguments import WEIGHTS, Commands, acceleration_of, add_acceleration, add_device
 
 
 def add(commands: Commands) -> None:
@@ -44,9 +44,7 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="write the metrics to this file (default: metrics.json)",
     )
-    parser.add_argument(
-        "--device", default="auto", metavar="DEVICE", help="cpu, cuda, cuda:1, mps or auto (default)"
-    )
+    add_device(parser)
     add_acceleration(parser)
     parser.set_defaults(command=run)
 

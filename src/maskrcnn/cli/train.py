@@ -18,8 +18,8 @@ def add(commands: Commands) -> None:
         description="Train a network. Writes best.pt and last.pt, the log metrics.jsonl, and resumes with "
         "--resume what was interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--set takes these settings, and the options in src/maskrcnn/recipes/options.py; the last part\n"
-        f"of a name is enough where only one name ends in it (lr=0.01):\n\n{explain(Settings())}",
+        epilog="--set takes these settings, and options of the recipe (maskrcnn/recipes/options.py); the\n"
+        f"last part of a name is enough where only one name ends in it (lr=0.01):\n\n{explain(Settings())}",
     )
     parser.add_argument(
         "data",

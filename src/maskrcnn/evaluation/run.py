@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import nn
-
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
 from maskrcnn.evaluation.coco import FIELDS, Metrics, check_max_detections, coco_metrics
@@ -17,7 +15,6 @@ from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
 from maskrcnn.messages import first_few, nearest
 from maskrcnn.predict.predictor import PictureError, Predictor
 from maskrcnn.results.result import Result
-from maskrcnn.weights.finite import check_finite
 
 _MAX_FAULTS = 8  # of images, after which an evaluation that fails anyway stops
 
@@ -55,13 +52,10 @@ def evaluate(
     Raises ValueError for `also` that does not exist, or that the network or the annotations do not support,
     for classes or keypoints that the network does not have, and for images that cannot be read or have
     another size than the annotations say: one sentence with the first few of these faults.
-    Raises FloatingPointError for a network with weights that are NaN or infinite.
     """
     truth = dataset.truth()
     check_max_detections(max_detections)
     _check_also(also, truth)
-    if isinstance(source, Predictor) and isinstance(source.model, nn.Module):
-        check_finite(source.model)
     start = time.perf_counter()
     results = _predict(source, dataset.paths) if isinstance(source, Predictor) else source
     detections, kinds = detections_to_coco(_with_kinds(results, also), dataset)

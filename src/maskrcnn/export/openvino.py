@@ -114,6 +114,7 @@ def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
         stride=network.stride,
         workers=0,
         channels=network.in_channels,
+        white=predictor.white,
     )
     for batch in batches:
         if batch.batch is None:

@@ -117,6 +117,7 @@ def describe(checkpoint: ModelCheckpoint, model: MaskRCNN, shape: InputShape = D
         input=input_format(model, shape),
         short_side=checkpoint.short_side,
         long_side=checkpoint.long_side,
+        white=checkpoint.white,
         max_detections=boxes.max_detections,
         score_threshold=boxes.score_threshold,
     )

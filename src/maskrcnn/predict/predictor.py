@@ -25,6 +25,7 @@ from maskrcnn.ops.keypoints import heatmaps_to_keypoints
 from maskrcnn.results.result import Result
 from maskrcnn.runtimes.network import ExportedNetwork
 from maskrcnn.types import Batch, Detections, Metadata
+from maskrcnn.weights.finite import check_finite
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 S = TypeVar("S", bound=Source)
@@ -40,7 +41,8 @@ class PictureError:
 class Predictor:
     """A trained network, and all it takes to turn pictures into `Result`s in the pixels of their files.
 
-    `resize` maps the size of a file to the size of the network's input. The network is copied, with its norms
+    `resize` maps the size of a file to the size of the network's input; `white` is the value of 16-bit
+    pictures that becomes 255 (see `read_picture`). The network is copied, with its norms
     folded into convolutions: training the original later changes nothing here. An exported network is used as
     it is, on the device of its runtime. Raises ValueError where `metadata` does not fit the network, and as
     `resolve_device` and `Acceleration.apply` do.
@@ -52,6 +54,7 @@ class Predictor:
         metadata: Metadata,
         resize: Resize,
         *,
+        white: int | None = None,
         device: str | torch.device = "auto",
         acceleration: Acceleration = PLAIN,
     ) -> None:
@@ -59,7 +62,7 @@ class Predictor:
             raise ValueError(
                 f"the network has {model.num_classes} classes, but {names} class names were given"
             )
-        self.metadata, self.resize = metadata, resize
+        self.metadata, self.resize, self.white = metadata, resize, white
         if isinstance(model, ExportedNetwork):
             self.device, self.model = torch.device("cpu"), model
         else:
@@ -76,24 +79,34 @@ class Predictor:
         device: str | torch.device = "auto",
         acceleration: Acceleration = PLAIN,
     ) -> Predictor:
-        """Return a predictor for a checkpoint, or for `model`, the same network at another training step."""
+        """Return a predictor for a checkpoint, or for `model`, the same network at another training step.
+
+        Raises FloatingPointError for weights that are NaN or infinite.
+        """
         model = checkpoint.build() if model is None else model
-        sides = resize(checkpoint.short_side, checkpoint.long_side)
-        return cls(model, checkpoint.metadata, sides, device=device, acceleration=acceleration)
+        check_finite(model)
+        return cls(
+            model,
+            checkpoint.metadata,
+            resize(checkpoint.short_side, checkpoint.long_side),
+            white=checkpoint.white,
+            device=device,
+            acceleration=acceleration,
+        )
 
     @classmethod
     def from_exported(cls, network: ExportedNetwork) -> Predictor:
         """Return a predictor for an exported network, with the names and sizes that its file describes."""
         about = network.description
         fixed, sides = about.input.size_hw, (about.short_side, about.long_side)
-        return cls(network, about.metadata, fit(fixed) if fixed else resize(*sides))
+        return cls(network, about.metadata, fit(fixed) if fixed else resize(*sides), white=about.white)
 
     def predict(self, picture: Source, score: float = 0.5) -> Result:
         """Return the objects of a picture with at least this score, best first.
 
         Raises FileNotFoundError and ValueError, naming the file, as `read_picture` does.
         """
-        image, affine, size_hw = prepare(picture, self.resize, self.model.in_channels)
+        image, affine, size_hw = prepare(picture, self.resize, self.model.in_channels, self.white)
         detections = self._detect(pad([image], self.model.stride))
         return self._result(detections, 0, affine, size_hw, score)
 
@@ -117,6 +130,7 @@ class Predictor:
             stride=self.model.stride,
             workers=workers,
             channels=self.model.in_channels,
+            white=self.white,
             pin=self.device.type == "cuda",
         )
         for batch in batches:

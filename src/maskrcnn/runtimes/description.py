@@ -10,7 +10,7 @@ from maskrcnn.plain import from_plain, to_plain
 from maskrcnn.types import Metadata
 
 KEY = "maskrcnn"  # of the description in the metadata of a file
-FORMAT = 2  # of the description; raised whenever a field is added, removed or changes its meaning
+FORMAT = 3  # of the description; raised whenever a field is added, removed or changes its meaning
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Description:
     input: InputFormat
     short_side: int | None  # px, to which pictures are resized where the input has no fixed size; None: not
     long_side: int  # px, at most
+    white: int | None  # value of 16-bit pictures that becomes 255; None: it depends on the pictures
     max_detections: int  # of a picture
     score_threshold: float  # that every detection exceeds
 

@@ -12,8 +12,12 @@ from maskrcnn.training.step import TrainState
 from maskrcnn.types import Batch, Targets
 
 
-def open_batches(state: TrainState, dataset: Dataset, settings: Settings) -> Iterator[tuple[Batch, Targets]]:
+def open_batches(
+    state: TrainState, dataset: Dataset, settings: Settings, white: int | None
+) -> Iterator[tuple[Batch, Targets]]:
     """Return the batches of the steps after `state.step`, without end; of each, this process's share.
+
+    `white` is as in `read_picture`.
 
     Raises ValueError where the processes do not divide `batch_size`.
     """
@@ -24,7 +28,7 @@ def open_batches(state: TrainState, dataset: Dataset, settings: Settings) -> Ite
             resizing(settings),
             augmenting(settings.augmentation),
             channels=state.model.in_channels,
-            white=dataset.white,
+            white=white,
         ),
         batch_size=step.batch_size,
         share=state.processes.share(step.batch_size),

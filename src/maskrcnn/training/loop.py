@@ -105,7 +105,7 @@ def _train(start: Callable[[], Start], data: str | Path, output: Path, device: s
         run, dataset, validation = start()
         state = make_train_state(run, own_device, processes)
         check_data(run, dataset, validation)
-        batches = open_batches(state, dataset, run.settings)
+        batches = open_batches(state, dataset, run.settings, run.trained.white)
         with TrainingLog(folder, run.settings, own_device, run.step) as log:
             log.print(introduction(run, dataset, validation, processes.size))
             with Saver(folder, run, state, log, resume_command(data, output, device)) as saver:

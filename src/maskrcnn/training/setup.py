@@ -120,6 +120,7 @@ def with_initial_weights(
         category_ids=dataset.category_ids,
         keypoint_names=dataset.keypoint_names,
         skeleton=dataset.skeleton,
+        white=dataset.white,
     )
     torch.manual_seed(step_seed(run.settings.seed, 0))
     model = trained.build_untrained()

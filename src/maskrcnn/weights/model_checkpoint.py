@@ -48,6 +48,7 @@ class ModelCheckpoint:
     short_side: int | None  # of pictures in evaluation and prediction, pixels; None: as in the file
     long_side: int
     weights: dict[str, Tensor]
+    white: int | None = None  # of the 16-bit pictures it was trained on, see `read_picture`; None: of none
 
     def build(self) -> MaskRCNN:
         """Build the network and copy the weights into it.
@@ -163,6 +164,8 @@ def locate(source: str | Path) -> Path:
 def model_from_plain(values: Any) -> ModelCheckpoint:
     """Return the checkpoint whose `plain` is `values`. Raises ValueError for any other values."""
     kinds = get_type_hints(ModelCheckpoint)
+    if isinstance(values, dict):
+        values = {"white": None, **values}  # absent in older files
     if not isinstance(values, dict) or values.keys() != kinds.keys():
         raise ValueError(f"expected the fields of a network: {', '.join(kinds)}")
     for name, kind in kinds.items():
