@@ -14,7 +14,15 @@ TINY = [
     "log_every=1",
     "eval_every=none",
 ]
-TINY_RECIPE = ["channels=16", "hidden=16", "norm=group", "frozen=", "budget=16", "max_detections=5"]
+TINY_RECIPE = [
+    "pyramid.channels=16",
+    "masks.channels=16",
+    "boxes.hidden=16",
+    "body.norm=group",
+    "body.frozen=",
+    "boxes.samples_per_image=16",
+    "boxes.max_detections=5",
+]
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +34,5 @@ def data(tmp_path_factory):
 def weights(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("run")
     words = ["train", str(data), "--recipe", "resnet18_fpn", "--output", str(output), "--device", "cpu"]
-    assert main([*words, "--set", *TINY, "--set", *(f"recipe.{text}" for text in TINY_RECIPE)]) == 0
+    assert main([*words, "--set", *TINY, *TINY_RECIPE]) == 0
     return output / "best.pt"

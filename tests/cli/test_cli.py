@@ -28,10 +28,10 @@ def options(command, capsys):
 def test_the_words_of_the_commands_stay(capsys):
     assert options("demo", capsys) == ({"--output"}, set())
     flags = {"--recipe", "--output", "--init", "--synonyms", "--resume", "--device", "--set"}
-    assert options("train", capsys) == (flags, {"DATA", "RECIPE", "WEIGHTS"})
+    assert options("train", capsys) == (flags, {"DATA", "RECIPE", "NAME", "WEIGHTS"})
     flags = {"--split", "--max", "--also", "--report", "--output", "--device"}
     flags |= {"--precision", "--compile", "--capture"}
-    assert options("evaluate", capsys) == (flags, {"WEIGHTS", "DATA", "FILE", "DEVICE"})
+    assert options("evaluate", capsys) == (flags, {"WEIGHTS", "DATA", "FILE", "NAME"})
     flags = {"--format", "--size", "--batch", "--half", "--int", "--picture", "--output"}
     assert options("export", capsys) == (flags, {"WEIGHTS", "DATA", "FILE"})
     flags = {"--output", "--score", "--device", "--precision", "--compile", "--capture"}
@@ -161,7 +161,7 @@ def test_resume_with_more_steps(weights, data, capsys):
     ("words", "sentence"),
     [
         ("train {data} --set stepz=3 --output {new}", "did you mean steps?"),
-        ("train {data} --set recipe.hiden=3 --output {new}", "did you mean recipe.hidden?"),
+        ("train {data} --set boxes.hiden=3 --output {new}", "did you mean boxes.hidden?"),
         ("train {data} --recipe resnet19_fpn --output {new}", "there is no recipe 'resnet19_fpn'"),
         ("train {data}/none --output {new}", "no such folder"),
         ("train {data} --output {new} --resume", "no weights file"),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from maskrcnn.ops import nms
+from maskrcnn.ops import nms, nms_blocks
 
 
 def greedy(boxes, scores, groups, valid, threshold):
@@ -121,9 +121,9 @@ def test_blocks_on_the_device_bound_the_memory(segments):
 
 def test_blocks_on_the_device_are_compared_within_their_segments_alone(monkeypatch):
     """Work grows with the number of segments, not with its square."""
-    overlapping, comparisons = nms._overlapping_on_device, []
+    overlapping, comparisons = nms_blocks._overlapping, []
     monkeypatch.setattr(
-        nms, "_overlapping_on_device", lambda *args: comparisons.append(args[2:4]) or overlapping(*args)
+        nms_blocks, "_overlapping", lambda *args: comparisons.append(args[2:4]) or overlapping(*args)
     )
     for count, expected in ((1000, 15), (2000, 30)):
         comparisons.clear()

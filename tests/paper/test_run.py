@@ -12,7 +12,6 @@ from maskrcnn.paper.run import SMALL, run_table, settings_of
 from maskrcnn.paper.tables import chosen
 
 TINY = {
-    "pyramid.channels": 16,
     "masks.channels": 16,
     "boxes.hidden": 16,
     "boxes.samples_per_image": 8,

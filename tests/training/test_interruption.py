@@ -84,7 +84,10 @@ def test_an_unreadable_picture(whole, tmp_path, monkeypatch, capsys):
     data = synthetic_dataset(tmp_path / "data", train=6, val=2, size=64)
     pictures = {path: path.read_bytes() for path in (data / "train").iterdir()}
     output = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"\.png"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ValueError, match=r"\.jpg: cannot be read as a picture"),
+    ):
         before_step(patch, 3, lambda: [path.write_bytes(b"broken") for path in pictures])
         run(data, output, tiny())
     assert load(output / "last.pt").step == 2

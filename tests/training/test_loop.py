@@ -127,7 +127,7 @@ def test_the_network_must_have_the_keypoints_of_the_data(drawn, tmp_path):
 
 def test_initial_weights_are_copied_with_an_account(drawn, whole, tmp_path, capsys):
     run(drawn, tmp_path, tiny(steps=1, lr=1e-12), init=whole / "best.pt")
-    assert "taken" in capsys.readouterr().out
+    assert "loaded" in capsys.readouterr().out
     ours = load(tmp_path / "last.pt").trained.build()
     theirs = load(whole / "best.pt").trained.build()
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())

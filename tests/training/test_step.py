@@ -82,7 +82,7 @@ def test_an_error_before_the_update_leaves_the_network_as_it_was(error):
         raise error
 
     settings = Settings.of(accumulate=2)
-    state = make_state(settings, norm="batch")
+    state = make_state(settings, **{"body.norm": "batch"})
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     assert any(name.endswith("running_var") for name in before)
     with pytest.raises(error):
@@ -137,7 +137,8 @@ from scenes import scene
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-model = recipes.resnet18_fpn(3, channels=16, hidden=32, budget=32, norm="group", keypoints=5)
+options = {"pyramid.channels": 16, "boxes.hidden": 32, "boxes.samples_per_image": 32}
+model = recipes.build("resnet18_fpn", 3, {**options, "body.norm": "group", "keypoints.count": 5})
 compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
 for objects in ([3, 2], [40, 0]):  # few, and more than are matched at a time
     batch, targets = scene(objects, keypoints=5)

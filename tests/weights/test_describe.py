@@ -52,7 +52,10 @@ def test_differences_are_named(file):
 
 def test_a_description(file, tmp_path):
     lines = describe(file).splitlines()
-    assert lines[1] == "network     resnet18_fpn(channels=8, hidden=8, frozen=())"
+    assert (
+        lines[1]
+        == "network     resnet18_fpn(pyramid.channels=8, masks.channels=8, boxes.hidden=8, body.frozen=())"
+    )
     assert lines[2:4] == ["classes     2: cat, dog", "input       long side at most 96 pixels"]
     torch.save({"layer1.0.conv1.weight": torch.zeros(2, 3)}, tmp_path / "resnet50-0676ba61.pth")
     text = describe(tmp_path / "resnet50-0676ba61.pth")
@@ -95,4 +98,4 @@ def test_a_caffe2_backbone_is_described_by_its_arguments(tmp_path):
     names = [f"res4_{block}_branch2a_w" for block in range(6)] + ["res2_0_branch2c_w", "conv1_w"]
     weights = {name: torch.zeros(1) for name in names} | {"res2_0_branch2b_w": torch.zeros(4, 4, 3, 3)}
     torch.save(weights, tmp_path / "R-50.pth")
-    assert "backbone    trained with bgr=True, pixel_mean=" in describe(tmp_path / "R-50.pth")
+    assert "backbone    trained with input.bgr=True, input.mean=" in describe(tmp_path / "R-50.pth")

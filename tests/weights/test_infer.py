@@ -54,7 +54,8 @@ def test_networks_of_torchvision(recipe, num_classes, arguments):
     weights = in_layout(TORCHVISION, recipe, num_classes, **arguments)
     assert layout_of(weights) is TORCHVISION
     inferred = infer_recipe(to_native(weights), "torchvision")
-    assert inferred == (recipe, LIBRARY_DEFAULTS["torchvision"] | arguments, num_classes)
+    expected = of_recipe(recipe, LIBRARY_DEFAULTS["torchvision"] | arguments)
+    assert inferred == (recipe, expected, num_classes)
 
 
 @pytest.mark.parametrize(
@@ -94,23 +95,23 @@ def test_networks_of_detectron2(recipe, num_classes, arguments):
 def test_pixel_constants_in_the_file_replace_the_defaults():
     weights = in_layout(DETECTRON2, "resnet50_fpn", 3)
     weights |= {
-        "input.mean": torch.tensor([123.675, 116.28, 103.53])[:, None, None],
-        "input.std": torch.ones(3, 1, 1),
+        "pixel_mean": torch.tensor([123.675, 116.28, 103.53])[:, None, None],
+        "pixel_std": torch.ones(3, 1, 1),
     }
     arguments = infer_recipe(to_native(weights), "detectron2").arguments
-    assert arguments["pixel_mean"] == (123.675, 116.28, 103.53) and "bgr" not in arguments
+    assert arguments["input.mean"] == (123.675, 116.28, 103.53) and "input.bgr" not in arguments
 
 
 def test_four_channels():
-    weights = in_layout(TORCHVISION, "resnet18_fpn", 3, in_channels=4)
-    assert infer_recipe(to_native(weights), "torchvision").arguments["in_channels"] == 4
+    weights = in_layout(TORCHVISION, "resnet18_fpn", 3, **{"input.channels": 4})
+    assert infer_recipe(to_native(weights), "torchvision").arguments["input.channels"] == 4
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda w: w.pop("roi_heads.box_predictor.cls_score.weight"), "have no box predictor"),
-        (lambda w: w.pop("backbone.bottom_up.res2.0.conv2.weight"), "no recipe has a body"),
+        (lambda w: w.pop("roi_heads.box_predictor.cls_score.weight"), "it has no box predictor"),
+        (lambda w: w.pop("backbone.bottom_up.res2.0.conv2.weight"), "which none of the backbones has"),
     ],
 )
 def test_a_network_that_no_recipe_builds_is_refused(change, sentence):

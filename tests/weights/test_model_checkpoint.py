@@ -20,6 +20,7 @@ from maskrcnn.weights.model_checkpoint import (
     read_model,
     write_model,
 )
+from networks import fitting
 
 TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}
 
@@ -259,6 +260,7 @@ def test_what_no_file_holds_is_right_in_a_built_network(recipe):
         "masks.norm": "batch",
         "input.mean": (1.0, 2.0, 3.0),
     }
+    arguments = fitting(recipe, arguments)
     checkpoint = ModelCheckpoint(recipe, arguments, ("a", "b"), (1, 2), (), (), None, 64, {})
     source = checkpoint.build_untrained()
     optional = ("normalise.", "num_batches_tracked")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from maskrcnn.weights.infer import LIBRARY_DEFAULTS
+from maskrcnn.weights.infer import library_defaults
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 NUM_CLASSES = 90
@@ -37,7 +37,7 @@ def random_checkpoint(recipe: str) -> ModelCheckpoint:
     num_classes = 1 if recipe.endswith("_keypoint") else NUM_CLASSES
     checkpoint = ModelCheckpoint(
         recipe=recipe,
-        arguments={**LIBRARY_DEFAULTS["torchvision"], "body.norm_eps": _NORM_EPS},
+        arguments={**library_defaults("torchvision", recipe), "body.norm_eps": _NORM_EPS},
         class_names=tuple(f"class {number}" for number in range(num_classes)),
         category_ids=tuple(range(1, num_classes + 1)),
         keypoint_names=(),

@@ -98,6 +98,14 @@ def backbone_defaults(weights: Weights) -> dict[str, Any]:
     return {name: defaults[name] for name in names}
 
 
+def library_defaults(library: str, recipe: str) -> dict[str, Any]:
+    """Return the options with which a recipe does what `library` does, where it differs from ours."""
+    options = recipes.options_of_recipe(recipe)
+    known, absent = options_of(options), () if options.masks else ("masks.",)
+    defaults = _defaults(library, recipe)
+    return {name: defaults[name] for name in defaults if name in known and not name.startswith(absent)}
+
+
 def _defaults(library: str, body: str) -> dict[str, Any]:
     defaults = LIBRARY_DEFAULTS[library]
     return defaults | _RESNEXT_DEFAULTS if library == "detectron2" and "resnext" in body else defaults
