@@ -158,7 +158,8 @@ def test_an_output_that_is_a_file(words, data, weights, tmp_path, capsys):
 
 WRITES = (
     "train {data} --output {new} --device cpu --recipe resnet18_fpn --set steps=1 batch_size=1 "
-    "short_sides=32 long_side=32 workers=0 eval_every=0 pyramid.channels=16 masks.channels=16 boxes.hidden=16",
+    "short_sides=32 long_side=32 workers=0 eval_every=0 "
+    "pyramid.channels=16 masks.channels=16 boxes.hidden=16",
     "evaluate {weights} {data} --output {new}.json",
     "predict {weights} {data}/val --output {new}",
     "weights convert {weights} {new}.pt",

@@ -213,6 +213,7 @@ def test_a_hostile_description_allocates_nothing(native, arguments, monkeypatch)
         replace(native, arguments={**TINY, **arguments}).build()
     assert sum(x.numel() for x in tensors if isinstance(x, Tensor) and x.device.type != "meta") < 1000
     assert len(tensors) < 100_000
+    assert torch.is_grad_enabled()
 
 
 def test_a_million_classes_allocate_nothing(native):

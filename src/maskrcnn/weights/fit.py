@@ -27,8 +27,10 @@ def meta_state_dict(
     """
     recipes.options_of_recipe(recipe)  # raises its own error for an unknown recipe
     _check_sizes(arguments)
+    # The limit may be reached in the exit of a `torch.no_grad`, which then leaves gradients off
+    grad_mode = torch.set_grad_enabled(torch.is_grad_enabled())
     try:
-        with torch.device("meta"), _LimitedCalls(_CALLS_PER_TENSOR * (tensors + 500)):
+        with grad_mode, torch.device("meta"), _LimitedCalls(_CALLS_PER_TENSOR * (tensors + 500)):
             return recipes.build(recipe, num_classes, arguments).state_dict()
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
