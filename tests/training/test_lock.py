@@ -65,7 +65,7 @@ def test_a_folder_is_not_left_behind_empty(tmp_path):
 def test_a_file_in_the_way_is_named(tmp_path, name):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(ValueError, match=f"--output {tmp_path / name}: expected a folder"),
+        pytest.raises(ValueError, match=f"{tmp_path / name}: a folder was expected"),
         claimed(tmp_path / name),
     ):
         pass

@@ -27,7 +27,7 @@ def claimed(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(
-            f"--output {folder}: expected a folder, but it or a folder above it is a file"
+            f"{folder}: a folder was expected, but it or a folder above it is a file"
         ) from None
     holder, lock = folder / _HOLDER, FileLock(folder / _LOCK)
     try:
