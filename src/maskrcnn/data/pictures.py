@@ -1,20 +1,39 @@
-"""Pictures of every supported kind as one uint8 tensor: upright as a viewer shows it, values 0 … 255."""
+"""This module turns a picture of any kind into a uint8 tensor: upright as a viewer shows it, 0 … 255."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from maskrcnn.data.picture_files import open_picture, reason_of
+from maskrcnn.files import reading
 
 Source = str | Path | np.ndarray | Image.Image | Tensor
+
+# The only formats that are opened, with the suffixes by which `find_pictures` recognises them. Pillow itself
+# goes by content and opens all that it can: an EPS file, by starting Ghostscript, even if it is named a.jpg.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg"),  # also MPO, which phones write
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),  # if this Pillow can
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "HEIF": (".heic", ".heif"),  # if pillow-heif is installed
+}
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 # EXIF orientations that exchange rows and columns, mirror the picture, or turn it upside down
 _SIDEWAYS, _MIRRORED, _UPSIDE_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
@@ -49,8 +68,8 @@ def read_picture(source: Source, channels: int = 3, white: int | None = None) ->
     microscopes and X-ray cameras store 12 bits in 16-bit files, which would become 16 levels of grey.
 
     Raises FileNotFoundError for a missing file, and ValueError that names the file if it is not readable, not
-    in one of `picture_files.FORMATS`, damaged, larger than Pillow's limit against decompression bombs, or if
-    it does not fit `channels`.
+    in one of `FORMATS`, damaged, larger than Pillow's limit against decompression bombs, or if it does not
+    fit `channels`.
     """
     return read_to_resize(source, _same_size, channels, white).image
 
@@ -73,6 +92,64 @@ def read_to_resize(
                 return _decode_jpeg(image, resize, channels)
             return _whole(_to_picture(_upright_array(image), channels, white), resize)
     return _whole(_to_picture(_array(source), channels, white), resize)
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """Open a picture file in one of `FORMATS`.
+
+    Every error, also one raised while it is open, becomes a sentence that names the file: FileNotFoundError
+    if it is missing, ValueError otherwise.
+    """
+    with reading(path):
+        exists, is_file, is_folder = path.exists(), path.is_file(), path.is_dir()
+        is_empty = is_file and path.stat().st_size == 0
+    if is_folder:
+        raise ValueError(f"{path}: a folder, where a picture was expected")
+    if not exists:
+        raise FileNotFoundError(f"{path}: no such picture")
+    if is_empty or not is_file:
+        raise ValueError(f"{path}: {'an empty' if is_empty else 'not a regular'} file")
+    try:
+        # Not by name: Pillow 13 would map uncompressed TIFF files into memory, in the wrong shape if sideways
+        with path.open("rb") as file, Image.open(file, formats=_installed_formats()) as image:
+            yield image
+    except Exception as error:  # a damaged file can raise any exception in a decoder
+        reason = _unknown_format(path) if isinstance(error, UnidentifiedImageError) else reason_of(error)
+        raise ValueError(f"{path}: cannot be read as a picture: {reason}") from error
+
+
+def _installed_formats() -> tuple[str, ...]:
+    Image.init()  # registers Pillow's formats, once
+    _register_heif()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def _register_heif() -> None:
+    if "HEIF" not in Image.OPEN and find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+
+
+def _unknown_format(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "it is in HEIF format, which needs another package (pip install pillow-heif)"
+    return f"it is in none of the supported formats ({', '.join(_installed_formats())})"
+
+
+def reason_of(error: Exception) -> str:
+    """Return in one line why a picture could not be decoded."""
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            "it has more pixels than Pillow's limit against decompression bombs;"
+            " for files that you trust, raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def common_white(sources: Sequence[Source]) -> int | None:
