@@ -216,6 +216,9 @@ def test_unreadable_files_are_named(tmp_path, monkeypatch):
         return message.removeprefix(f"{tmp_path / name}: ")
 
     assert refused("none.png", FileNotFoundError) == "no such picture"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda _: True)  # deleted right after
+        assert refused("none.png", FileNotFoundError) == "no such picture"
     assert refused("") == "a folder, where a picture was expected"
     (tmp_path / "text.png").write_text("hello")
     assert refused("text.png").startswith(

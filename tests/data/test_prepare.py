@@ -1,8 +1,7 @@
 import numpy as np
 import torch
 
-from maskrcnn.data.prepare import pad, resize
-from maskrcnn.data.transforms import prepare
+from maskrcnn.data.prepare import pad, prepare, resize
 
 
 def test_resize_keeps_to_both_sides_and_gives_the_exact_ratio():

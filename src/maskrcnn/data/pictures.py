@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -15,8 +16,6 @@ import torch
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-
-from maskrcnn.files import reading
 
 Source = str | Path | np.ndarray | Image.Image | Tensor
 
@@ -71,11 +70,7 @@ def read_picture(source: Source, channels: int = 3, white: int | None = None) ->
     in one of `FORMATS`, damaged, larger than Pillow's limit against decompression bombs, or if it does not
     fit `channels`.
     """
-    return read_to_resize(source, _same_size, channels, white).image
-
-
-def _same_size(size_hw: SizeHW) -> SizeHW:
-    return size_hw
+    return read_to_resize(source, lambda size_hw: size_hw, channels, white).image
 
 
 def read_to_resize(
@@ -101,21 +96,26 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
     Every error, also one raised while it is open, becomes a sentence that names the file: FileNotFoundError
     if it is missing, ValueError otherwise.
     """
-    with reading(path):
-        exists, is_file, is_folder = path.exists(), path.is_file(), path.is_dir()
-        is_empty = is_file and path.stat().st_size == 0
-    if is_folder:
-        raise ValueError(f"{path}: a folder, where a picture was expected")
-    if not exists:
+    try:
+        status = path.stat() if path.exists() else None
+    except FileNotFoundError:  # deleted between the two
+        status = None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if status is None:
         raise FileNotFoundError(f"{path}: no such picture")
-    if is_empty or not is_file:
-        raise ValueError(f"{path}: {'an empty' if is_empty else 'not a regular'} file")
+    if stat.S_ISDIR(status.st_mode):
+        raise ValueError(f"{path}: a folder, where a picture was expected")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: not a regular file")
+    if not status.st_size:
+        raise ValueError(f"{path}: an empty file")
     try:
         # Not by name: Pillow 13 would map uncompressed TIFF files into memory, in the wrong shape if sideways
         with path.open("rb") as file, Image.open(file, formats=_installed_formats()) as image:
             yield image
     except Exception as error:  # a damaged file can raise any exception in a decoder
-        reason = _unknown_format(path) if isinstance(error, UnidentifiedImageError) else reason_of(error)
+        reason = _unknown_format(path) if isinstance(error, UnidentifiedImageError) else _reason_of(error)
         raise ValueError(f"{path}: cannot be read as a picture: {reason}") from error
 
 
@@ -139,7 +139,7 @@ def _unknown_format(path: Path) -> str:
     return f"it is in none of the supported formats ({', '.join(_installed_formats())})"
 
 
-def reason_of(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """Return in one line why a picture could not be decoded."""
     if isinstance(error, Image.DecompressionBombError):
         return (
@@ -191,16 +191,14 @@ def _array(source: np.ndarray | Image.Image | Tensor) -> np.ndarray:
             return _upright_array(source)
         except OSError as error:  # opened, but not decoded until now
             name = getattr(source, "filename", "") or "a Pillow image"
-            raise ValueError(f"{name}: cannot be read as a picture: {reason_of(error)}") from error
+            raise ValueError(f"{name}: cannot be read as a picture: {_reason_of(error)}") from error
     if isinstance(source, Tensor):
         pixels = source.detach().cpu().numpy()
         return pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
     if isinstance(source, np.ndarray):
         return source
-    raise ValueError(
-        "a picture is a path, a Pillow image, a numpy array or a tensor, but this one is of type"
-        f" {type(source).__name__}"
-    )
+    kinds = "a path, a Pillow image, a numpy array or a tensor"
+    raise ValueError(f"a picture is {kinds}, but this one is of type {type(source).__name__}")
 
 
 def _decode_jpeg(image: Image.Image, resize: Callable[[SizeHW], SizeHW], channels: int) -> Picture:

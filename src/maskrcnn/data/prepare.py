@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from maskrcnn.data.pictures import SizeHW
+from maskrcnn.data.pictures import Picture, SizeHW, Source, read_to_resize
 from maskrcnn.types import Batch
 
 # scale_x, shift_x, scale_y, shift_y: x_new = scale_x * x + shift_x
@@ -29,6 +29,26 @@ class Prepared(NamedTuple):
 
 # From the size of the upright file to the size of the network's input
 Resize = Callable[[SizeHW, np.random.Generator], SizeHW]
+
+
+def prepare(source: Source, resize: Resize, channels: int = 3, white: int | None = None) -> Prepared:
+    """Read a picture upright and resize it for prediction. Raises as `read_picture` does."""
+    generator = np.random.default_rng(0)  # for a resize with a random size
+    return at_target_size(read_to_resize(source, lambda hw: resize(hw, generator), channels, white))
+
+
+def at_target_size(picture: Picture) -> Prepared:
+    """Resize a picture to its `target_hw`."""
+    image, (file_height, file_width), (rows, columns), (x1, y1, x2, y2) = picture
+    height, width = image.shape[-2:]
+    if (height, width) != (rows, columns):
+        # These strides are channels-last, in which torch is several times faster, with bit-identical results
+        batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+        image = F.interpolate(batch, (rows, columns), mode="bilinear", antialias=True)[0]
+    x_scale, y_scale = columns / width, rows / height
+    to_image_x, to_image_y = (x2 - x1) / file_width, (y2 - y1) / file_height  # 1 / 2, … of a shrunk JPEG
+    affine = (x_scale * to_image_x, x_scale * x1, y_scale * to_image_y, y_scale * y1)
+    return Prepared(image, affine, picture.file_hw)
 
 
 def resize(short_side: int | Sequence[int] | None, long_side: int) -> Resize:
@@ -64,13 +84,6 @@ def scaled(size_hw: SizeHW, scale: float) -> SizeHW:
     height, width = size_hw
     # torch 2.13 computes wrong values when it resizes uint8 to a width of 1
     return max(2, int(height * scale + 0.5)), max(2, int(width * scale + 0.5))
-
-
-def interpolated(image: Tensor, size_hw: SizeHW) -> Tensor:
-    """Resize with antialiasing."""
-    # These strides are channels-last, in which torch is several times faster, with bit-identical results
-    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, size_hw, mode="bilinear", antialias=True)[0]
 
 
 def pad(images: Sequence[Shaped[Tensor, "C _ _"]], stride: int) -> Batch:

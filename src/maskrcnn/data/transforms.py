@@ -16,19 +16,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from maskrcnn.data.dataset import Objects
-from maskrcnn.data.pictures import Picture, SizeHW, Source, read_to_resize
-from maskrcnn.data.prepare import Affine, Prepared, Resize, interpolated, scaled
+from maskrcnn.data.pictures import Picture, SizeHW
+from maskrcnn.data.prepare import Affine, Resize, at_target_size, scaled
 
 IDENTITY = (1.0, 0.0, 1.0, 0.0)
-
-NO_OBJECTS = Objects(
-    np.zeros((0, 4), np.float32),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.bool_),
-    [],
-    None,
-    np.zeros(0, np.int64),
-)
 
 
 class Sample(NamedTuple):
@@ -55,23 +46,9 @@ def _random_scale(
 
 
 def resized(picture: Picture, objects: Objects, keypoint_flip: tuple[int, ...] = ()) -> Sample:
-    """Resize a picture to its `target_hw`."""
-    image, (file_height, file_width), (rows, columns), (x1, y1, x2, y2) = picture
-    height, width = image.shape[-2:]
-    if (height, width) != (rows, columns):
-        image = interpolated(image, (rows, columns))
-    x_scale, y_scale = columns / width, rows / height
-    to_image_x, to_image_y = (x2 - x1) / file_width, (y2 - y1) / file_height  # 1 / 2, … of a shrunk JPEG
-    affine = (x_scale * to_image_x, x_scale * x1, y_scale * to_image_y, y_scale * y1)
-    return Sample(image, objects, keypoint_flip, affine)
-
-
-def prepare(source: Source, resize: Resize, channels: int = 3, white: int | None = None) -> Prepared:
-    """Read a picture upright and resize it for prediction. Raises as `read_picture` does."""
-    generator = np.random.default_rng(0)  # for a resize with a random size
-    picture = read_to_resize(source, lambda size_hw: resize(size_hw, generator), channels, white)
-    sample = resized(picture, NO_OBJECTS)
-    return Prepared(sample.image, sample.affine, picture.file_hw)
+    """Resize a picture to its `target_hw`; the objects stay as they are."""
+    prepared = at_target_size(picture)
+    return Sample(prepared.image, objects, keypoint_flip, prepared.affine)
 
 
 def compose(*transforms: Transform) -> Transform:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from maskrcnn.data.loader import PictureFailure, picture_batches
 from maskrcnn.data.pictures import SizeHW, Source
-from maskrcnn.data.prepare import Affine, Resize, fit, pad, resize
-from maskrcnn.data.transforms import prepare
+from maskrcnn.data.prepare import Affine, Resize, fit, pad, prepare, resize
 from maskrcnn.device import resolve_device
 from maskrcnn.fast.acceleration import PLAIN, Acceleration
 from maskrcnn.fast.fold_norms import fold_norms
