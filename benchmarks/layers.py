@@ -16,7 +16,7 @@ from torch import nn
 from maskrcnn.bench.networks import noise_picture, random_checkpoint
 from maskrcnn.bench.stages import Stage, timed
 from maskrcnn.bench.timing import milliseconds
-from maskrcnn.data.batch import pad
+from maskrcnn.data.prepare import pad
 from maskrcnn.fast.cpu import ChannelsLastLinear, FusedAddReLU, StridedTopDownAdd
 from maskrcnn.fast.memory import keep_memory
 from maskrcnn.fast.winograd import WinogradConv2d

@@ -27,8 +27,9 @@ from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_split
 from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.data.pictures import read_picture, read_to_resize
+from maskrcnn.data.prepare import Resize
 from maskrcnn.data.targets import to_network
-from maskrcnn.data.transforms import Resize, Transform, resized
+from maskrcnn.data.transforms import Transform, resized
 from maskrcnn.plain import options_of, parse_assignments, with_values
 from maskrcnn.training.batches import augmenting, resizing
 from maskrcnn.training.settings import Settings

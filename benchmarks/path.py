@@ -23,8 +23,8 @@ import torch
 
 import maskrcnn
 from maskrcnn import recipes
+from maskrcnn.data.prepare import resize
 from maskrcnn.data.synthetic import synthetic_picture
-from maskrcnn.data.transforms import resize
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.types import Metadata
 

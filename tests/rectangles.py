@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from maskrcnn.data.transforms import resize
+from maskrcnn.data.prepare import resize
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.types import Batch, Detections, Metadata

@@ -131,7 +131,7 @@ import importlib
 for name in {EVERYWHERE}:
     importlib.import_module(name)
 import numpy, torch, maskrcnn
-from maskrcnn.data.transforms import resize
+from maskrcnn.data.prepare import resize
 from maskrcnn.types import Batch, MaskTable, Metadata, Targets
 
 model = maskrcnn.recipes.build("resnet18_fpn", 2, {{"body.norm": "group", "boxes.hidden": 32}})

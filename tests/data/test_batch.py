@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from maskrcnn.data.batch import collate, pad
+from maskrcnn.data.batch import collate
 from maskrcnn.data.targets import ImageTargets, MaskCrop
 
 
@@ -17,14 +17,6 @@ def truth(count, crops=None, joints=None):
 
 def image(height, width):
     return torch.full((3, height, width), 7, dtype=torch.uint8)
-
-
-def test_pictures_lie_in_the_upper_left_corner_of_padded_ones():
-    batch = pad([image(33, 64), image(50, 20)], stride=32)
-    assert batch.images.shape == (2, 3, 64, 64) and batch.sizes_hw.tolist() == [[33, 64], [50, 20]]
-    assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert (batch.images[0, :, :33] == 7).all() and (batch.images[1, :, :50, :20] == 7).all()
-    assert batch.images.sum() == 7 * 3 * (33 * 64 + 50 * 20)
 
 
 def test_objects_stand_in_slots():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn.data import loader, transforms
+from maskrcnn.data import loader, prepare, transforms
 from maskrcnn.data.loader import (
     AUGMENTATION,
     ORDER,
@@ -21,8 +21,8 @@ from maskrcnn.data.loader import (
 from maskrcnn.data.readers.coco import read_coco
 from maskrcnn.types import Batch
 
-RESIZE = transforms.resize((24, 32, 40), 64)
-AS_STORED = transforms.resize(None, 10**6)
+RESIZE = prepare.resize((24, 32, 40), 64)
+AS_STORED = prepare.resize(None, 10**6)
 AUGMENT = transforms.compose(
     transforms.flip_horizontal(0.5),
     transforms.colour_jitter(0.3, 0.3, 0.3),
@@ -141,9 +141,7 @@ def test_a_broken_picture_is_named_in_one_line(dataset, workers):
 def test_pictures_for_prediction_come_in_order(dataset, workers):
     dataset.path(5).write_text("no picture")
     paths = [*dataset.paths, dataset.image_folder / "none.png"]
-    batches = list(
-        picture_batches(paths, transforms.resize(40, 99), batch_size=3, stride=32, workers=workers)
-    )
+    batches = list(picture_batches(paths, prepare.resize(40, 99), batch_size=3, stride=32, workers=workers))
     assert [record.source for batch in batches for record in batch.records] == paths
     expected = [[0, 1, 2], [3, 4, 6], [7, 8, 9], []]
     assert [[one.source for one in batch.inputs] for batch in batches] == [
@@ -290,7 +288,7 @@ def test_boxes_fit_the_pixels_of_shrunk_pictures(tmp_path, orientation, suffix):
     }
     (tmp_path / "truth.json").write_text(json.dumps(content))
     dataset = read_coco(tmp_path / "truth.json", tmp_path)
-    resize = transforms.resize(40, 1000)
+    resize = prepare.resize(40, 1000)
     ((batch, targets),) = take(dataset, 1, resize, transforms.compose(), batch_size=1)
     (seen,) = picture_batches(dataset.paths, resize, batch_size=1, stride=32, workers=0)
     assert torch.equal(batch.images, seen.batch.images) and seen.inputs[0].size_hw == (height, width)

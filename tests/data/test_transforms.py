@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn.data import transforms
+from maskrcnn.data import prepare, transforms
 from maskrcnn.data.dataset import Objects
 from maskrcnn.data.folder import read_split
 from maskrcnn.data.pictures import Picture, read_to_resize
@@ -83,8 +83,8 @@ GEOMETRY = {
     "turn": transforms.compose(transforms.flip_vertical(1.0), transforms.flip_horizontal(1.0)),
     "window": transforms.crop((30, 31)),
     "window of mirror": transforms.compose(transforms.flip_horizontal(1.0), transforms.crop((20, 31))),
-    "doubled": sized(transforms.resize(80, 1000)),
-    "doubled and cut": transforms.compose(sized(transforms.resize(80, 1000)), transforms.crop((33, 47))),
+    "doubled": sized(prepare.resize(80, 1000)),
+    "doubled and cut": transforms.compose(sized(prepare.resize(80, 1000)), transforms.crop((33, 47))),
 }
 
 
@@ -121,21 +121,8 @@ def test_polygons_and_runs_of_one_mask_agree(name):
             assert np.abs(truth.boxes[0] - truth.boxes[1]).max() <= 1
 
 
-def test_resize_keeps_to_both_sides_and_gives_the_exact_ratio():
-    sample = make_sample([], 40, 60)
-    for short, long, expected in ((20, 1000, (20, 30)), (80, 100, (67, 100)), (33, 1000, (33, 50))):
-        resized = apply(sized(transforms.resize(short, long)), sample)
-        assert resized.image.shape[-2:] == expected
-        assert resized.affine == (expected[1] / 60, 0, expected[0] / 40, 0)
-    sides = {
-        apply(sized(transforms.resize((20, 30), 99)), sample, seed).image.shape[-2] for seed in range(20)
-    }
-    assert sides == {20, 30}
-    assert apply(sized(transforms.resize(1, 1)), make_sample([], 2, 60)).image.shape[-2:] == (2, 2)
-
-
 def test_a_random_scale_comes_on_top_of_the_sides():
-    scale = transforms.random_scale(transforms.resize(20, 1000), 0.5, 2.0)
+    scale = transforms.random_scale(prepare.resize(20, 1000), 0.5, 2.0)
     sizes = [scale((40, 60), np.random.default_rng(seed)) for seed in range(50)]
     assert min(sizes) < (12, 18) and max(sizes) > (36, 54)
     assert all(10 <= height <= 40 and abs(width - 1.5 * height) <= 1 for height, width in sizes)
@@ -144,7 +131,7 @@ def test_a_random_scale_comes_on_top_of_the_sides():
 def test_coordinates_follow_the_pixels_through_a_chain():
     """Red is the file's column and green its row: the affine must lead from there to here."""
     chain = transforms.compose(
-        sized(transforms.random_scale(transforms.resize(None, 60), 1.5, 2.5)),
+        sized(transforms.random_scale(prepare.resize(None, 60), 1.5, 2.5)),
         transforms.flip_horizontal(0.5),
         transforms.crop((50, 61)),
         transforms.flip_vertical(0.5),
@@ -195,7 +182,7 @@ def test_objects_that_leave_the_picture():
 
 def test_an_object_too_small_for_the_resolution_keeps_its_box():
     tiny = [np.array([[10, 10], [10.4, 10], [10.4, 10.4], [10, 10.4]])]
-    _, truth = to_network(apply(sized(transforms.resize(10, 100)), make_sample([tiny])))
+    _, truth = to_network(apply(sized(prepare.resize(10, 100)), make_sample([tiny])))
     assert truth.boxes == pytest.approx(np.array([[2.5, 2.5, 2.6, 2.6]]))
     assert truth.crops == [None]
 
@@ -220,7 +207,7 @@ def test_colour_jitter_by_hand():
 
 
 def test_transforms_can_be_sent_to_spawned_workers():
-    resize = transforms.random_scale(transforms.resize(30, 99), 1.0, 2.0)
+    resize = transforms.random_scale(prepare.resize(30, 99), 1.0, 2.0)
     chain = transforms.compose(transforms.crop((9, 9)), transforms.colour_jitter(0.3))
     sample = make_sample([])
     sent = [pickle.loads(pickle.dumps(part)) for part in (resize, chain)]
@@ -246,7 +233,7 @@ def test_real_masks_survive(name):
     for i in range(0, len(dataset), 40):
         objects = dataset.objects(i)._replace(labels=dataset.objects(i).ids)
         generator = np.random.default_rng(i)
-        resize = partial(transforms.resize((300, 400), 600), generator=generator)
+        resize = partial(prepare.resize((300, 400), 600), generator=generator)
         moved = chain(transforms.resized(read_to_resize(dataset.path(i), resize), objects), generator)
         image, truth = to_network(moved)
         (height, width), (sx, tx, sy, ty) = image.shape[-2:], moved.affine

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 import maskrcnn
-from maskrcnn.data import transforms
+from maskrcnn.data import prepare, transforms
 from maskrcnn.data.loader import AugmentedDataset, picture_batches, training_batches
 from maskrcnn.data.readers.coco import read_coco
 
-RESIZE = transforms.resize(32, 64)
+RESIZE = prepare.resize(32, 64)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_worker_of_a_pool_starts_no_workers(dataset):
 
 SCRIPT = """
 import multiprocessing, os, signal, sys, threading, time
-from maskrcnn.data import transforms
+from maskrcnn.data import prepare, transforms
 from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.data.readers.coco import read_coco
 
@@ -72,7 +72,7 @@ if __name__ == "__main__":
     pressed = []
     signal.signal(signal.SIGINT, lambda *_: pressed.append(1))
     data = read_coco(f"{folder}/truth.json", folder)
-    data = AugmentedDataset(data, transforms.resize(32, 64), transforms.compose())
+    data = AugmentedDataset(data, prepare.resize(32, 64), transforms.compose())
     batches = training_batches(data, batch_size=2, stride=32, workers=1, seed=0)
     threading.Timer(0.5, lambda: os.killpg(0, signal.SIGINT)).start()  # a spawned worker still imports torch
     next(batches)

@@ -12,8 +12,9 @@ from torch import nn
 
 from maskrcnn.data.folder import read_split
 from maskrcnn.data.loader import AugmentedDataset, training_batches
+from maskrcnn.data.prepare import resize
 from maskrcnn.data.synthetic import synthetic_dataset
-from maskrcnn.data.transforms import compose, resize
+from maskrcnn.data.transforms import compose
 from maskrcnn.training.checkpoint import load
 from maskrcnn.training.distributed import ALONE, Processes, joined
 from maskrcnn.training.lock import claimed

@@ -1,4 +1,4 @@
-"""Collating pictures: padded to a common shape, objects in slots, masks in one flat table."""
+"""This module joins pictures and targets into a batch: objects in slots, masks in one flat table."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from maskrcnn.data.prepare import pad
 from maskrcnn.data.targets import ImageTargets, MaskCrop
 from maskrcnn.types import Batch, MaskTable, Targets
 
@@ -30,18 +31,6 @@ def collate(
         masks=_mask_table([one.crops for one in targets], slots),
         keypoints=_keypoints(targets, slots),
     )
-
-
-def pad(images: Sequence[Shaped[Tensor, "C _ _"]], stride: int) -> Batch:
-    """Copy pictures to the top left corners of one channels-last tensor of zeros."""
-    sizes_hw = torch.tensor([image.shape[-2:] for image in images])
-    height, width = (-(-sizes_hw.amax(0) // stride) * stride).tolist()
-    padded = torch.zeros(len(images), height, width, len(images[0]), dtype=images[0].dtype).permute(
-        0, 3, 1, 2
-    )
-    for canvas, image in zip(padded, images, strict=True):
-        canvas[:, : image.shape[1], : image.shape[2]] = image
-    return Batch(padded, sizes_hw)
 
 
 def _slotted(rows: Sequence[np.ndarray], slots: int, empty: object) -> Tensor:

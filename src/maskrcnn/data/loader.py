@@ -15,11 +15,12 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from maskrcnn.data.batch import collate, pad
+from maskrcnn.data.batch import collate
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.pictures import SizeHW, Source, common_white, read_to_resize
+from maskrcnn.data.prepare import Affine, Prepared, Resize, pad, prepare
 from maskrcnn.data.targets import ImageTargets, to_network
-from maskrcnn.data.transforms import Affine, Prepared, Resize, Transform, prepare, resized
+from maskrcnn.data.transforms import Transform, resized
 from maskrcnn.data.workers import in_workers
 from maskrcnn.types import Batch, Targets
 

@@ -1,20 +1,38 @@
-"""Pictures of every supported kind as one uint8 tensor: upright as a viewer shows it, values 0 … 255."""
+"""This module turns a picture of any kind into a uint8 tensor: upright as a viewer shows it, 0 … 255."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from maskrcnn.data.picture_files import open_picture, reason_of
-
 Source = str | Path | np.ndarray | Image.Image | Tensor
+
+# The only formats that are opened, with the suffixes by which `find_pictures` recognises them. Pillow itself
+# goes by content and opens all that it can: an EPS file, by starting Ghostscript, even if it is named a.jpg.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg"),  # also MPO, which phones write
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),  # if this Pillow can
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "HEIF": (".heic", ".heif"),  # if pillow-heif is installed
+}
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 # EXIF orientations that exchange rows and columns, mirror the picture, or turn it upside down
 _SIDEWAYS, _MIRRORED, _UPSIDE_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
@@ -49,14 +67,10 @@ def read_picture(source: Source, channels: int = 3, white: int | None = None) ->
     microscopes and X-ray cameras store 12 bits in 16-bit files, which would become 16 levels of grey.
 
     Raises FileNotFoundError for a missing file, and ValueError that names the file if it is not readable, not
-    in one of `picture_files.FORMATS`, damaged, larger than Pillow's limit against decompression bombs, or if
-    it does not fit `channels`.
+    in one of `FORMATS`, damaged, larger than Pillow's limit against decompression bombs, or if it does not
+    fit `channels`.
     """
-    return read_to_resize(source, _same_size, channels, white).image
-
-
-def _same_size(size_hw: SizeHW) -> SizeHW:
-    return size_hw
+    return read_to_resize(source, lambda size_hw: size_hw, channels, white).image
 
 
 def read_to_resize(
@@ -73,6 +87,69 @@ def read_to_resize(
                 return _decode_jpeg(image, resize, channels)
             return _whole(_to_picture(_upright_array(image), channels, white), resize)
     return _whole(_to_picture(_array(source), channels, white), resize)
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """Open a picture file in one of `FORMATS`.
+
+    Every error, also one raised while it is open, becomes a sentence that names the file: FileNotFoundError
+    if it is missing, ValueError otherwise.
+    """
+    try:
+        status = path.stat() if path.exists() else None
+    except FileNotFoundError:  # deleted between the two
+        status = None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if status is None:
+        raise FileNotFoundError(f"{path}: no such picture")
+    if stat.S_ISDIR(status.st_mode):
+        raise ValueError(f"{path}: a folder, where a picture was expected")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: not a regular file")
+    if not status.st_size:
+        raise ValueError(f"{path}: an empty file")
+    try:
+        # Not by name: Pillow 13 would map uncompressed TIFF files into memory, in the wrong shape if sideways
+        with path.open("rb") as file, Image.open(file, formats=_installed_formats()) as image:
+            yield image
+    except Exception as error:  # a damaged file can raise any exception in a decoder
+        reason = _unknown_format(path) if isinstance(error, UnidentifiedImageError) else _reason_of(error)
+        raise ValueError(f"{path}: cannot be read as a picture: {reason}") from error
+
+
+def _installed_formats() -> tuple[str, ...]:
+    Image.init()  # registers Pillow's formats, once
+    _register_heif()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@cache
+def _register_heif() -> None:
+    if "HEIF" not in Image.OPEN and find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+
+
+def _unknown_format(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "it is in HEIF format, which needs another package (pip install pillow-heif)"
+    return f"it is in none of the supported formats ({', '.join(_installed_formats())})"
+
+
+def _reason_of(error: Exception) -> str:
+    """Return in one line why a picture could not be decoded."""
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            "it has more pixels than Pillow's limit against decompression bombs;"
+            " for files that you trust, raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def common_white(sources: Sequence[Source]) -> int | None:
@@ -114,16 +191,14 @@ def _array(source: np.ndarray | Image.Image | Tensor) -> np.ndarray:
             return _upright_array(source)
         except OSError as error:  # opened, but not decoded until now
             name = getattr(source, "filename", "") or "a Pillow image"
-            raise ValueError(f"{name}: cannot be read as a picture: {reason_of(error)}") from error
+            raise ValueError(f"{name}: cannot be read as a picture: {_reason_of(error)}") from error
     if isinstance(source, Tensor):
         pixels = source.detach().cpu().numpy()
         return pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
     if isinstance(source, np.ndarray):
         return source
-    raise ValueError(
-        "a picture is a path, a Pillow image, a numpy array or a tensor, but this one is of type"
-        f" {type(source).__name__}"
-    )
+    kinds = "a path, a Pillow image, a numpy array or a tensor"
+    raise ValueError(f"a picture is {kinds}, but this one is of type {type(source).__name__}")
 
 
 def _decode_jpeg(image: Image.Image, resize: Callable[[SizeHW], SizeHW], channels: int) -> Picture:

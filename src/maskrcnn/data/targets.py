@@ -11,7 +11,8 @@ from torch import Tensor
 
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.dataset import Mask, Polygons
-from maskrcnn.data.transforms import Affine, Sample
+from maskrcnn.data.prepare import Affine
+from maskrcnn.data.transforms import Sample
 from maskrcnn.masks.rle import rle_to_crop
 
 

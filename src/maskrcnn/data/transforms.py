@@ -1,9 +1,8 @@
-"""Resizing and augmentation of pictures; coordinates of objects follow by a noted affine map.
+"""This module changes pictures at random for training; an affine map notes where their coordinates go.
 
-A `Resize` chooses the size of a picture before it is decoded, and `resized` applies it. Transforms are
-functions ``(Sample, numpy Generator) -> Sample`` that change the image and update `affine`. The objects keep
-the coordinates of the file until `targets.to_network` maps them once, exactly. The functions that build
-resizes and transforms return `functools.partial` objects: closures cannot be sent to spawned workers.
+Transforms are functions ``(Sample, numpy Generator) -> Sample`` that change the image and update `affine`.
+The objects keep the coordinates of the file until `targets.to_network` maps them once, exactly. The functions
+that build transforms return `functools.partial` objects: closures cannot be sent to spawned workers.
 """
 
 from __future__ import annotations
@@ -13,26 +12,14 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
 from maskrcnn.data.dataset import Objects
-from maskrcnn.data.pictures import Picture, SizeHW, Source, read_to_resize
+from maskrcnn.data.pictures import Picture, SizeHW
+from maskrcnn.data.prepare import Affine, Resize, at_target_size, scaled
 
 IDENTITY = (1.0, 0.0, 1.0, 0.0)
-
-# scale_x, shift_x, scale_y, shift_y: x_new = scale_x * x + shift_x
-Affine = tuple[float, float, float, float]
-
-NO_OBJECTS = Objects(
-    np.zeros((0, 4), np.float32),
-    np.zeros(0, np.int64),
-    np.zeros(0, np.bool_),
-    [],
-    None,
-    np.zeros(0, np.int64),
-)
 
 
 class Sample(NamedTuple):
@@ -44,45 +31,7 @@ class Sample(NamedTuple):
     affine: Affine = IDENTITY  # file → image
 
 
-class Prepared(NamedTuple):
-    """A picture as the network's input, except for padding."""
-
-    image: UInt8[Tensor, "C H W"]
-    affine: Affine  # file → image
-    size_hw: SizeHW  # of the file, upright
-
-
-# From the size of the upright file to the size of the network's input
-Resize = Callable[[SizeHW, np.random.Generator], SizeHW]
 Transform = Callable[[Sample, np.random.Generator], Sample]
-
-
-def resize(short_side: int | Sequence[int] | None, long_side: int) -> Resize:
-    """Scale the short side to `short_side`, or to a random one of several, within a limit of the long side.
-
-    With None the file's own scale is kept, where scale has a meaning (as in microscopy).
-    """
-    short_sides = (short_side,) if isinstance(short_side, int) else tuple(short_side or ())
-    return partial(_resize, short_sides=short_sides, long_side=long_side)
-
-
-def _resize(
-    size_hw: SizeHW, generator: np.random.Generator, short_sides: tuple[int, ...], long_side: int
-) -> SizeHW:
-    fits = long_side / max(size_hw)
-    if not short_sides:
-        return _scaled(size_hw, min(1.0, fits))
-    short_side = short_sides[0] if len(short_sides) == 1 else generator.choice(short_sides)
-    return _scaled(size_hw, min(short_side / min(size_hw), fits))
-
-
-def fit(limits: SizeHW) -> Resize:
-    """Scale to the largest size within `limits`."""
-    return partial(_fit, limits=limits)
-
-
-def _fit(size_hw: SizeHW, generator: np.random.Generator, limits: SizeHW) -> SizeHW:
-    return _scaled(size_hw, min(limits[0] / size_hw[0], limits[1] / size_hw[1]))
 
 
 def random_scale(resize: Resize, low: float, high: float) -> Resize:
@@ -93,39 +42,13 @@ def random_scale(resize: Resize, low: float, high: float) -> Resize:
 def _random_scale(
     size_hw: SizeHW, generator: np.random.Generator, resize: Resize, low: float, high: float
 ) -> SizeHW:
-    return _scaled(resize(size_hw, generator), generator.uniform(low, high))
-
-
-def _scaled(size_hw: SizeHW, scale: float) -> SizeHW:
-    height, width = size_hw
-    # torch 2.13 computes wrong values when it resizes uint8 to a width of 1
-    return max(2, int(height * scale + 0.5)), max(2, int(width * scale + 0.5))
+    return scaled(resize(size_hw, generator), generator.uniform(low, high))
 
 
 def resized(picture: Picture, objects: Objects, keypoint_flip: tuple[int, ...] = ()) -> Sample:
-    """Resize a picture to its `target_hw`."""
-    image, (file_height, file_width), (rows, columns), (x1, y1, x2, y2) = picture
-    height, width = image.shape[-2:]
-    if (height, width) != (rows, columns):
-        image = _interpolated(image, (rows, columns))
-    x_scale, y_scale = columns / width, rows / height
-    to_image_x, to_image_y = (x2 - x1) / file_width, (y2 - y1) / file_height  # 1 / 2, … of a shrunk JPEG
-    affine = (x_scale * to_image_x, x_scale * x1, y_scale * to_image_y, y_scale * y1)
-    return Sample(image, objects, keypoint_flip, affine)
-
-
-def prepare(source: Source, resize: Resize, channels: int = 3, white: int | None = None) -> Prepared:
-    """Read a picture upright and resize it for prediction. Raises as `read_picture` does."""
-    generator = np.random.default_rng(0)  # for a resize with a random size
-    picture = read_to_resize(source, lambda size_hw: resize(size_hw, generator), channels, white)
-    sample = resized(picture, NO_OBJECTS)
-    return Prepared(sample.image, sample.affine, picture.file_hw)
-
-
-def _interpolated(image: Tensor, size_hw: SizeHW) -> Tensor:
-    # These strides are channels-last, in which torch is several times faster, with bit-identical results
-    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, size_hw, mode="bilinear", antialias=True)[0]
+    """Resize a picture to its `target_hw`; the objects stay as they are."""
+    prepared = at_target_size(picture)
+    return Sample(prepared.image, objects, keypoint_flip, prepared.affine)
 
 
 def compose(*transforms: Transform) -> Transform:

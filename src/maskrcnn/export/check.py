@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
 
-from maskrcnn.data.batch import pad
+from maskrcnn.data.prepare import pad
 from maskrcnn.runtimes.description import Description
 from maskrcnn.types import Batch, Detections
 

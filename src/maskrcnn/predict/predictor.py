@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskrcnn.data.batch import pad
 from maskrcnn.data.loader import PictureFailure, picture_batches
 from maskrcnn.data.pictures import SizeHW, Source
-from maskrcnn.data.transforms import Affine, Resize, fit, prepare, resize
+from maskrcnn.data.prepare import Affine, Resize, fit, pad, prepare, resize
 from maskrcnn.device import resolve_device
 from maskrcnn.fast.acceleration import PLAIN, Acceleration
 from maskrcnn.fast.fold_norms import fold_norms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from maskrcnn.data import transforms
+from maskrcnn.data import prepare, transforms
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.training.settings import Augmentation, Settings
@@ -40,9 +40,9 @@ def open_batches(
     )
 
 
-def resizing(settings: Settings) -> transforms.Resize:
+def resizing(settings: Settings) -> prepare.Resize:
     """Return the function from the size of a picture's file to its size in the network's input."""
-    resize = transforms.resize(settings.pictures.short_sides, settings.pictures.long_side)
+    resize = prepare.resize(settings.pictures.short_sides, settings.pictures.long_side)
     scale = settings.augmentation.scale
     return transforms.random_scale(resize, *scale) if scale else resize
 
