@@ -11,11 +11,10 @@ from maskrcnn.fast import cpu
 from maskrcnn.fast.cpu import optimize_for_cpu
 from maskrcnn.fast.fold_norms import fold_norms
 from maskrcnn.fast.winograd import Probe
+from maskrcnn.network.backbone import AddReLU, TopDownAdd
 from maskrcnn.network.box_heads import LinearHead
-from maskrcnn.network.fpn import TopDownAdd
 from maskrcnn.network.mask_ablations import MLPHead
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.network.resnet import AddReLU
 from maskrcnn.types import Batch
 from networks import small
 

@@ -14,8 +14,7 @@ from maskrcnn.fast.layers import (
     StridedTopDownAdd,
     can_take_fast_path,
 )
-from maskrcnn.network.fpn import TopDownAdd
-from maskrcnn.network.resnet import AddReLU
+from maskrcnn.network.backbone import AddReLU, TopDownAdd
 
 
 def test_the_fast_path_is_for_float32_without_gradients_alone() -> None:

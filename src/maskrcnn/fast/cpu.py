@@ -9,10 +9,9 @@ from torch import nn
 
 from maskrcnn.fast.layers import ChannelsLastLinear, ConvTranspose2x2, FusedAddReLU, StridedTopDownAdd
 from maskrcnn.fast.winograd import WinogradConv2d, fits_winograd, probe_winograd
+from maskrcnn.network.backbone import AddReLU, TopDownAdd
 from maskrcnn.network.box_heads import LinearHead
-from maskrcnn.network.fpn import TopDownAdd
 from maskrcnn.network.mask_ablations import MLPHead
-from maskrcnn.network.resnet import AddReLU
 
 
 def optimize_for_cpu(model: nn.Module) -> nn.Module:

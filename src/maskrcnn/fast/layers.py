@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskrcnn.network.fpn import TopDownAdd
-from maskrcnn.network.resnet import AddReLU
+from maskrcnn.network.backbone import AddReLU, TopDownAdd
 
 _CHUNK_CELLS = 1000  # cells deconvolved at once: their intermediate tensors fit into the caches
 
