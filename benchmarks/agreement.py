@@ -28,9 +28,10 @@ from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_split
 from maskrcnn.evaluation.coco import coco_metrics
 from maskrcnn.fast.fold_norms import fold_norms
-from maskrcnn.masks.paste import paste_dense, paste_in_whole_pixels
+from maskrcnn.masks.paste import paste_like_torchvision
 from maskrcnn.masks.rle import crop_to_rle
 from maskrcnn.network.model import MaskRCNN
+from maskrcnn.results.result import paste_dense
 from maskrcnn.types import Batch, Detections
 from maskrcnn.weights.model_checkpoint import model_from_library
 
@@ -173,9 +174,9 @@ def in_file_pixels(mine: Detections, other: dict[str, Tensor], image: Tensor) ->
     size_hw = (image.shape[1], image.shape[2])
     network = other["size_hw"].tolist()
     my_boxes, their_boxes = (resize_boxes(boxes, network, size_hw) for boxes in (mine.boxes, other["boxes"]))
-    pasted = paste_in_whole_pixels(other["masks"][:, 0], their_boxes, size_hw) > 0.5
+    pasted = paste_like_torchvision(other["masks"][:, 0], their_boxes, size_hw) > 0.5
     exact = paste_dense(mine.mask_probs, my_boxes, size_hw)
-    as_theirs = paste_in_whole_pixels(mine.mask_probs, my_boxes, size_hw) > 0.5
+    as_theirs = paste_like_torchvision(mine.mask_probs, my_boxes, size_hw) > 0.5
     labels = mine.labels.tolist()
     return {
         "torchvision": (their_boxes, other["scores"], (other["labels"] - 1).tolist(), pasted),

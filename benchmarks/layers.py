@@ -17,7 +17,7 @@ from maskrcnn.bench.networks import noise_picture, random_checkpoint
 from maskrcnn.bench.stages import Stage, timed
 from maskrcnn.bench.timing import milliseconds
 from maskrcnn.data.prepare import pad
-from maskrcnn.fast.cpu import ChannelsLastLinear, FusedAddReLU, StridedTopDownAdd
+from maskrcnn.fast.layers import ChannelsLastLinear, FusedAddReLU, StridedTopDownAdd
 from maskrcnn.fast.memory import keep_memory
 from maskrcnn.fast.winograd import WinogradConv2d
 from maskrcnn.predict.predictor import Predictor

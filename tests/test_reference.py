@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from maskrcnn.masks.paste import paste_dense, paste_in_whole_pixels
+from maskrcnn.masks.paste import paste_like_torchvision
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.ops.keypoints import heatmaps_to_keypoints
+from maskrcnn.results.result import paste_dense
 from maskrcnn.types import Batch, Detections, MaskTable, Targets
 from maskrcnn.weights.layouts import layout_of
 from maskrcnn.weights.model_checkpoint import model_from_library
@@ -158,7 +159,7 @@ def test_masks(answer):
         assert (probs - theirs).abs().max() <= 1e-3
         masks = paste_dense(probs, boxes, answer.size_hw)
     else:
-        soft = paste_in_whole_pixels(probs, boxes, answer.size_hw)
+        soft = paste_like_torchvision(probs, boxes, answer.size_hw)
         first = torch.from_numpy(answer.expected["soft_masks_first5"].astype(np.float32))
         assert (soft[: len(first)] - first).abs().max() <= 1e-3
         masks = soft >= 0.5

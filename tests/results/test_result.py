@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from pycocotools import mask as coco
+from torch import Tensor
 
-from maskrcnn.masks.paste import paste_dense
-from maskrcnn.results.result import Result
+from maskrcnn.results.result import Result, paste, paste_dense
 from maskrcnn.types import Metadata
 
 
@@ -100,3 +101,47 @@ def test_the_table_has_a_line_for_each_object() -> None:
 def test_shapes_that_disagree_are_refused_in_tests() -> None:
     with pytest.raises(Exception, match="scores"):
         _result(scores=np.zeros(3, np.float32))
+
+
+def _grid_sampled(probs: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return the mask of each box sampled at every pixel's centre, as Detectron2 writes it."""
+    x1, y1, x2, y2 = boxes.T[..., None]
+    gx = (torch.arange(width) + 0.5 - x1) / (x2 - x1) * 2 - 1
+    gy = (torch.arange(height) + 0.5 - y1) / (y2 - y1) * 2 - 1
+    grid = torch.stack(torch.broadcast_tensors(gx[:, None], gy[:, :, None]), -1)
+    return F.grid_sample(probs[:, None], grid, align_corners=False)[:, 0]
+
+
+BOXES = torch.tensor(
+    [
+        [3.2, 5.7, 20.9, 17.1],
+        [0.0, 0.0, 40.0, 30.0],
+        [-5.5, -3.0, 10.0, 44.0],
+        [12.5, 8.5, 13.5, 9.5],
+        [7.1, 7.1, 7.3, 7.4],
+        [33.0, 25.5, 90.0, 31.0],
+        [50.0, 50.0, 60.0, 60.0],
+    ]
+)
+
+
+def test_pasting_equals_grid_sample() -> None:
+    probs = torch.rand(len(BOXES), 28, 28)
+    want = _grid_sampled(probs, BOXES, 30, 40)
+    for (crop, (y0, x0)), dense, box in zip(paste(probs, BOXES, (30, 40)), want, BOXES, strict=True):
+        torch.testing.assert_close(
+            crop, dense[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]], atol=1e-5, rtol=0
+        )
+        centres_x, centres_y = torch.arange(40) + 0.5, torch.arange(30) + 0.5
+        assert crop.shape[1] == int(((centres_x >= box[0]) & (centres_x <= box[2])).sum())
+        assert crop.shape[0] == int(((centres_y >= box[1]) & (centres_y <= box[3])).sum())
+    assert torch.equal(paste_dense(probs, BOXES, (30, 40)), want >= 0.5)
+    assert torch.equal(
+        paste_dense(probs.round(), BOXES, (30, 40)), _grid_sampled(probs.round(), BOXES, 30, 40) >= 0.5
+    )
+
+
+def test_a_box_without_area_pastes_nothing() -> None:
+    [(crop, _)] = paste(torch.ones(1, 28, 28), torch.tensor([[5.5, 2.0, 5.5, 9.0]]), (10, 10))
+    assert crop.numel() == 0
+    assert paste_dense(torch.ones(0, 28, 28), torch.zeros(0, 4), (10, 11)).shape == (0, 10, 11)

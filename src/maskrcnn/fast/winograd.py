@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskrcnn.fast.guard import can_take_fast_path
+from maskrcnn.fast.layers import can_take_fast_path
 
 _OUT, _KERNEL = 4, 3
 _TILE = _OUT + _KERNEL - 1

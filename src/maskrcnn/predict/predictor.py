@@ -144,6 +144,8 @@ class Predictor:
 
     @torch.inference_mode()
     def _detect(self, batch: Batch) -> Detections:
+        if self.device.type == "cpu":
+            return self.detect(batch)
         return self.detect(batch.to(self.device)).cpu()  # moved as uint8: the network normalises
 
     def _result(

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from maskrcnn.masks.targets import binary_targets, soft_legacy_targets
+from maskrcnn.network.backbone import ResNet
 from maskrcnn.network.box_heads import LinearHead
 from maskrcnn.network.boxes import BoxBranch
 from maskrcnn.network.init import freeze
@@ -18,7 +19,6 @@ from maskrcnn.network.masks import SIGMOID, FCNHead, MaskBranch
 from maskrcnn.network.mobilenet import MobileNetV2
 from maskrcnn.network.model import Normalise
 from maskrcnn.network.norms import FrozenBatchNorm2d, Norm, batch_norm, group_norm, sync_batch_norm
-from maskrcnn.network.resnet import ResNet
 from maskrcnn.network.rpn import RPN, Anchors, RPNHead, TopN
 from maskrcnn.ops.roi_align import RegionOperator, RoIPooler, roi_align
 from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from maskrcnn.network.fpn import FPN
+from maskrcnn.network.backbone import FPN
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.ops.roi_align import RoIPooler
 from maskrcnn.recipes import parts

@@ -26,9 +26,7 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(
-            f"{folder}: a folder was expected, but it or a folder above it is a file"
-        ) from None
+        raise ValueError(f"{folder}: a folder was expected, but it or a folder above it is a file") from None
     holder, lock = folder / _HOLDER, FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0 if _is_alive(holder) else _PATIENCE)

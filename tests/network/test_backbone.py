@@ -2,11 +2,11 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from maskrcnn.network.init import freeze
-from maskrcnn.network.norms import FrozenBatchNorm2d, batch_norm, frozen_batch_norm, group_norm
-from maskrcnn.network.resnet import (
+from maskrcnn.network.backbone import (
+    FPN,
     Bottleneck,
     ResNet,
     res5_stage,
@@ -16,6 +16,8 @@ from maskrcnn.network.resnet import (
     resnet101,
     resnext101,
 )
+from maskrcnn.network.init import freeze
+from maskrcnn.network.norms import FrozenBatchNorm2d, batch_norm, frozen_batch_norm, group_norm
 
 
 @pytest.mark.parametrize(
@@ -146,3 +148,44 @@ def test_initial_convolutions_have_the_variance_of_their_fan_out():
 def test_any_block_and_depths():
     body = ResNet(partial(Bottleneck, width_per_group=8), (1, 1, 1, 1), channels=32, norm=group_norm)
     assert [x.shape[1] for x in body(torch.randn(2, 3, 64, 64))] == [32, 64, 128, 256]
+
+
+class Given(nn.Module):
+    """A body that returns what it was given."""
+
+    def __init__(self, maps, strides):
+        super().__init__()
+        self.maps, self.strides = maps, strides
+        self.out_channels = tuple(x.shape[1] for x in maps)
+
+    def forward(self, images):
+        return list(self.maps)
+
+
+def test_the_pyramid_by_its_formula():
+    fine, coarse = torch.randn(1, 3, 5, 7), torch.randn(1, 6, 3, 4)
+    fpn = FPN(Given([fine, coarse], (4, 8)), 8)
+    p2, p3, p4 = fpn(torch.empty(1, 3, 20, 28))
+    merged3 = fpn.lateral[1](coarse)
+    rows, columns = (
+        torch.arange(5) * 3 // 5,
+        torch.arange(7) * 4 // 7,
+    )  # nearest, to exactly the finer map's size
+    merged2 = fpn.lateral[0](fine) + merged3[:, :, rows][:, :, :, columns]
+    torch.testing.assert_close(p3, F.conv2d(merged3, fpn.output[1].conv.weight, padding=1))
+    torch.testing.assert_close(p2, F.conv2d(merged2, fpn.output[0].conv.weight, padding=1))
+    torch.testing.assert_close(p4, p3[:, :, ::2, ::2])
+    assert (fpn.strides, fpn.out_channels) == ((4, 8, 16), (8, 8, 8))
+
+
+def test_convolutions_of_a_pyramid_start_uniform_without_bias():
+    fpn = FPN(Given([torch.randn(1, 64, 2, 2)], (4,)), 64)
+    weight = fpn.output[0].conv.weight
+    bound = (3 / (64 * 9)) ** 0.5
+    assert 0.98 * bound < weight.abs().max() <= bound
+    assert not fpn.output[0].conv.bias.any() and not fpn.lateral[0].conv.bias.any()
+
+
+def test_a_norm_takes_the_place_of_the_bias_in_a_pyramid():
+    fpn = FPN(Given([torch.randn(1, 64, 2, 2)], (4,)), 64, norm=group_norm)
+    assert fpn.lateral[0].conv.bias is None and isinstance(fpn.output[0].norm, nn.GroupNorm)
