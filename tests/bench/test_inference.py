@@ -81,6 +81,7 @@ def figures(**changes):
         "compiled": False,
         "cuda_graph": False,
         "accelerated_layers": {},
+        "winograd_probe_ms": None,
         "milliseconds": {part: {"ours": timing} for part in ("network", "whole")},
         "peak_bytes": {"ours": 123e6},
         "stages": {"body": 12.0, "rest": 8.0},
@@ -103,6 +104,14 @@ def test_the_report_names_the_active_accelerations():
     layers = {"WinogradConv2d": 17, "OnePassSum": 16}
     text = printed(figures(accelerated_layers=layers, compiled=True))
     assert "accelerations active on this machine: compiled, 17 WinogradConv2d, 16 OnePassSum" in text
+
+
+def test_the_report_says_whether_winograd_pays():
+    verdicts = {(14.0, 2.7): "14.0 ms by PyTorch, 2.7 ms by", (2.0, 1.9): "which does not pay"}
+    for (plain, winograd), verdict in verdicts.items():
+        probe = {"plain_ms": plain, "winograd_ms": winograd}
+        assert verdict in printed(figures(winograd_probe_ms=probe)).replace("\n", " ")
+    assert "convolution" not in printed(figures())
 
 
 def test_the_report_compares_by_ratios():

@@ -7,9 +7,14 @@ import pytest
 
 from maskrcnn.evaluation import intervals
 from maskrcnn.evaluation.coco import coco_metrics
-from maskrcnn.evaluation.intervals import difference, interval
+from maskrcnn.evaluation.intervals import difference
 
 SIZE = 200
+
+
+def interval(truth, detections, **options):
+    """The interval of a metric itself: that of its difference from no detections, whose metric is 0."""
+    return difference(truth, detections, [], **options)
 
 
 def scene(rng: np.random.Generator, pictures: int = 10, ties: bool = True) -> tuple[dict, list[dict]]:
@@ -57,7 +62,7 @@ def test_the_set_itself_is_as_coco_has_it(kind, seed):
         assert 1 < metrics["AP"] < 99
         for metric in ("AP", "AP50", "AP75"):
             ours = interval(truth, detections, kind=kind, metric=metric, resamples=10, max_detections=cap)
-            assert ours.value == pytest.approx(metrics[metric], abs=1e-6)
+            assert ours.difference == pytest.approx(metrics[metric], abs=1e-6)
     assert (truth, detections) == before
 
 
@@ -97,7 +102,7 @@ def test_the_same_detections_do_not_differ():
 def test_seeded():
     truth, detections = scene(np.random.default_rng(1))
     first, again, other = (interval(truth, detections, kind="bbox", resamples=50, seed=s) for s in (3, 3, 4))
-    assert first == again and first.value == other.value and first != other
+    assert first == again and first.difference == other.difference and first != other
 
 
 def box_in(image: int, **more) -> dict:
@@ -130,7 +135,7 @@ def test_an_object_comes_before_the_crowd_around_it():
     detections = [box_in(0, score=0.5) | {"bbox": [x, 10, 50, 50]} for x in (80, 12, 90)]
     # The second overlaps the object by 48 / 52 and lies in the crowd wholly, as the others do.
     expected = coco_metrics(truth, detections, ["bbox"])["bbox"]["AP"]
-    assert interval(truth, detections, kind="bbox").value == pytest.approx(expected) == pytest.approx(90)
+    assert interval(truth, detections, kind="bbox").difference == pytest.approx(expected) == pytest.approx(90)
 
 
 def test_draws_without_objects_do_not_count():

@@ -23,6 +23,7 @@ from maskrcnn.bench.torchvision import (
 )
 from maskrcnn.device import resolve_device
 from maskrcnn.fast.acceleration import PLAIN, Acceleration
+from maskrcnn.fast.winograd import Probe, probe_winograd
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.types import Batch
@@ -76,6 +77,7 @@ def bench_detection(
         "batch_size": batch_size,
         **acceleration._asdict(),
         "accelerated_layers": active_accelerations(predictor.model),
+        "winograd_probe_ms": probe_winograd()._asdict() if device.type == "cpu" else None,
         **figures,
         "milliseconds": {
             part: {side: timing._asdict() for side, timing in sides.items()}
@@ -178,11 +180,18 @@ def _stages_table(figures: dict[str, Any]) -> Table:
 
 
 def _accelerations_line(figures: dict[str, Any]) -> str:
-    """Return which accelerations are active on this machine. The verdict on Winograd is printed here."""
+    """Return which accelerations are active on this machine, and what decides about Winograd's algorithm."""
     modes = [
         name
         for name, is_on in (("compiled", figures["compiled"]), ("CUDA graph", figures["cuda_graph"]))
         if is_on
     ]
     layers = [f"{count} {name}" for name, count in figures["accelerated_layers"].items()]
-    return f"accelerations active on this machine: {', '.join([*modes, *layers]) or 'none'}"
+    line = f"accelerations active on this machine: {', '.join([*modes, *layers]) or 'none'}"
+    if figures["winograd_probe_ms"]:
+        probe = Probe(**figures["winograd_probe_ms"])
+        line += (
+            f"\n3x3 convolution of 256 channels: {probe.plain_ms:.1f} ms by PyTorch, {probe.winograd_ms:.1f} ms "
+            f"by Winograd's algorithm, which {'pays' if probe.pays else 'does not pay'}"
+        )
+    return line

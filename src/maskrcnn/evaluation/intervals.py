@@ -34,14 +34,6 @@ class Interval(NamedTuple):
     high: float
 
 
-class Estimate(NamedTuple):
-    """A value and the bounds of its 95 % interval, in percent."""
-
-    value: float
-    low: float
-    high: float
-
-
 def difference(
     truth: Entry,
     first: Sequence[Entry],
@@ -57,7 +49,8 @@ def difference(
 
     Ground truth and detections are in COCO's form, `kind` and `max_detections` are those of `coco_metrics`;
     `metric` is AP, AP50 or AP75. The bounds are the 2.5 % and 97.5 % quantiles over the resamples; if 0 lies
-    outside of them, the difference is significant with respect to the choice of images.
+    outside of them, the difference is significant with respect to the choice of images. A metric of nothing
+    is 0, so that with ``second=[]`` the interval is that of the metric itself.
 
     Raises ValueError for an unknown metric or kind, fewer than 1 resample, a ground truth without objects,
     and detections that `coco_metrics` does not accept.
@@ -67,26 +60,6 @@ def difference(
         _values(truth, detections, kind, metric, max_detections, copies) for detections in (first, second)
     ]
     return Interval(*_with_bounds(values[0] - values[1]))
-
-
-def interval(
-    truth: Entry,
-    detections: Sequence[Entry],
-    *,
-    kind: str = "segm",
-    metric: str = "AP",
-    resamples: int = 1000,
-    seed: int = 0,
-    max_detections: int = 100,
-) -> Estimate:
-    """Return the metric of the detections and its interval over images. Arguments as in `difference`.
-
-    AP overestimates classes with few objects, and more so the fewer there are; a resample has fewer different
-    objects than the data set. So where most classes are rare, these bounds are too high. Those of a
-    difference hardly are, because the bias cancels out.
-    """
-    copies = _resample(len(truth["images"]), resamples, seed)
-    return Estimate(*_with_bounds(_values(truth, detections, kind, metric, max_detections, copies)))
 
 
 def _resample(images: int, resamples: int, seed: int) -> Int[np.ndarray, "R I"]:
