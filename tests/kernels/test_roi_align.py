@@ -7,6 +7,7 @@ import torch
 
 from maskrcnn import kernels
 from maskrcnn.ops import roi_align as roi
+from maskrcnn.ops import roi_pool
 from maskrcnn.ops.roi_align import first_levels, flatten_levels
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -108,7 +109,7 @@ def test_the_plain_operator_computes_what_the_kernel_does_not_support(monkeypatc
     monkeypatch.setattr(kernel, "roi_align", None)  # it would fail if it were called
     places, pyramid = regions(device), flatten_levels([level.to(device) for level in maps[:2]], (8, 16))
     roi.roi_align(pyramid, *places, 2, sampling_ratio=0)
-    roi.roi_align(pyramid, *places, 2, reduction=roi.maximum)
+    roi.roi_align(pyramid, *places, 2, reduction=roi_pool.maximum)
     roi.roi_align(pyramid._replace(table=pyramid.table.double()), *places, 2)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     roi.roi_align(pyramid, *places, 2)
@@ -150,8 +151,7 @@ def test_compiles_into_one_graph(device):
     code = f"""
 import torch
 from maskrcnn import kernels
-from maskrcnn.ops.roi_align import roi_align
-from maskrcnn.ops.pyramid import flatten_levels
+from maskrcnn.ops.roi_align import flatten_levels, roi_align
 
 kernels.AVAILABLE = True
 kernels.can_run_on = lambda device: True

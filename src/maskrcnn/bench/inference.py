@@ -191,7 +191,7 @@ def _accelerations_line(figures: dict[str, Any]) -> str:
     if figures["winograd_probe_ms"]:
         probe = Probe(**figures["winograd_probe_ms"])
         line += (
-            f"\n3x3 convolution of 256 channels: {probe.plain_ms:.1f} ms by PyTorch, {probe.winograd_ms:.1f} ms "
-            f"by Winograd's algorithm, which {'pays' if probe.pays else 'does not pay'}"
+            f"\n3x3 convolution: {probe.plain_ms:.1f} ms by PyTorch, {probe.winograd_ms:.1f} ms by "
+            f"Winograd's algorithm, which {'pays' if probe.pays else 'does not pay'}"
         )
     return line

@@ -38,7 +38,7 @@ def _axis(low, high, stride, ALIGNED: tl.constexpr):
 
 @triton.jit
 def _taps(position, size):
-    """Return two neighbouring cells and their weights, as `maskrcnn.ops.pyramid.bilinear_taps` does."""
+    """Return two neighbouring cells and their weights, as `maskrcnn.ops.roi_align.bilinear_taps` does."""
     limit = size.to(tl.float32)
     inside = (position >= -1) & (position <= limit)
     position = tl.minimum(tl.maximum(position, 0.0), limit - 1)
