@@ -113,6 +113,24 @@ def test_a_killed_worker(drawn, whole, tmp_path, monkeypatch):
     assert_same_training(tmp_path, whole)
 
 
+def test_a_signal_to_all_processes(drawn, whole, tmp_path, monkeypatch):
+    """As `timeout` and batch systems send it: the reading processes end first."""
+
+    def send_to_all():
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)  # within which torch raises
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        before_step(patch, 3, send_to_all)
+        run(drawn, tmp_path, tiny(workers=1))
+    assert stop.value.code == 143
+    assert load(tmp_path / "last.pt").step == 2
+    resume_training(drawn, output=tmp_path, device="cpu")
+    assert_same_training(tmp_path, whole)
+
+
 def test_an_error_between_the_batches_of_a_step_with_batch_norm(drawn, tmp_path, monkeypatch):
     settings = tiny(accumulate=2, batch_size=1, eval_every=0)
     recipe = {"recipe_arguments": {**TINY_RECIPE, "body.norm": "batch"}}

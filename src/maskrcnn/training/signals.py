@@ -13,7 +13,8 @@ def stop_signals() -> Iterator[Callable[[], int]]:
     """Record the first signal instead of being stopped by it, so that the present step can be completed.
 
     Yields a function that returns the signal's number, and 0 before there is one. A second signal raises what
-    `interruption` returns. SIGHUP stays ignored where it was (nohup). Only the main thread can receive
+    `interruption` returns. So does the end of a reading process after a signal: ``timeout`` and batch systems
+    send it to all processes. SIGHUP stays ignored where it was (nohup). Only the main thread can receive
     signals; in another the function always returns 0.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -29,6 +30,10 @@ def stop_signals() -> Iterator[Callable[[], int]]:
     before = {number: signal.signal(number, record) for number in _handled()}
     try:
         yield lambda: received[0] if received else 0
+    except (RuntimeError, ValueError) as error:
+        if received:
+            raise interruption(received[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
