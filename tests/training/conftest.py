@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 
 from maskrcnn.data.synthetic import synthetic_dataset
@@ -8,6 +10,13 @@ from trainings import run, tiny
 @pytest.fixture(autouse=True)
 def _no_tensorboard(monkeypatch):
     monkeypatch.setattr(log, "_board", lambda _output: None)
+
+
+@pytest.fixture(autouse=True)
+def _hang_up():
+    """Signals have their default effect, also where the tests run under nohup, which ignores SIGHUP."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

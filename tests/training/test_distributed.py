@@ -88,11 +88,11 @@ def test_gradients_are_averaged_the_clock_is_one_and_the_first_process_prints(tm
 
 @pytest.mark.slow
 def test_torchrun_trains_and_the_first_process_writes(data, tmp_path):
-    recipe = ["channels=16", "hidden=16", "frozen=", "budget=16", "max_detections=5"]
+    recipe = ["pyramid.channels=16", "boxes.hidden=16", "body.frozen=", "boxes.samples_per_image=16"]
     settings = ["steps=3", "batch_size=2", "short_sides=64", "long_side=64", "workers=0", "log_every=1"]
     run_cli = "import sys; from maskrcnn.cli import main; sys.exit(main(sys.argv[1:]))"
     words = ["train", str(data), "--recipe", "resnet18_fpn", "--output", str(tmp_path), "--device", "cpu"]
-    ran = torchrun("-c", run_cli, *words, "--set", *settings, *(f"recipe.{text}" for text in recipe))
+    ran = torchrun("-c", run_cli, *words, "--set", *settings, *recipe)
     assert "; 2 processes" in ran.stdout and ran.stdout.count("step 3") == 1
     assert load(tmp_path / "best.pt").step == 3
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -116,10 +116,10 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_an_error_in_one_process_ends_all_and_the_last_step_is_saved(data, tmp_path, rank):
-    recipe = ["channels=16", "hidden=16", "frozen=", "budget=16", "max_detections=5"]
+    recipe = ["pyramid.channels=16", "boxes.hidden=16", "body.frozen=", "boxes.samples_per_image=16"]
     settings = ["steps=4", "batch_size=2", "short_sides=64", "long_side=64", "workers=0", "log_every=1"]
     words = ["train", str(data), "--recipe", "resnet18_fpn", "--output", str(tmp_path), "--device", "cpu"]
-    words += ["--set", *settings, *(f"recipe.{text}" for text in recipe)]
+    words += ["--set", *settings, *recipe]
     ran = torchrun("-c", FAILS, rank, *words, is_well=False)
     assert "a picture of this process is broken" in ran.stderr
     assert load(tmp_path / "last.pt").step == 2

@@ -267,10 +267,10 @@ sys.exit(main(sys.argv[1:]))
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )
 def test_the_command_ends_as_the_signal_says(drawn, tmp_path, number, status):
-    recipe = ["channels=16", "hidden=16", "norm=group", "frozen=", "budget=16"]
+    recipe = ["pyramid.channels=16", "boxes.hidden=16", "body.norm=group", "body.frozen="]
     words = ["train", str(drawn), "--recipe", "resnet18_fpn", "--output", str(tmp_path), "--device", "cpu"]
     words += ["--set", "steps=100000", "batch_size=2", "short_sides=64", "workers=1"]
-    command = [sys.executable, "-c", COMMAND, *words, *(f"recipe.{text}" for text in recipe)]
+    command = [sys.executable, "-c", COMMAND, *words, *recipe]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line == "step 2\n":

@@ -108,18 +108,18 @@ class BoxBranch(nn.Module):
         probs = logits.softmax(-1)[..., : self.num_classes] * proposals.valid[..., None]
         index, scores = self._above_threshold(probs.flatten(1))
         region, labels = index // self.num_classes, index % self.num_classes
-        deltas = deltas.flatten(1, 2).take_along_dim(index[..., None], 1)
-        boxes = box_ops.decode(deltas, proposals.boxes.take_along_dim(region[..., None], 1), _WEIGHTS)
+        deltas = box_ops.gather_rows(deltas.flatten(1, 2), index)
+        boxes = box_ops.decode(deltas, box_ops.gather_rows(proposals.boxes, region), _WEIGHTS)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = (scores > self.score_threshold) & box_ops.is_larger(boxes, self.min_size)
         keep = suppress(boxes, scores, labels, valid, self.nms_threshold)
         best = scores.masked_fill(~keep, -1.0).argsort(dim=1, descending=True, stable=True)
         best = best[:, : self.max_detections]
-        valid = keep.take_along_dim(best, 1)
+        valid = box_ops.gather_rows(keep, best)
         return Detections(
-            boxes=boxes.take_along_dim(best[..., None], 1) * valid[..., None],
-            scores=scores.take_along_dim(best, 1) * valid,
-            labels=labels.take_along_dim(best, 1) * valid,
+            boxes=box_ops.gather_rows(boxes, best) * valid[..., None],
+            scores=box_ops.gather_rows(scores, best) * valid,
+            labels=box_ops.gather_rows(labels, best) * valid,
             valid=valid,
         )
 
@@ -137,4 +137,4 @@ class BoxBranch(nn.Module):
             regions = capacity // self.num_classes
             capacity = min(capacity, regions * int(1 / self.score_threshold))
         index = probs.topk(capacity, sorted=False).indices.sort().values
-        return index, probs.take_along_dim(index, 1)
+        return index, box_ops.gather_rows(probs, index)

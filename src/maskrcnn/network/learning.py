@@ -60,10 +60,10 @@ def sample_regions(
         gt_index.shape[1], samples_per_image=samples_per_image, positive_fraction=POSITIVE_FRACTION
     )
     positives = torch.searchsorted(slots, valid_indices(sampled.positive, capacity))
-    gt_index = gt_index.take_along_dim(sampled.candidates, 1).clamp(min=0)
-    labels = torch.where(sampled.positive, targets.labels.take_along_dim(gt_index, 1), num_classes)
+    gt_index = box_ops.gather_rows(gt_index, sampled.candidates).clamp(min=0)
+    labels = torch.where(sampled.positive, box_ops.gather_rows(targets.labels, gt_index), num_classes)
     regions = SampledRegions(
-        boxes=boxes.take_along_dim(sampled.candidates[..., None], 1).flatten(0, 1)[slots],
+        boxes=box_ops.gather_rows(boxes, sampled.candidates).flatten(0, 1)[slots],
         images=slots // sampled.valid.shape[1],
         labels=labels.flatten()[slots],
         gt_index=gt_index.flatten()[slots],
@@ -90,9 +90,9 @@ def rpn_losses(
     sampled = sample(gt_index, keys, samples_per_image=rpn.samples_per_image, positive_fraction=0.5)
     logits, deltas = predict_at_anchors(rpn, pyramid, predictions.levels, sampled.candidates)
     objectness = binary_cross_entropy(logits, sampled.positive.float())
-    gt_index = gt_index.take_along_dim(sampled.candidates, 1).clamp(min=0)
-    gt_boxes = targets.boxes.take_along_dim(gt_index[..., None], 1)
-    target = box_ops.encode(gt_boxes, anchors.take_along_dim(sampled.candidates[..., None], 1), BOX_WEIGHTS)
+    gt_index = box_ops.gather_rows(gt_index, sampled.candidates).clamp(min=0)
+    gt_boxes = box_ops.gather_rows(targets.boxes, gt_index)
+    target = box_ops.encode(gt_boxes, box_ops.gather_rows(anchors, sampled.candidates), BOX_WEIGHTS)
     error = smooth_l1(deltas - target, rpn.beta).sum(-1)
     divisor = rpn.samples_per_image * len(objects) if rpn.fixed_divisor else sampled.valid.sum().clamp(min=1)
     return {

@@ -164,16 +164,16 @@ class RPN(nn.Module):
     def propose(self, predictions: AnchorPredictions, sizes_hw: Int[Tensor, "B 2"], topn: TopN) -> Proposals:
         """Return the best regions: refined, clipped to their images, without near duplicates on a level."""
         index, level = _best_of_levels(predictions.logits, predictions.levels, topn.pre_nms)
-        logits = predictions.logits.take_along_dim(index, 1)
-        deltas = predictions.deltas.take_along_dim(index[..., None], 1)
+        logits = box_ops.gather_rows(predictions.logits, index)
+        deltas = box_ops.gather_rows(predictions.deltas, index)
         boxes = box_ops.decode(deltas, predictions.anchors[index], BOX_WEIGHTS)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = box_ops.is_larger(boxes, self.min_size) & logits.isfinite()
         valid = suppress(boxes, logits, level.expand_as(logits), valid, self.nms_threshold)
         order = logits.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
         order = order[:, : topn.post_nms]
-        boxes, logits = boxes.take_along_dim(order[..., None], 1), logits.take_along_dim(order, 1)
-        return Proposals(boxes, logits, valid.take_along_dim(order, 1))
+        boxes, logits = box_ops.gather_rows(boxes, order), box_ops.gather_rows(logits, order)
+        return Proposals(boxes, logits, box_ops.gather_rows(valid, order))
 
 
 def _best_of_levels(logits: Tensor, levels: tuple[int, ...], count: int) -> tuple[Tensor, Tensor]:

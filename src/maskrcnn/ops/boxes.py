@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 # An anchor is enlarged at most 1000 / 16 times, so that exp() stays finite.
@@ -84,3 +84,14 @@ def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x1, y1, x2, y2 = boxes.unbind(-1)
     w, h = (x2 - x1).clamp(min=1e-6), (y2 - y1).clamp(min=1e-6)
     return x1 + 0.5 * w, y1 + 0.5 * h, w, h
+
+
+def gather_rows(
+    values: Shaped[Tensor, "B n *rest"], index: Int[Tensor, "B m"]
+) -> Shaped[Tensor, "B m *rest"]:
+    """Return the rows `index` of each image's values.
+
+    `torch.take_along_dim` would do it, but a graph that it is compiled or exported in has a fixed batch size.
+    """
+    rest = values.shape[2:]
+    return values.gather(1, index.view(*index.shape, *[1] * len(rest)).expand(*index.shape, *rest))
