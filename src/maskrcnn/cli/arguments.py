@@ -68,8 +68,9 @@ def read_sets(sets: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     from maskrcnn.recipes import all_options
 
-    values = parse_assignments(sets, options_of(Settings()), all_options())
-    settings = {name: value for name, value in values.items() if name in options_of(Settings())}
+    known = options_of(Settings())
+    values = parse_assignments(sets, known, all_options())
+    settings = {name: value for name, value in values.items() if name in known}
     return settings, {name: value for name, value in values.items() if name not in settings}
 
 

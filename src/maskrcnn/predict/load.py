@@ -32,8 +32,8 @@ def load(
     the recipe replace what a checkpoint says, or cannot say. `precision`, `compile` and `capture` are those
     of `Acceleration`. An exported file has all of these fixed; its `device` is one of its runtime's.
 
-    Raises as `read_model`, `read_exported`, `resolve_device` and `Acceleration.apply` do, and ValueError for
-    settings of an exported file that only another export can change.
+    Raises as `read_model`, `read_exported`, `resolve_device` and `Predictor.from_checkpoint` do, and
+    ValueError for settings of an exported file that only another export can change.
     """
     acceleration = Acceleration(precision, compile, capture)
     if is_exported(source):

@@ -80,7 +80,8 @@ class Predictor:
     ) -> Predictor:
         """Return a predictor for a checkpoint, or for `model`, the same network at another training step.
 
-        Raises FloatingPointError for weights that are NaN or infinite.
+        Raises FloatingPointError for weights that are NaN or infinite, and as `ModelCheckpoint.build` and the
+        constructor do.
         """
         model = checkpoint.build() if model is None else model
         check_finite(model)

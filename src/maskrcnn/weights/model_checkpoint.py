@@ -114,9 +114,9 @@ def read_model(
 
     The library and the network are inferred from the names and shapes of the weights; a published file is
     downloaded once (see `fetch`). The arguments replace what a fine-tuned file does not hold: the class names
-    (their ids become 1, 2, …), options of the recipe, such as `anchor_sizes`, and the short and the long side
-    of pictures (short None: not resized). Raises FileNotFoundError and ValueError for a file that is missing,
-    unreadable or of an unknown network.
+    (their ids become 1, 2, …), options of the recipe, such as ``proposals.anchor_sizes``, and the short and
+    the long side of pictures (short None: not resized). Raises FileNotFoundError and ValueError for a file
+    that is missing, unreadable or of an unknown network.
     """
     path = locate(source)
     checkpoint = extract_model(read_checkpoint(path), path)
