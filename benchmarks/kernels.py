@@ -20,7 +20,7 @@ from torch import Tensor
 from maskrcnn import kernels, recipes
 from maskrcnn.fast.acceleration import Acceleration
 from maskrcnn.fast.fold_norms import fold_norms
-from maskrcnn.ops.nms import suppress
+from maskrcnn.ops.boxes import suppress
 from maskrcnn.ops.roi_align import assign_levels, flatten_levels, roi_align
 from maskrcnn.types import Batch
 

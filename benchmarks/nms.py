@@ -1,4 +1,4 @@
-"""Non-maximum suppression: `maskrcnn.ops.nms.suppress` against torchvision's `nms` and `batched_nms`.
+"""Non-maximum suppression: `maskrcnn.ops.boxes.suppress` against torchvision's `nms` and `batched_nms`.
 
 python benchmarks/nms.py [--json benchmarks/results/nms.json]
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
-from maskrcnn.ops.nms import suppress
+from maskrcnn.ops.boxes import suppress
 
 THRESHOLD = 0.7
 COUNTS = (1000, 2000, 5000)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image, ImageOps
 
+from maskrcnn.data.formats import FORMATS
 from maskrcnn.data.picture_files import find_pictures
-from maskrcnn.data.pictures import FORMATS, WHITES, common_white, read_picture, read_to_resize
+from maskrcnn.data.pictures import WHITES, read_picture, read_to_resize
+from maskrcnn.data.white import common_white
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from maskrcnn.ops.nms import keep_in_order
+from maskrcnn.ops.boxes import keep_in_order
 from maskrcnn.ops.roi_align import assign_levels, flatten_levels, roi_align
 from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp
 

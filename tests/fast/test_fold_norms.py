@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from maskrcnn.fast.fold_norms import fold_norms
-from maskrcnn.network.backbone import FPN, res5_stage, resnet18
+from maskrcnn.network.backbone import FPN
 from maskrcnn.network.mobilenet import MobileNetV2
 from maskrcnn.network.norms import FrozenBatchNorm2d, batch_norm, conv_norm, frozen_batch_norm, group_norm
+from maskrcnn.network.resnets import res5_stage, resnet18
 
 
 def draw_norms(model: nn.Module) -> nn.Module:

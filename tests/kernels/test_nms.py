@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from maskrcnn import kernels
-from maskrcnn.ops import nms
+from maskrcnn.ops import boxes as box_ops
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -25,7 +25,7 @@ def random_boxes(count):
 def test_equals_the_operator_of_the_cpu(device, count, segments):
     boxes, segment = random_boxes(count), torch.randint(-1, segments, (count,)).sort().values
     for threshold in (0.5, 0.7):
-        expected = nms.keep_in_order(boxes, segment, threshold)
+        expected = box_ops.keep_in_order(boxes, segment, threshold)
         assert torch.equal(kernel(boxes, segment, threshold, device), expected)
 
 
@@ -55,5 +55,5 @@ def test_empty_boxes_are_kept(device):
 
 
 def test_passes_its_check(device):
-    verdict = kernels._passes("nms", torch.device(device), torch.float32, nms._check_kernel)
+    verdict = kernels._passes("nms", torch.device(device), torch.float32, box_ops._check_kernel)
     assert verdict

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from maskrcnn import kernels
-from maskrcnn.ops import nms
+from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops import roi_align as roi
 from maskrcnn.ops.roi_align import flatten_levels
 
@@ -194,16 +194,16 @@ def test_the_backward_of_roi_align_is_checked_where_it_is_needed(
 
 
 def test_suppression_without_a_working_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not nms.has_kernel(CPU)
+    assert not box_ops.has_kernel(CPU)
     monkeypatch.setattr(kernels, "AVAILABLE", True)
     monkeypatch.setattr(kernels, "can_run_on", lambda device: True)
-    monkeypatch.setattr(nms, "_check_kernel", fail)
+    monkeypatch.setattr(box_ops, "_check_kernel", fail)
     with pytest.warns(UserWarning, match="the Triton kernel nms is not used on cpu"):
-        assert not nms.has_kernel(CPU)
+        assert not box_ops.has_kernel(CPU)
 
 
 def test_checks_leave_the_random_generator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     state = torch.get_rng_state()
-    kernels._passes("nms", CPU, torch.float32, nms._check_kernel)
+    kernels._passes("nms", CPU, torch.float32, box_ops._check_kernel)
     assert torch.equal(state, torch.get_rng_state())

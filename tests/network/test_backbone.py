@@ -5,19 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from maskrcnn.network.backbone import (
-    FPN,
-    Bottleneck,
-    ResNet,
-    res5_stage,
-    resnet18,
-    resnet34,
-    resnet50,
-    resnet101,
-    resnext101,
-)
+from maskrcnn.network.backbone import FPN, Bottleneck, ResNet
 from maskrcnn.network.init import freeze
 from maskrcnn.network.norms import FrozenBatchNorm2d, batch_norm, frozen_batch_norm, group_norm
+from maskrcnn.network.resnets import res5_stage, resnet18, resnet34, resnet50, resnet101, resnext101
 
 
 @pytest.mark.parametrize(

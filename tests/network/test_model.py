@@ -178,7 +178,7 @@ def test_it_learns_a_picture_by_heart():
         found = model.eval().detect(batch)
     for i, count in enumerate((3, 2)):
         best = found.boxes[i, :count]
-        from maskrcnn.ops.boxes import iou
+        from maskrcnn.ops.overlaps import iou
 
         overlap = iou(targets.boxes[i, :count], best)
         assert (overlap.amax(1) > 0.7).all(), overlap

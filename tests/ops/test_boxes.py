@@ -12,30 +12,6 @@ def test_area_is_width_times_height_without_a_pixel_more():
     assert box_ops.area(torch.tensor([[1.0, 2.0, 4.0, 4.0], [5.0, 5.0, 5.0, 9.0]])).tolist() == [6.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("other", "expected"),
-    [
-        ([0, 0, 10, 10], 1.0),
-        ([5, 0, 15, 10], 50 / 150),
-        ([10, 0, 20, 10], 0.0),  # they touch
-        ([2, 2, 4, 4], 4 / 100),
-        ([3, 3, 3, 3], 0.0),
-    ],
-)
-def test_iou_by_hand(other, expected):
-    assert box_ops.iou(TEN, torch.tensor([other], dtype=torch.float32)).item() == pytest.approx(expected)
-
-
-def test_two_empty_boxes_have_no_overlap_rather_than_nan():
-    assert box_ops.iou(torch.zeros(1, 4), torch.zeros(1, 4)).item() == 0.0
-    assert box_ops.covered(torch.zeros(1, 4), TEN).item() == 0.0
-
-
-def test_covered_is_the_share_of_the_first():
-    inside = torch.tensor([[5.0, 5.0, 15.0, 10.0]])
-    assert box_ops.covered(inside, TEN).item() == pytest.approx(0.5)
-
-
 def test_clip_knows_width_from_height_and_picture_from_picture():
     boxes = torch.tensor([[[-5.0, -5.0, 50.0, 50.0]]] * 2)
     clipped = box_ops.clip(boxes, torch.tensor([[20, 30], [40, 10]]))

@@ -58,7 +58,7 @@ def test_many_objects_are_matched_as_few_are():
     matches = sampling.match(
         candidates, objects, valid, negative_below=0.3, positive_from=0.7, low_quality=True
     )
-    from maskrcnn.ops.boxes import iou
+    from maskrcnn.ops.overlaps import iou
 
     dense = iou(candidates, objects)[0] * valid[0]
     overlap, nearest = dense.max(1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maskrcnn import recipes
-from maskrcnn.network import backbone
+from maskrcnn.network import resnets
 from maskrcnn.plain import options_of
 from maskrcnn.weights.infer import LIBRARY_DEFAULTS, backbone_defaults, infer_recipe
 from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION, layout_of, to_native
@@ -124,7 +124,7 @@ def test_a_network_that_no_recipe_builds_is_refused(change, sentence):
 
 def test_arguments_of_caffe2_backbones():
     with torch.device("meta"):
-        msra, fair = backbone.resnet50().state_dict(), backbone.resnext101().state_dict()
+        msra, fair = resnets.resnet50().state_dict(), resnets.resnext101().state_dict()
     assert backbone_defaults(msra)["body.stride_in_1x1"] and backbone_defaults(msra)["input.bgr"]
     assert "body.stride_in_1x1" not in backbone_defaults(fair)
     assert backbone_defaults(fair)["input.std"] == X101["input.std"]

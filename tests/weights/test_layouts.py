@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from maskrcnn import recipes
-from maskrcnn.network.backbone import resnet18, resnet50
 from maskrcnn.network.mobilenet import MobileNetV2
 from maskrcnn.network.norms import batch_norm
+from maskrcnn.network.resnets import resnet18, resnet50
 from maskrcnn.weights.layouts import DETECTRON2, TORCHVISION, to_native
 
 TINY = {"pyramid.channels": 8, "masks.channels": 8, "boxes.hidden": 8, "body.frozen": ()}

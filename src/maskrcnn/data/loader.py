@@ -17,10 +17,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from maskrcnn.data.batch import collate
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.pictures import SizeHW, Source, common_white, read_to_resize
+from maskrcnn.data.pictures import SizeHW, Source, read_to_resize
 from maskrcnn.data.prepare import Affine, Prepared, Resize, pad, prepare
 from maskrcnn.data.targets import ImageTargets, to_network
 from maskrcnn.data.transforms import Transform, resized
+from maskrcnn.data.white import common_white
 from maskrcnn.data.workers import in_workers
 from maskrcnn.types import Batch, Targets
 

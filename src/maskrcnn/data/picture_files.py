@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from maskrcnn.data.pictures import SUFFIXES
+from maskrcnn.data.formats import SUFFIXES
 from maskrcnn.files import reading
 
 

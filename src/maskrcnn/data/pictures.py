@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,28 +14,14 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-Source = str | Path | np.ndarray | Image.Image | Tensor
+from maskrcnn.data.formats import FORMATS, reason_of, register_formats, unknown_format
 
-# The only formats that are opened, with the suffixes by which `find_pictures` recognises them. Pillow itself
-# goes by content and opens all that it can: an EPS file, by starting Ghostscript, even if it is named a.jpg.
-FORMATS = {
-    "JPEG": (".jpg", ".jpeg"),  # also MPO, which phones write
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-    "AVIF": (".avif",),  # if this Pillow can
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "HEIF": (".heic", ".heif"),  # if pillow-heif is installed
-}
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+Source = str | Path | np.ndarray | Image.Image | Tensor
 
 # EXIF orientations that exchange rows and columns, mirror the picture, or turn it upside down
 _SIDEWAYS, _MIRRORED, _UPSIDE_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
 
 WHITES = (1023, 4095, 16383, 65535)  # of pictures that use 10, 12, 14 or 16 bits
-_SAMPLED = 256  # pictures that decide about the white of many
 
 SizeHW = tuple[int, int]
 N = TypeVar("N", int, float)
@@ -86,7 +69,7 @@ def read_to_resize(
             if image.format in ("JPEG", "MPO"):
                 return _decode_jpeg(image, resize, channels)
             return _whole(_to_picture(_upright_array(image), channels, white), resize)
-    return _whole(_to_picture(_array(source), channels, white), resize)
+    return _whole(_to_picture(as_array(source), channels, white), resize)
 
 
 @contextmanager
@@ -112,72 +95,13 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         raise ValueError(f"{path}: an empty file")
     try:
         # Not by name: Pillow 13 would map uncompressed TIFF files into memory, in the wrong shape if sideways
-        with path.open("rb") as file, Image.open(file, formats=_installed_formats()) as image:
+        register_formats()
+        formats = [name for name in FORMATS if name in Image.OPEN]
+        with path.open("rb") as file, Image.open(file, formats=formats) as image:
             yield image
     except Exception as error:  # a damaged file can raise any exception in a decoder
-        reason = _unknown_format(path) if isinstance(error, UnidentifiedImageError) else _reason_of(error)
+        reason = unknown_format(path) if isinstance(error, UnidentifiedImageError) else reason_of(error)
         raise ValueError(f"{path}: cannot be read as a picture: {reason}") from error
-
-
-def _installed_formats() -> tuple[str, ...]:
-    Image.init()  # registers Pillow's formats, once
-    _register_heif()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-@cache
-def _register_heif() -> None:
-    if "HEIF" not in Image.OPEN and find_spec("pillow_heif"):
-        import_module("pillow_heif").register_heif_opener()
-
-
-def _unknown_format(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "it is in HEIF format, which needs another package (pip install pillow-heif)"
-    return f"it is in none of the supported formats ({', '.join(_installed_formats())})"
-
-
-def _reason_of(error: Exception) -> str:
-    """Return in one line why a picture could not be decoded."""
-    if isinstance(error, Image.DecompressionBombError):
-        return (
-            "it has more pixels than Pillow's limit against decompression bombs;"
-            " for files that you trust, raise PIL.Image.MAX_IMAGE_PIXELS"
-        )
-    if isinstance(error, MemoryError):
-        return "there is not enough memory to decode it"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def common_white(sources: Sequence[Source]) -> int | None:
-    """Return the white of pictures that are read together; None if none has more than 8 bits.
-
-    It is the smallest of `WHITES` that contains the values of up to 256 pictures, taken at equal distances.
-    Pictures that cannot be read are skipped: they are reported when they are needed.
-    """
-    step = -(-len(sources) // _SAMPLED) or 1
-    largest = [value for value in map(_largest_value, sources[::step]) if value is not None]
-    return _white_of(max(largest)) if largest else None
-
-
-def _white_of(largest: int) -> int:
-    return next(white for white in WHITES if largest <= white)
-
-
-def _largest_value(source: Source) -> int | None:
-    """Return the largest value of a picture with more than 8 bits, None of any other."""
-    try:
-        if isinstance(source, str | Path):
-            with open_picture(Path(source)) as image:  # not decoded
-                pixels = _array(image) if image.mode.startswith("I") else None
-        else:
-            pixels = None if isinstance(source, Image.Image) and source.mode[0] != "I" else _array(source)
-    except (OSError, ValueError):
-        return None
-    return int(pixels.max(initial=0)) if pixels is not None and pixels.dtype == np.uint16 else None
 
 
 def _whole(image: Tensor, resize: Callable[[SizeHW], SizeHW]) -> Picture:
@@ -185,13 +109,17 @@ def _whole(image: Tensor, resize: Callable[[SizeHW], SizeHW]) -> Picture:
     return Picture(image, (height, width), resize((height, width)), (0.0, 0.0, width, height))
 
 
-def _array(source: np.ndarray | Image.Image | Tensor) -> np.ndarray:
+def as_array(source: np.ndarray | Image.Image | Tensor) -> np.ndarray:
+    """Return the pixels (H, W) or (H, W, C) of a picture that is no file.
+
+    Raises ValueError for any other type.
+    """
     if isinstance(source, Image.Image):
         try:
             return _upright_array(source)
         except OSError as error:  # opened, but not decoded until now
             name = getattr(source, "filename", "") or "a Pillow image"
-            raise ValueError(f"{name}: cannot be read as a picture: {_reason_of(error)}") from error
+            raise ValueError(f"{name}: cannot be read as a picture: {reason_of(error)}") from error
     if isinstance(source, Tensor):
         pixels = source.detach().cpu().numpy()
         return pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
@@ -259,7 +187,7 @@ def _to_bytes(pixels: np.ndarray, white: int | None) -> np.ndarray:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
     if pixels.dtype == np.uint16:
-        white = white or _white_of(int(pixels.max()))
+        white = white or white_of(int(pixels.max()))
         scaled = (pixels.astype(np.uint32) * 255 + white // 2) // white  # rounded
         return scaled.clip(max=255).astype(np.uint8)
     if not np.issubdtype(pixels.dtype, np.floating):
@@ -269,6 +197,11 @@ def _to_bytes(pixels: np.ndarray, white: int | None) -> np.ndarray:
             f"float values from {pixels.min()} to {pixels.max()}; expected 0 … 1 (divide by white)"
         )
     return np.rint(pixels * 255).astype(np.uint8)
+
+
+def white_of(largest: int) -> int:
+    """Return the smallest of `WHITES` that is at least the value `largest`."""
+    return next(white for white in WHITES if largest <= white)
 
 
 def _to_channels(picture: Tensor, channels: int) -> Tensor:

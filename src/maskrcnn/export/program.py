@@ -14,7 +14,8 @@ from maskrcnn.runtimes.description import KEY, Description
 def write_program(model: MaskRCNN, description: Description, path: Path) -> None:
     """Write `model`, whose norms are folded, as a program of torch.export.
 
-    ``import maskrcnn.ops.nms`` must come before ``torch.export.load``: it registers an operator of the graph.
+    ``import maskrcnn.ops.boxes`` must come before ``torch.export.load``: it registers an operator of the
+    graph.
     """
     program = export_graph(model, description.input)
     torch.export.save(program, path, extra_files={KEY: description.to_json()})
@@ -23,7 +24,7 @@ def write_program(model: MaskRCNN, description: Description, path: Path) -> None
 def write_package(model: MaskRCNN, description: Description, path: Path) -> None:
     """Write `model`, whose norms are folded, as native code for this kind of machine. It takes minutes.
 
-    As for a program, ``import maskrcnn.ops.nms`` must come before loading. Raises ValueError where PyTorch
+    As for a program, ``import maskrcnn.ops.boxes`` must come before loading. Raises ValueError where PyTorch
     finds no C++ compiler.
     """
     from torch._inductor import aoti_compile_and_package  # slow to import

@@ -90,7 +90,7 @@ def _keep(boxes, segments, keep, kept, count, threshold, BLOCK: tl.constexpr):
 
 
 def keep_in_order(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    """Return `maskrcnn.ops.nms.keep_in_order` of boxes (N, 4) and segments (N,) that do not decrease.
+    """Return `maskrcnn.ops.boxes.keep_in_order` of boxes (N, 4) and segments (N,) that do not decrease.
 
     A segment of n boxes of which k are kept takes n · k / 2 comparisons on one multiprocessor; segments are
     computed in parallel.

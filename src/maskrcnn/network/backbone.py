@@ -5,7 +5,7 @@ feature maps, one per name in `stages`, and has their `strides` and `out_channel
 backbones of the paper's Table 2a are choices of `stages`:
 
     FPN  ``("res2", "res3", "res4", "res5")``, the default, as the body of a pyramid (Lin et al. 2017)
-    C4   ``("res4",)``, with `res5_stage` as the head of every region
+    C4   ``("res4",)``, with `resnets.res5_stage` as the head of every region
     C5   ``("res5",)``; dilated C5 adds ``dilate_c5=True`` and has stride 16
 
 Stages after the last one returned are not built.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypedDict, Unpack
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -27,15 +26,6 @@ from maskrcnn.network.norms import Norm, conv_norm, frozen_batch_norm
 STAGES = ("res2", "res3", "res4", "res5")
 
 Block = Callable[..., nn.Module]  # block(in_channels, out_channels, *, stride, dilation, norm)
-
-
-class ResNetOptions(TypedDict, total=False):
-    """Arguments of `ResNet` that every depth takes."""
-
-    stages: Sequence[str]
-    norm: Norm
-    in_channels: int
-    dilate_c5: bool
 
 
 class AddReLU(nn.Module):
@@ -139,7 +129,7 @@ class ResNet(nn.Module):
             dilation = 2 if dilate_c5 and name == "res5" else 1
             step = 1 if i == 0 or dilation == 2 else 2
             stage_block = partial(block, dilation=dilation, norm=norm)
-            self.add_module(name, _stage(stage_block, depths[i], width, channels << i, step))
+            self.add_module(name, residual_stage(stage_block, depths[i], width, channels << i, step))
             stride, width = stride * step, channels << i
             maps[name] = stride, width
         self.strides = tuple(maps[name][0] for name in stages)
@@ -158,47 +148,10 @@ class ResNet(nn.Module):
         return maps
 
 
-def resnet18(**options: Unpack[ResNetOptions]) -> ResNet:
-    """ResNet-18."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), channels=64, **options)
-
-
-def resnet34(**options: Unpack[ResNetOptions]) -> ResNet:
-    """ResNet-34."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), channels=64, **options)
-
-
-def resnet50(*, stride_in_1x1: bool = False, **options: Unpack[ResNetOptions]) -> ResNet:
-    """ResNet-50; `stride_in_1x1` as in `Bottleneck`."""
-    block = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
-    return ResNet(block, (3, 4, 6, 3), channels=256, **options)
-
-
-def resnet101(*, stride_in_1x1: bool = False, **options: Unpack[ResNetOptions]) -> ResNet:
-    """ResNet-101; `stride_in_1x1` as in `Bottleneck`."""
-    block = partial(Bottleneck, stride_in_1x1=stride_in_1x1)
-    return ResNet(block, (3, 4, 23, 3), channels=256, **options)
-
-
-def resnext101(groups: int = 32, width_per_group: int = 8, **options: Unpack[ResNetOptions]) -> ResNet:
-    """ResNeXt-101, 32×8d by default; ``resnext101(64, 4)`` is 64×4d."""
-    block = partial(Bottleneck, groups=groups, width_per_group=width_per_group)
-    return ResNet(block, (3, 4, 23, 3), channels=256, **options)
-
-
-def res5_stage(
-    block: Block = Bottleneck, *, depth: int = 3, in_channels: int = 1024, norm: Norm = frozen_batch_norm
+def residual_stage(
+    block: Block, depth: int, in_channels: int, out_channels: int, stride: int
 ) -> nn.Sequential:
-    """Return res5 alone, the head of a C4 network (Figure 4, left): twice the channels, half the size.
-
-    `block` is a block with its arguments bound, e.g. ``partial(Bottleneck, stride_in_1x1=True)``.
-    """
-    stage = _stage(partial(block, norm=norm), depth, in_channels, 2 * in_channels, 2)
-    init_convolutions(stage)
-    return stage
-
-
-def _stage(block: Block, depth: int, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """Return `depth` blocks, the first with the stride; `block` has its other arguments bound."""
     first = block(in_channels, out_channels, stride=stride)
     return nn.Sequential(first, *(block(out_channels, out_channels) for _ in range(depth - 1)))
 

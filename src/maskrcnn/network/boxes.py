@@ -11,7 +11,6 @@ from maskrcnn.network.learning import SampledRegions
 from maskrcnn.network.rpn import Proposals
 from maskrcnn.ops import boxes as box_ops
 from maskrcnn.ops.losses import masked_mean, smooth_l1
-from maskrcnn.ops.nms import suppress
 from maskrcnn.ops.roi_align import Pyramid, RoIPooler, is_static, scatter_to_slots, valid_indices
 from maskrcnn.types import Detections, Targets
 
@@ -112,7 +111,7 @@ class BoxBranch(nn.Module):
         boxes = box_ops.decode(deltas, box_ops.gather_rows(proposals.boxes, region), _WEIGHTS)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = (scores > self.score_threshold) & box_ops.is_larger(boxes, self.min_size)
-        keep = suppress(boxes, scores, labels, valid, self.nms_threshold)
+        keep = box_ops.suppress(boxes, scores, labels, valid, self.nms_threshold)
         best = scores.masked_fill(~keep, -1.0).argsort(dim=1, descending=True, stable=True)
         best = best[:, : self.max_detections]
         valid = box_ops.gather_rows(keep, best)

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops.nms import suppress
 
 BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
@@ -169,7 +168,7 @@ class RPN(nn.Module):
         boxes = box_ops.decode(deltas, predictions.anchors[index], BOX_WEIGHTS)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = box_ops.is_larger(boxes, self.min_size) & logits.isfinite()
-        valid = suppress(boxes, logits, level.expand_as(logits), valid, self.nms_threshold)
+        valid = box_ops.suppress(boxes, logits, level.expand_as(logits), valid, self.nms_threshold)
         order = logits.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
         order = order[:, : topn.post_nms]
         boxes, logits = box_ops.gather_rows(boxes, order), box_ops.gather_rows(logits, order)

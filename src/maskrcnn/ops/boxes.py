@@ -1,43 +1,26 @@
-"""Geometry of axis-aligned boxes ``x1, y1, x2, y2`` in continuous coordinates (width is ``x2 - x1``)."""
+"""Boxes ``x1, y1, x2, y2`` in continuous coordinates: geometry, deltas, exact non-maximum suppression."""
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+from maskrcnn import kernels
+from maskrcnn.ops.nms_blocks import keep_in_blocks
 
 # An anchor is enlarged at most 1000 / 16 times, so that exp() stays finite.
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 
 BoxWeights = tuple[float, float, float, float]
 
+_BLOCK = 128  # boxes compared at once on the CPU
+
 
 def area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     """Return width × height, px²."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def intersection(first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]) -> Float[Tensor, "*b n m"]:
-    """Return the area that each box of `first` shares with each box of `second`, px²."""
-    # One coordinate at a time: half the memory traffic of an (n, m, 2) corner tensor.
-    x1, y1, x2, y2 = first.unsqueeze(-2).unbind(-1)
-    u1, v1, u2, v2 = second.unsqueeze(-3).unbind(-1)
-    width = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
-    height = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
-    return width.mul_(height)
-
-
-def iou(first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]) -> Float[Tensor, "*b n m"]:
-    """Return intersection over union, 0 … 1; 0 where both boxes are empty."""
-    shared = intersection(first, second)
-    union = area(first).unsqueeze(-1) + area(second).unsqueeze(-2) - shared
-    return torch.where(union > 0, shared / union, 0.0)
-
-
-def covered(first: Float[Tensor, "*b n 4"], second: Float[Tensor, "*b m 4"]) -> Float[Tensor, "*b n m"]:
-    """Return the share of each box of `first` that lies inside each box of `second`, 0 … 1."""
-    own = area(first).unsqueeze(-1)
-    return torch.where(own > 0, intersection(first, second) / own, 0.0)
 
 
 def clip(boxes: Float[Tensor, "b n 4"], sizes_hw: Int[Tensor, "b 2"]) -> Float[Tensor, "b n 4"]:
@@ -95,3 +78,127 @@ def gather_rows(
     """
     rest = values.shape[2:]
     return values.gather(1, index.view(*index.shape, *[1] * len(rest)).expand(*index.shape, *rest))
+
+
+# --- non-maximum suppression: one operator for eager, compiled and exported graphs ---
+
+
+def suppress(
+    boxes: Float[Tensor, "B N 4"],
+    scores: Float[Tensor, "B N"],
+    groups: Int[Tensor, "B N"],
+    valid: Bool[Tensor, "B N"],
+    threshold: float,
+) -> Bool[Tensor, "B N"]:
+    """Return which boxes greedy non-maximum suppression keeps.
+
+    In order of falling score (equal scores: lower index first), a box is kept unless it overlaps a kept box
+    of its own group (class or pyramid level) in its own image by an IoU above `threshold`. Slots that are
+    not `valid` are never kept and suppress nothing. Empty boxes have no IoU and are kept, as in the original.
+    """
+    count = boxes.shape[1]
+    # One stable sort by (image, group, falling score), from the least important key to the most.
+    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(-1, count)
+    num_groups = groups.max() + 1 if groups.numel() else 1
+    segment = torch.where(valid, image * num_groups + groups, -1).flatten()
+    order = scores.flatten().argsort(descending=True, stable=True)
+    order = order[segment[order].argsort(stable=True)]
+    keep_sorted = keep_in_order(boxes.flatten(0, 1)[order].float(), segment[order], threshold)
+    keep = torch.zeros_like(keep_sorted).scatter(0, order, keep_sorted)
+    return keep.view(boxes.shape[:2])
+
+
+@torch.library.custom_op("maskrcnn::keep_in_order", mutates_args=())
+def keep_in_order(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    """Return which boxes (N, 4), in float32, greedy suppression keeps in the order given.
+
+    `segments` (N,) must not decrease. Boxes of different segments are not compared; those of segments below
+    0 are neither kept nor compared.
+    """
+    return _keep_on_host(boxes, segments, threshold)
+
+
+@keep_in_order.register_kernel("cuda")
+def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    if has_kernel(boxes.device):
+        from maskrcnn.kernels import nms as kernel
+
+        return kernel.keep_in_order(boxes, segments, threshold)
+    return keep_in_blocks(boxes, segments, threshold)
+
+
+@keep_in_order.register_fake
+def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    return torch.empty_like(segments, dtype=torch.bool)
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Return whether suppression on this device is a Triton kernel, which never waits for the device."""
+    return kernels.can_run_on(device) and kernels.trusted("nms", device, torch.float32, _check_kernel)
+
+
+def _check_kernel(device: torch.device, dtype: torch.dtype) -> None:
+    from maskrcnn.kernels import nms as kernel
+
+    kernel.check(_keep_on_host, device, dtype)
+
+
+def _keep_on_host(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    """Return `keep_in_order`, computed on the CPU.
+
+    Blocks of boxes are compared with the kept boxes before them, then within themselves. PyTorch computes
+    overlaps and NumPy truth values, each of which is several times faster there than in the other.
+    """
+    corners, segment = boxes.detach().cpu().T.contiguous(), segments.cpu().numpy()
+    corners = torch.cat((corners, area(boxes).cpu()[None]))  # x1, y1, x2, y2, area, each (N,)
+    kept = torch.empty_like(corners)  # the kept boxes so far, side by side
+    keep, count = segment >= 0, 0
+    kept_segment = np.empty_like(segment)
+    for begin in range(int(np.searchsorted(segment, 0)), len(keep), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        start = int(np.searchsorted(kept_segment[:count], segment[begin]))
+        earlier = slice(start, count)
+        alive = ~_overlapping(
+            corners[:, block], kept[:, earlier], segment[block], kept_segment[earlier], threshold
+        ).any(1)
+        rows = np.flatnonzero(alive) + begin
+        own = corners[:, rows]
+        rows_kept = _greedy(_overlapping(own, own, segment[rows], segment[rows], threshold))
+        keep[block] = False
+        keep[rows] = rows_kept
+        new = int(rows_kept.sum())
+        kept[:, count : count + new] = own[:, rows_kept]
+        kept_segment[count : count + new] = segment[rows[rows_kept]]
+        count += new
+    return torch.from_numpy(keep).to(segments.device)
+
+
+def _overlapping(
+    first: Tensor, second: Tensor, segment: np.ndarray, other_segment: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Return which of `first` overlap which of `second` by more than `threshold`; 0 / 0 is no overlap."""
+    x1, y1, x2, y2, area = first.unsqueeze(-1)
+    u1, v1, u2, v2, other_area = second
+    shared = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
+    shared *= torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
+    shared /= (area + other_area).sub_(shared)
+    with np.errstate(invalid="ignore"):
+        overlaps = shared.numpy() > np.float32(threshold)
+    if len(segment) and segment[0] == segment[-1]:  # `second` lies before `first`: its segment is the same
+        return overlaps
+    return overlaps & (segment[:, None] == other_segment)
+
+
+def _greedy(overlaps: np.ndarray) -> np.ndarray:
+    """Return what the greedy rule keeps, given which of n boxes (in order) overlap which.
+
+    ``keep = not any(earlier, overlapping and kept)`` has one fixed point, the greedy result: after k rounds
+    the first k boxes are final, in practice all after a few.
+    """
+    earlier = np.tril(overlaps, -1)
+    keep = np.logical_not(earlier.any(1))
+    while True:
+        settled = np.logical_not((earlier & keep).any(1))
+        if np.array_equal(settled, keep):
+            return keep
+        keep = settled

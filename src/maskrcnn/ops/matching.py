@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.overlaps import covered, iou
 
 # Objects compared with all candidates at once: bounds the memory for images with many objects.
 _OBJECTS_AT_ONCE = 32
@@ -48,7 +48,7 @@ def _best_overlaps(candidates: Tensor, objects: Tensor, valid: Tensor) -> tuple[
     is_best_of_object = torch.zeros(shape, dtype=torch.bool, device=device)
     for first in range(0, objects.shape[1], _OBJECTS_AT_ONCE):
         part = slice(first, first + _OBJECTS_AT_ONCE)
-        ious = box_ops.iou(candidates, objects[:, part]) * valid[:, None, part]
+        ious = iou(candidates, objects[:, part]) * valid[:, None, part]
         top, index = ious.max(-1)
         better = top > overlap
         overlap, best = torch.where(better, top, overlap), torch.where(better, index + first, best)
@@ -72,8 +72,8 @@ def ignore_crowds(
     inside = torch.zeros_like(gt_index, dtype=torch.bool)
     for first in range(0, objects.shape[1], _OBJECTS_AT_ONCE):
         part = slice(first, first + _OBJECTS_AT_ONCE)
-        covered = box_ops.covered(candidates, objects[:, part])
-        inside = inside | ((covered >= share) & crowd[:, None, part]).any(-1)
+        covered_share = covered(candidates, objects[:, part])
+        inside = inside | ((covered_share >= share) & crowd[:, None, part]).any(-1)
     return torch.where((gt_index == NEGATIVE) & inside, IGNORED, gt_index)
 
 

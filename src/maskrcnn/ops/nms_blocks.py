@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.overlaps import iou
 
 _BLOCK = 1024  # 4 MB for each matrix of a block with a block
 
@@ -33,9 +33,7 @@ def keep_in_blocks(boxes: Tensor, segments: Tensor, threshold: float, *, block: 
 
 def _overlapping(boxes: Tensor, segment: Tensor, rows: slice, columns: slice, threshold: float) -> Tensor:
     first, second = boxes[rows], boxes[columns]
-    shared = box_ops.intersection(first, second)
-    iou = shared / (box_ops.area(first)[:, None] + box_ops.area(second) - shared)
-    return (iou > threshold) & (segment[rows, None] == segment[columns])
+    return (iou(first, second) > threshold) & (segment[rows, None] == segment[columns])
 
 
 def _greedy(earlier: Tensor, alive: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
-from maskrcnn.network import backbone
+from maskrcnn.network import resnets
+from maskrcnn.network.backbone import BasicBlock
 from maskrcnn.network.mobilenet import MobileNetV2
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import Option, options_of, with_values
@@ -31,32 +32,32 @@ _PYRAMID, _C4, _C5 = (
 
 def resnet18_fpn(num_classes: int, options: PyramidOptions = PyramidOptions()) -> MaskRCNN:
     """ResNet-18 with a feature pyramid: for small data and small machines."""
-    return pyramid(backbone.resnet18, num_classes, options)
+    return pyramid(resnets.resnet18, num_classes, options)
 
 
 def resnet34_fpn(num_classes: int, options: PyramidOptions = PyramidOptions()) -> MaskRCNN:
     """ResNet-34 with a feature pyramid: between resnet18_fpn and resnet50_fpn."""
-    return pyramid(backbone.resnet34, num_classes, options)
+    return pyramid(resnets.resnet34, num_classes, options)
 
 
 def resnet50_fpn(num_classes: int, options: PyramidOptions = _PYRAMID) -> MaskRCNN:
     """ResNet-50-FPN, the usual choice: mask AP 33.6 on COCO in the paper's Table 2a."""
-    return pyramid(backbone.resnet50, num_classes, options)
+    return pyramid(resnets.resnet50, num_classes, options)
 
 
 def resnet101_fpn(num_classes: int, options: PyramidOptions = _PYRAMID) -> MaskRCNN:
     """ResNet-101-FPN: mask AP 35.4 in Table 2a."""
-    return pyramid(backbone.resnet101, num_classes, options)
+    return pyramid(resnets.resnet101, num_classes, options)
 
 
 def resnext101_fpn(num_classes: int, options: PyramidOptions = PyramidOptions()) -> MaskRCNN:
     """ResNeXt-101 (32×8d) with a pyramid; the paper's 64×4d has mask AP 36.7 in Table 2a."""
-    return pyramid(backbone.resnext101, num_classes, options)
+    return pyramid(resnets.resnext101, num_classes, options)
 
 
 def resnext101_64x4d_fpn(num_classes: int, options: PyramidOptions = PyramidOptions()) -> MaskRCNN:
     """ResNeXt-101 (64×4d) with a pyramid: mask AP 36.7 in Table 2a."""
-    return pyramid(partial(backbone.resnext101, 64, 4), num_classes, options)
+    return pyramid(partial(resnets.resnext101, 64, 4), num_classes, options)
 
 
 def mobilenet_v2_fpn(
@@ -68,38 +69,38 @@ def mobilenet_v2_fpn(
 
 def resnet18_c4(num_classes: int, options: C4Options = C4Options()) -> MaskRCNN:
     """ResNet-18-C4: the form of the paper's C4 networks for small machines."""
-    res5 = partial(backbone.res5_stage, backbone.BasicBlock, depth=2)
-    return c4(backbone.resnet18, num_classes, options, res5=res5)
+    res5 = partial(resnets.res5_stage, BasicBlock, depth=2)
+    return c4(resnets.resnet18, num_classes, options, res5=res5)
 
 
 def resnet18_c5(num_classes: int, options: C5Options = C5Options()) -> MaskRCNN:
     """ResNet-18-C5, regions read at stride 32: for small machines."""
-    return c5(backbone.resnet18, num_classes, options)
+    return c5(resnets.resnet18, num_classes, options)
 
 
 def resnet50_c4(num_classes: int, options: C4Options = _C4) -> MaskRCNN:
     """ResNet-50-C4, where res5 works on every region: mask AP 30.3 in Table 2a."""
-    return c4(backbone.resnet50, num_classes, options)
+    return c4(resnets.resnet50, num_classes, options)
 
 
 def resnet101_c4(num_classes: int, options: C4Options = _C4) -> MaskRCNN:
     """ResNet-101-C4: mask AP 32.7 in Table 2a."""
-    return c4(backbone.resnet101, num_classes, options)
+    return c4(resnets.resnet101, num_classes, options)
 
 
 def resnet50_c5(num_classes: int, options: C5Options = _C5) -> MaskRCNN:
     """ResNet-50-C5, regions read at stride 32: mask AP 30.9 with RoIAlign, 23.6 with RoIPool in Table 2d."""
-    return c5(backbone.resnet50, num_classes, options)
+    return c5(resnets.resnet50, num_classes, options)
 
 
 def resnet50_dc5(num_classes: int, options: C5Options = _C5) -> MaskRCNN:
     """ResNet-50 with a dilated C5 at stride 16."""
-    return c5(partial(backbone.resnet50, dilate_c5=True), num_classes, options)
+    return c5(partial(resnets.resnet50, dilate_c5=True), num_classes, options)
 
 
 def resnet101_dc5(num_classes: int, options: C5Options = _C5) -> MaskRCNN:
     """ResNet-101 with a dilated C5 at stride 16."""
-    return c5(partial(backbone.resnet101, dilate_c5=True), num_classes, options)
+    return c5(partial(resnets.resnet101, dilate_c5=True), num_classes, options)
 
 
 RECIPES: dict[str, Callable[..., MaskRCNN]] = {

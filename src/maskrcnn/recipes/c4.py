@@ -7,10 +7,11 @@ from functools import partial
 
 from torch import nn
 
-from maskrcnn.network.backbone import Bottleneck, res5_stage
+from maskrcnn.network.backbone import Bottleneck
 from maskrcnn.network.box_heads import MeanHead
 from maskrcnn.network.masks import FCNHead
 from maskrcnn.network.model import MaskRCNN
+from maskrcnn.network.resnets import res5_stage
 from maskrcnn.ops.roi_align import RoIPooler
 from maskrcnn.recipes import parts
 from maskrcnn.recipes.options import Bottlenecks, C4Options

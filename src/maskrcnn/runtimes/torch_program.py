@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import maskrcnn.ops.nms  # noqa: F401  (registers the operator that the graphs call)
+import maskrcnn.ops.boxes  # noqa: F401  (registers the operator that the graphs call)
 from maskrcnn.runtimes.description import KEY, read_description
 from maskrcnn.runtimes.network import Arrays, ExportedNetwork, Run
 

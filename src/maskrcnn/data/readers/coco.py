@@ -17,7 +17,7 @@ import numpy as np
 
 from maskrcnn.data.categories import Categories, Entry, to_categories
 from maskrcnn.data.dataset import Annotations, Mask, PackedDataset, Polygons
-from maskrcnn.data.pictures import common_white
+from maskrcnn.data.white import common_white
 from maskrcnn.files import reading
 from maskrcnn.masks.rle import compress, rle_counts
 
