@@ -1,4 +1,5 @@
 import itertools
+import json
 import math
 import re
 import shutil
@@ -6,8 +7,9 @@ import shutil
 import pytest
 import torch
 
+from maskrcnn.data.folder import read_split
 from maskrcnn.data.synthetic import synthetic_dataset
-from maskrcnn.training import log, loop, saver
+from maskrcnn.training import log, loop, saver, setup
 from maskrcnn.training.checkpoint import load
 from maskrcnn.training.loop import resume_training
 from trainings import TINY_RECIPE, losses, records, run, tiny
@@ -83,9 +85,31 @@ def test_a_time_limit_ends_the_training_and_drives_the_schedule(drawn, tmp_path,
     )
 
 
-def test_without_validation_pictures_the_last_is_the_best(drawn, tmp_path):
-    data = tmp_path / "data"
+def test_without_validation_pictures_some_are_held_back(drawn, tmp_path, capsys):
+    """They are the same when the training is resumed, even with another seed, and in an evaluation."""
+    data, output = tmp_path / "data", tmp_path / "run"
     shutil.copytree(drawn, data)
+    (data / "annotations" / "instances_val.json").unlink()
+    assert run(data, output, tiny(steps=1)).name == "best.pt"
+    pictures = len(read_split(data, "train"))
+    assert re.search(rf"\d of {pictures} are held back \(.*split\.json\)", capsys.readouterr().out)
+    held_back = json.loads((output / "split.json").read_text())["validation"]
+    resume_training(data, output=output, device="cpu", settings={"length.steps": 2, "seed": 9})
+    assert json.loads((output / "split.json").read_text())["validation"] == held_back
+    trained = load(output / "last.pt").trained
+    parts = [setup.open_evaluated(data, split, trained, output) for split in ("train", "val")]
+    assert held_back and parts[1].image_ids.tolist() == held_back
+    assert len(parts[0]) == pictures - len(held_back)
+    (output / "split.json").write_text('{"validation": [12345]}')
+    with pytest.raises(ValueError, match=r"split\.json: holds back pictures .* such as that of id 12345"):
+        resume_training(data, output=output, device="cpu", settings={"length.steps": 3})
+    (output / "split.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"split\.json: not a split"):
+        resume_training(data, output=output, device="cpu", settings={"length.steps": 3})
+
+
+def test_one_picture_is_not_held_back_and_the_last_checkpoint_is_the_best(tmp_path):
+    data = synthetic_dataset(tmp_path / "data", train=1, val=1, size=64)
     (data / "annotations" / "instances_val.json").unlink()
     assert run(data, tmp_path / "run", tiny(steps=1)) == tmp_path / "run" / "last.pt"
 

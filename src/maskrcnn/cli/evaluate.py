@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         "data", type=Path, metavar="DATA", help="folder in the layout of COCO, Roboflow or Cityscapes"
     )
     parser.add_argument(
-        "--split", choices=("train", "val"), default="val", help="which images of it (default: val)"
+        "--split", choices=("train", "val", "test"), default="val", help="which images of it (default: val)"
     )
     parser.add_argument(
         "--max-detections",
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from maskrcnn.evaluation.tables import metrics_tables, write_metrics
     from maskrcnn.fast.memory import keep_memory
     from maskrcnn.predict.predictor import Predictor
-    from maskrcnn.training.setup import open_split
+    from maskrcnn.training.setup import open_evaluated
     from maskrcnn.weights.model_checkpoint import read_model
 
     if arguments.max_detections is not None and arguments.max_detections < 1:
@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     predictor = Predictor.from_checkpoint(
         trained, device=arguments.device, acceleration=acceleration_of(arguments)
     )
-    dataset = open_split(arguments.data, arguments.split, trained)
+    run_folder = Path(arguments.weights).parent
+    dataset = open_evaluated(arguments.data, arguments.split, trained, run_folder)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)  # fails before the evaluation, not after it
     evaluation = evaluate(
         predictor,

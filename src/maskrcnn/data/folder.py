@@ -1,4 +1,4 @@
-"""Layouts of data set folders: ours, COCO's own folder names, Roboflow's, and Cityscapes'."""
+"""Layouts of data set folders: with splits (ours, COCO's, Roboflow's, Cityscapes') and without."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 
 from maskrcnn.data.dataset import PackedDataset
 from maskrcnn.data.readers import cityscapes
-from maskrcnn.data.readers.coco import read_coco
+from maskrcnn.data.readers.coco import first_file_name, read_coco
 from maskrcnn.files import reading
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
 KINDS = ("instances", "person_keypoints")
 
 
@@ -31,35 +31,87 @@ def read_split(data: str | Path, split: Split, kinds: tuple[str, ...] = KINDS) -
         return cityscapes.read_cityscapes(data, split)
     if not data.is_dir():
         raise FileNotFoundError(f"{data}: no such folder; expected the folder of a data set")
+    if files := _coco_files(data, split, kinds, pictures=False):
+        folders = dict.fromkeys(f"{folder}/" for _, folder in _coco_layouts(data, split, kinds))
+        raise FileNotFoundError(f"{files[0]}: no folder of its pictures; looked for {', '.join(folders)}")
     raise FileNotFoundError(
         f"{data}: no {split!r} split; looked for annotations/{'|'.join(kinds)}_{split}.json with pictures in"
-        f" {split}/ (or {split}2017, {split}2014, images/{split}…), for Roboflow's"
-        f" {split if split == 'train' else 'valid'}/_annotations.coco.json, and for Cityscapes'"
+        f" {split}/ (or {split}2017, {split}2014, images/{split}…, images/), for Roboflow's"
+        f" {'valid' if split == 'val' else split}/_annotations.coco.json, and for Cityscapes'"
         f" leftImg8bit/{split}/ with gtFine/{split}/; the folder has {_contents(data)}"
     )
 
 
 def has_split(data: str | Path, split: Split) -> bool:
-    """Return whether the folder has a split in a layout that `read_split` supports."""
+    """Return whether the folder has annotations of a split in a layout that `read_split` supports."""
     data = Path(data)
-    return _coco_files(data, split, KINDS) is not None or cityscapes.has_split(data, split)
+    found = _coco_files(data, split, KINDS, pictures=False)
+    return found is not None or cityscapes.has_split(data, split)
 
 
-def _coco_files(data: Path, split: Split, kinds: tuple[str, ...]) -> tuple[Path, Path] | None:
-    """Return the annotation file and the image folder of a split, or None."""
+def has_one_export(data: str | Path) -> bool:
+    """Return whether the folder has annotations of all its pictures in one file (see `read_one_export`)."""
+    return _one_export(Path(data)) is not None
+
+
+def read_one_export(data: str | Path) -> PackedDataset:
+    """Read a folder that has one annotation file in COCO's format and no splits, as annotation tools export.
+
+    The file is the only JSON file in the folder or in its ``annotations/``. Its pictures lie in the folder
+    itself, in ``images/`` or ``data/``, or in a folder in ``images/`` that is named as the file is (CVAT's
+    ``instances_default.json`` with ``images/default/``).
+
+    Raises FileNotFoundError where the folder has no such file or its pictures are not there, and what the
+    reader raises.
+    """
+    data = Path(data)
+    if not (file := _one_export(data)):
+        raise FileNotFoundError(
+            f"{data}: no annotation file, or several; expected one JSON file in COCO's format in it or in "
+            f"annotations/; the folder has {_contents(data)}"
+        )
+    name = first_file_name(file)
+    folders = (data / "images" / file.stem.removeprefix("instances_"), data / "images", data / "data", data)
+    with reading(data):
+        folder = next((folder for folder in folders if (folder / name).is_file()), None)
+    if folder is None:
+        places = ", ".join(f"{folder}/" for folder in folders)
+        raise FileNotFoundError(f"{file}: its first picture, {name}, is in none of {places}")
+    return read_coco(file, folder)
+
+
+def _one_export(data: Path) -> Path | None:
+    with reading(data):
+        files = sorted(file for folder in (data, data / "annotations") for file in folder.glob("*.json"))
+    return files[0] if len(files) == 1 else None
+
+
+def _coco_files(
+    data: Path, split: Split, kinds: tuple[str, ...], *, pictures: bool = True
+) -> tuple[Path, Path] | None:
+    """Return the annotation file and the image folder of a split, or None.
+
+    With ``pictures=False`` the folder need not exist.
+    """
     candidates = _coco_layouts(data, split, kinds)
     with reading(data):
         return next(
-            ((file, images) for file, images in candidates if file.is_file() and images.is_dir()), None
+            (
+                (file, folder)
+                for file, folder in candidates
+                if file.is_file() and (folder.is_dir() or not pictures)
+            ),
+            None,
         )
 
 
 def _coco_layouts(data: Path, split: Split, kinds: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:
+    """Yield annotation files and folders, preferred first; a folder for all splits comes after its own."""
     for kind in kinds:
         for name in (split, f"{split}2017", f"{split}2014"):
             file = data / "annotations" / f"{kind}_{name}.json"
-            yield file, data / name
-            yield file, data / "images" / name
+            for folder in (name, f"images/{name}", "images", name.replace(split, "train")):
+                yield file, data / folder
     for name in (split, "valid") if split == "val" else (split,):
         yield data / name / "_annotations.coco.json", data / name
 

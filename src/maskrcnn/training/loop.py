@@ -66,7 +66,7 @@ def train(
 
     def start() -> Start:
         run = new_run(output, recipe, recipe_arguments or {}, settings or Settings())
-        dataset, validation = open_data(data, run)
+        dataset, validation = open_data(data, run, output)
         return with_initial_weights(run, dataset, init, synonyms or {}), dataset, validation
 
     return _train(start, data, output, device)
@@ -91,7 +91,7 @@ def resume_training(
 
     def start() -> Start:
         run = resumed_run(output, recipe, recipe_arguments or {}, settings)
-        return run, *open_data(data, run)
+        return run, *open_data(data, run, output)
 
     return _train(start, data, output, device)
 

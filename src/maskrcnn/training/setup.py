@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from maskrcnn import recipes
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.folder import Split, has_split, read_split
+from maskrcnn.data.folder import Split, has_one_export, has_split, read_one_export, read_split
+from maskrcnn.data.split import Subset, draw_validation
+from maskrcnn.files import reading, write_json
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import options_of, with_values
 from maskrcnn.training.checkpoint import Checkpoint, load
@@ -22,6 +26,7 @@ from maskrcnn.weights.init import InitialWeights, load_matching, read_initial_we
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 DEFAULT_RECIPE = "resnet50_fpn"
+SPLIT = "split.json"
 _FROM_SCRATCH = dict.fromkeys(("body.norm", "pyramid.norm", "boxes.norm", "masks.norm"), "group")
 
 
@@ -86,13 +91,64 @@ def resumed_run(
     return replace(run, trained=trained, settings=settings)
 
 
-def open_data(data: str | Path, run: Checkpoint) -> tuple[Dataset, Dataset | None]:
-    """Open the training pictures, and the validation pictures where there are any and the run evaluates."""
-    dataset = open_split(data, "train", run.trained)
-    if not has_split(data, "val"):
+def open_data(data: str | Path, run: Checkpoint, output: Path) -> tuple[Dataset, Dataset | None]:
+    """Open the pictures to train on, and those to validate on unless the run never evaluates.
+
+    Where the data have no validation pictures, some are held back (see `draw_validation`). ``split.json`` in
+    `output` keeps their ids: a training that is resumed reads it.
+    """
+    evaluates = run.settings.logging.eval_every != 0
+    if has_split(data, "val"):
+        dataset, validation = (open_split(data, split, run.trained) for split in ("train", "val"))
+        return dataset, validation if evaluates else None
+    dataset = open_whole(data, run.trained)
+    if not evaluates:
         return dataset, None
-    validation = open_split(data, "val", run.trained)
-    return dataset, validation if run.settings.logging.eval_every != 0 else None
+    file = output / SPLIT
+    if not file.exists():
+        held_back = draw_validation(dataset, run.settings.seed)
+        write_json(file, {"validation": dataset.image_ids[held_back].tolist()})
+        print(
+            f"{data} has no validation pictures: {len(held_back)} of {len(dataset)} are held back ({file})",
+            flush=True,
+        )
+    training, validation = split_as_kept(dataset, file)
+    return training, validation if len(validation) else None
+
+
+def open_whole(data: str | Path, trained: ModelCheckpoint) -> Dataset:
+    """Open all pictures of data without validation pictures: a training split, or one file for all."""
+    if not has_split(data, "train") and has_one_export(data):
+        return read_one_export(data)
+    return open_split(data, "train", trained)
+
+
+def split_as_kept(dataset: Dataset, file: Path) -> tuple[Subset, Subset]:
+    """Return the training and the validation pictures of `dataset`, as ``split.json`` has them.
+
+    Raises ValueError where the file names pictures that the data set does not have.
+    """
+    try:
+        with reading(file):
+            ids = np.array(json.loads(file.read_text(encoding="utf-8"))["validation"], np.int64)
+    except (KeyError, TypeError, json.JSONDecodeError, OverflowError) as error:
+        raise ValueError(f"{file}: not a split of this library: {error}") from None
+    if missing := sorted(set(ids.tolist()) - set(dataset.image_ids.tolist())):
+        raise ValueError(
+            f"{file}: holds back pictures that {dataset.source} does not have, such as that of id "
+            f"{missing[0]}: the data changed since the split was drawn"
+        )
+    is_held_back = np.isin(dataset.image_ids, ids)
+    return Subset(dataset, np.flatnonzero(~is_held_back)), Subset(dataset, np.flatnonzero(is_held_back))
+
+
+def open_evaluated(data: str | Path, split: Split, trained: ModelCheckpoint, folder: Path) -> Dataset:
+    """Open a split to evaluate on: the data's own, or that of ``split.json`` in the `folder` of the run."""
+    file = folder / SPLIT
+    if split == "test" or has_split(data, "val") or not file.is_file():
+        return open_split(data, split, trained)
+    training, validation = split_as_kept(open_whole(data, trained), file)
+    return training if split == "train" else validation
 
 
 def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> Dataset:

@@ -48,6 +48,13 @@ def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDa
     return PackedDataset(file, folder, categories, images, annotations, white)
 
 
+def first_file_name(annotation_file: Path) -> str:
+    """Return the name of the first picture of an annotation file. Raises ValueError as `read_coco` does."""
+    with _naming(str(annotation_file)):
+        entries = _by_id(_read_json(annotation_file)["images"], "images")
+        return _file_name(next(iter(entries.values()))["file_name"])
+
+
 @contextmanager
 def _naming(place: str) -> Iterator[None]:
     """Put `place` in front of the message of an error."""

@@ -1,0 +1,151 @@
+"""A validation split for data that has none: drawn once, by whole groups of pictures that belong together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from maskrcnn.data.categories import Entry
+from maskrcnn.data.dataset import Dataset, Objects
+from maskrcnn.data.pictures import open_picture
+
+_HASHED = 5000  # pictures that are compared by content; more are grouped by their names alone
+_NEAR = 3  # of 64 bits in which near duplicates may differ
+# What tools add to the name of a picture: Roboflow's ".rf." and hash, the row and column of a tile
+_ADDED = re.compile(r"(_jpe?g|_png)?\.rf\.[0-9a-f]+$|[-_][xy]?\d+[-_][xy]?\d+$")
+
+
+class Subset:
+    """Some pictures of a `Dataset`, as a data set of their own."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int] | np.ndarray) -> None:
+        self._dataset, self._indices = dataset, np.array(indices, np.int64)
+        self.source = dataset.source
+        self.class_names, self.category_ids = dataset.class_names, dataset.category_ids
+        self.keypoint_names, self.keypoint_flip = dataset.keypoint_names, dataset.keypoint_flip
+        self.skeleton, self.white = dataset.skeleton, dataset.white
+        self.image_ids, self.sizes_hw = dataset.image_ids[self._indices], dataset.sizes_hw[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The paths of all pictures."""
+        return [self.path(i) for i in range(len(self))]
+
+    def path(self, index: int) -> Path:
+        """Return the path of picture `index`."""
+        return self._dataset.path(int(self._indices[index]))
+
+    def objects(self, index: int) -> Objects:
+        """Return the objects of picture `index`."""
+        return self._dataset.objects(int(self._indices[index]))
+
+    def truth(self) -> Entry:
+        """Return the ground truth of these pictures in COCO's annotation form."""
+        truth, own = self._dataset.truth(), set(self.image_ids.tolist())
+        return {
+            **truth,
+            "images": [image for image in truth["images"] if image["id"] in own],
+            "annotations": [entry for entry in truth["annotations"] if entry["image_id"] in own],
+        }
+
+
+def validation_share(pictures: int) -> float:
+    """Return the share of the pictures that is held back: 0.2 of few, 500 of some, 0.01 of very many."""
+    if pictures < 5000:
+        return max(0.1, min(0.2, 500 / max(pictures, 1)))
+    return max(0.01, min(0.1, 2500 / pictures))
+
+
+def draw_validation(dataset: Dataset, seed: int) -> list[int]:
+    """Return the indices, ascending, of the pictures that are held back for validation.
+
+    Pictures of one group (`groups_of`) stay together. Classes are served from the rarest to the most
+    frequent: each gives its share of its pictures, rounded, so that a class of one or two pictures stays in
+    training. The list is empty where all pictures are one group.
+    """
+    groups = groups_of(dataset)
+    share, generator = validation_share(len(dataset)), np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == group) for group in generator.permutation(groups.max(initial=-1) + 1)]
+    if len(members) < 2:
+        return []
+    classes = np.zeros((len(dataset), len(dataset.class_names)), np.bool_)
+    for index in range(len(dataset)):
+        classes[index, dataset.objects(index).labels] = True
+    # Pictures without objects are served last, as a class of their own
+    classes = np.concatenate([classes, ~classes.any(1, keepdims=True)], 1)
+    counts = np.stack([classes[group].sum(0) for group in members])  # (groups, classes)
+    sizes, total = np.array([len(group) for group in members]), counts.sum(0)
+    limit = max(1, round(1.5 * share * len(dataset)))
+    chosen, decided = np.zeros(len(members), np.bool_), np.zeros(len(members), np.bool_)
+    for label in sorted(range(len(total)), key=lambda label: (label == len(total) - 1, total[label])):
+        wanted = round(share * total[label])
+        for group in np.flatnonzero((counts[:, label] > 0) & ~decided):
+            decided[group] = True
+            missing = wanted - counts[chosen, label].sum()
+            chosen[group] = counts[group, label] <= missing and sizes[chosen].sum() + sizes[group] <= limit
+    if not chosen.any():
+        chosen[sizes.argmin()] = True
+    return sorted(np.concatenate([members[group] for group in np.flatnonzero(chosen)]).tolist())
+
+
+def groups_of(dataset: Dataset) -> Int[np.ndarray, " pictures"]:
+    """Return the number of the group, from 0, that each picture belongs to.
+
+    A group is what must not stand on both sides of a split: near duplicates, copies that an annotation tool
+    augmented, and tiles of one picture. Names tell copies and tiles; near duplicates have difference hashes
+    that differ in at most 3 of 64 bits. What would make one group of more than half of the pictures is not
+    used: numbered names, or a camera that always shows the same scene.
+    """
+    paths = dataset.paths
+    groups = np.arange(len(paths))
+    hashes = [_difference_hash(path) for path in paths] if len(paths) <= _HASHED else []
+    for keys in ([_ADDED.sub("", str(path.with_suffix(""))) for path in paths], _merge_near(hashes)):
+        merged = _merge(groups, keys) if keys else groups
+        if np.bincount(merged).max(initial=0) <= max(1, len(paths) // 2):
+            groups = merged
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def _merge(groups: np.ndarray, keys: Sequence[Hashable]) -> np.ndarray:
+    """Return the groups, those of equal keys made one. A key of None is equal to no other."""
+    merged, first = groups.copy(), dict[Hashable, int]()
+    for index, key in enumerate(keys):
+        if key is not None and (one := merged[first.setdefault(key, index)]) != merged[index]:
+            merged[merged == merged[index]] = one
+    return merged
+
+
+def _merge_near(hashes: Sequence[int | None]) -> list[int | None]:
+    """Return the hashes with those of near duplicates made equal."""
+    values = np.array(sorted({value for value in hashes if value is not None}), np.uint64)
+    bits = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1)
+    groups = np.arange(len(values))
+    for index in range(len(values)):
+        near = groups[(bits != bits[index]).sum(1) <= _NEAR]
+        groups[np.isin(groups, near)] = near.min()
+    representative = dict(zip(values.tolist(), groups.tolist(), strict=True))
+    return [None if value is None else representative[value] for value in hashes]
+
+
+def _difference_hash(path: Path) -> int | None:
+    """Return 64 bits that tell where a picture becomes darker to the right; None if it says nothing.
+
+    That is a picture that cannot be read, which is reported when it is needed, or an almost even one.
+    """
+    try:
+        with open_picture(path) as image:
+            image.draft("L", (72, 64))
+            pixels = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    except (OSError, ValueError):
+        return None
+    if np.ptp(pixels) < 16:
+        return None
+    return int.from_bytes(np.packbits(pixels[:, 1:] < pixels[:, :-1]).tobytes(), "big")
