@@ -27,13 +27,16 @@ from maskrcnn.training.settings import Settings
 
 Record = dict[str, Any]
 
+_SILENCE = 15.0  # seconds after which the console gets a line although none is due
+
 
 class TrainingLog:
     """Logs a run from `step` on. Records of later steps, from a run killed after its last save, are removed.
 
     ``metrics.jsonl`` has a JSON object per line: for every step its losses, gradient norm, rate and the
-    seconds since the start of the training, for every evaluation its step and metrics. The console gets a
-    line every `log_every` steps, and a terminal a progress bar. TensorBoard is written where it is installed.
+    seconds since the start of the training, for every evaluation its step and metrics. A terminal gets a
+    progress bar; any other console gets a line after the first step, then every `log_every` steps, and where
+    steps are slow every 15 seconds, or 2 % of the time so far. TensorBoard is written where it is installed.
     """
 
     def __init__(self, output: Path, settings: Settings, device: torch.device, step: int) -> None:
@@ -44,6 +47,7 @@ class TrainingLog:
         self.file = _reopened(self.path, step)
         self.board = _board(output)
         self.recent: deque[Record] = deque(maxlen=self.log_every)
+        self.printed = -math.inf  # seconds of the training at the last line
         self.console = Console()
         self.bar = Progress(
             BarColumn(16),
@@ -77,11 +81,12 @@ class TrainingLog:
         line = progress_line(self.recent, self.pictures_per_step, progress, peak_memory(self.device))
         with suppress(OSError):
             self.bar.update(self.task, completed=progress, description=line)
-        if record["step"] % self.log_every:
-            return
-        if not self.console.is_terminal:
+        is_due = record["step"] % self.log_every == 0
+        silence = max(_SILENCE, 0.02 * record["seconds"])
+        if not self.console.is_terminal and (is_due or record["seconds"] - self.printed >= silence):
             self.print(line)
-        if self.board:
+            self.printed = record["seconds"]
+        if self.board and is_due:
             self._scalars("train", record, record["step"])
 
     def evaluation(self, metrics: Metrics, step: int) -> None:
