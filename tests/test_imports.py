@@ -25,7 +25,7 @@ LAYERS = (
     ("evaluation",),
     ("export",),
     ("training",),
-    ("paper", "bench"),
+    ("paper", "bench", "plan"),
     ("cli", "__main__", ""),
 )
 OPTIONAL = (

@@ -48,10 +48,10 @@ def _delete_abandoned(folder: Path, name: str) -> None:
                 file.unlink()
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Write JSON, whole or not at all."""
     with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(content, allow_nan=False, indent=indent) + "\n", encoding="utf-8")
 
 
 @contextmanager

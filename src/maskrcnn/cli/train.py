@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from maskrcnn.cli.arguments import Commands, add_device, add_sets, read_sets
+from maskrcnn.cli.plan import add_wish
 from maskrcnn.plain import explain, with_values
 from maskrcnn.training.settings import Settings
+
+if TYPE_CHECKING:
+    from maskrcnn.plan.make import Planned
 
 
 def add(commands: Commands) -> None:
@@ -15,8 +20,10 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train a network on a data set in COCO's or Cityscapes' format",
-        description="Train a network. Writes best.pt and last.pt, the log metrics.jsonl, and resumes with "
-        "--resume what was interrupted.",
+        description="Train a network. It plans the training first, as `maskrcnn plan` does, unless --set\n"
+        "gives its length (steps, time_limit): then settings that are not given are the paper's.\n"
+        "Writes best.pt, last.pt, plan.json and the log metrics.jsonl, and resumes with --resume what\n"
+        "was interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--set takes these settings, and options of the recipe (maskrcnn/recipes/options.py); the\n"
         f"last part of a name is enough where only one name ends in it (lr=0.01):\n\n{explain(Settings())}",
@@ -27,7 +34,13 @@ def add(commands: Commands) -> None:
         help="folder of a data set: COCO's layout with annotations/instances_{train,val}.json, Roboflow's, "
         "or Cityscapes'",
     )
-    parser.add_argument("--recipe", help="network: a function of maskrcnn.recipes (default: resnet50_fpn)")
+    add_wish(parser)
+    parser.add_argument(
+        "--plan", type=Path, metavar="FILE", help="train by this plan, which `maskrcnn plan --output` wrote"
+    )
+    parser.add_argument(
+        "--recipe", help="network: a function of maskrcnn.recipes (default: the plan's, or resnet50_fpn)"
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -63,9 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings, recipe_arguments = read_sets(arguments.sets)
     if arguments.resume:
-        for flag in ("init", "synonyms"):
+        for flag in ("init", "synonyms", "minutes", "plan"):
             if getattr(arguments, flag):
-                raise ValueError(f"--{flag} is for a new training: --resume takes the weights of last.pt")
+                raise ValueError(f"--{flag} is for a new training: --resume goes on with that of last.pt")
         weights = resume_training(
             arguments.data,
             recipe=arguments.recipe,
@@ -75,18 +88,58 @@ def run(arguments: argparse.Namespace) -> int:
             settings=settings,
         )
     else:
+        synonyms = dict(_pair(text) for text in arguments.synonyms)
+        has_length = not {"length.steps", "length.time_limit"}.isdisjoint(settings)
+        if has_length and (arguments.plan or arguments.minutes):
+            raise ValueError("--set steps or time_limit contradicts --minutes and --plan: give one of them")
+        recipe, chosen = arguments.recipe, with_values(Settings(), settings)
+        if not has_length:
+            planned = _planned(arguments, settings | recipe_arguments)
+            recipe, chosen = planned.plan.recipe, planned.settings
+            recipe_arguments = planned.recipe_arguments
         weights = train(
             arguments.data,
-            recipe=arguments.recipe,
+            recipe=recipe,
             recipe_arguments=recipe_arguments,
             output=arguments.output,
             init=arguments.init,
-            synonyms=dict(_pair(text) for text in arguments.synonyms),
+            synonyms=synonyms,
             device=arguments.device,
-            settings=with_values(Settings(), settings),
+            settings=chosen,
         )
     print(f"network {weights}")
     return 0
+
+
+def _planned(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
+    """Return the plan of --plan, or of the data; show it, and keep it in the output folder."""
+    from rich import print as print_table
+
+    from maskrcnn.plan.make import describe_length, make_plan, plan_from_file
+    from maskrcnn.plan.write import FILE, plan_table, write_plan
+    from maskrcnn.training.setup import refuse_to_overwrite
+
+    refuse_to_overwrite(arguments.output)  # before the plan, which takes seconds
+    if arguments.plan:
+        if arguments.minutes or arguments.recipe:
+            raise ValueError(
+                "--plan has a length and a recipe: edit the file instead of --minutes or --recipe"
+            )
+        planned = plan_from_file(arguments.data, arguments.plan, values)
+    else:
+        planned = make_plan(
+            arguments.data,
+            minutes=arguments.minutes,
+            recipe=arguments.recipe,
+            init=arguments.init,
+            device=arguments.device,
+            values=values,
+        )
+    print(describe_length(planned, arguments.device), flush=True)
+    print_table(plan_table(planned.plan))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    write_plan(arguments.output / FILE, planned.plan, planned.fingerprint)
+    return planned
 
 
 def _pair(text: str) -> tuple[str, str]:

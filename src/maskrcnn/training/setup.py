@@ -37,8 +37,7 @@ def new_run(
 
     Raises ValueError for an unknown recipe, and where `output` holds a training that would be overwritten.
     """
-    if (output / "last.pt").exists():
-        raise ValueError(f"{output} holds a training: resume it with --resume, or choose another --output")
+    refuse_to_overwrite(output)
     if recipe:
         recipes.options_of_recipe(recipe)
     short_side, long_side = settings.pictures.test_sides
@@ -56,6 +55,12 @@ def new_run(
     return Checkpoint(
         trained, settings, optimiser={}, scaler={}, step=0, elapsed=0.0, metrics={}, best_ap=-1.0
     )
+
+
+def refuse_to_overwrite(output: Path) -> None:
+    """Raise ValueError where a folder holds a training."""
+    if (output / "last.pt").exists():
+        raise ValueError(f"{output} holds a training: resume it with --resume, or choose another --output")
 
 
 def resumed_run(

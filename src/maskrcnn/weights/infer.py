@@ -111,6 +111,13 @@ def _defaults(library: str, body: str) -> dict[str, Any]:
     return defaults | _RESNEXT_DEFAULTS if library == "detectron2" and "resnext" in body else defaults
 
 
+def body_recipe(weights: Weights) -> str:
+    """Return the recipe with a pyramid whose backbone has these weights. Raises ValueError where none has."""
+    if any(name.startswith("features.") for name in weights):
+        return "mobilenet_v2_fpn"
+    return f"{_body(weights, '')}_fpn"
+
+
 def _body(weights: Weights, body: str) -> str:
     depth = _count(weights, rf"{re.escape(body)}res4\.(\d+)\.")
     is_basic = f"{body}res2.0.conv3.weight" not in weights

@@ -1,0 +1,96 @@
+"""What the machine can do: measured where a name would be a guess."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from maskrcnn.data.dataset import Dataset
+from maskrcnn.device import resolve_device
+from maskrcnn.training.batches import open_batches
+from maskrcnn.training.settings import Settings
+from maskrcnn.training.setup import new_run, with_initial_weights
+from maskrcnn.training.step import make_train_state, train_step
+
+_GAIN = 0.8  # of float32's time: below it, bf16 is worth its rounding
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a training runs."""
+
+    device: str  # cpu, cuda:0, …
+    cores: int
+    memory: int | None  # bytes of the device; None where the system does not say
+    precision: Literal["float32", "bf16"]  # the fastest one
+
+
+def probe_machine(device: str = "auto") -> Machine:
+    """Return what this machine has, after a probe of about a second. Raises as `resolve_device` does."""
+    place = resolve_device(device)
+    return Machine(str(place), torch.get_num_threads(), _memory(place), fastest_precision(place))
+
+
+def fastest_precision(device: torch.device) -> Literal["float32", "bf16"]:
+    """Return "bf16" where a convolution takes less than 0.8 of float32's time in it, forward and backward."""
+    conv = nn.Conv2d(128, 128, 3, padding=1, device=device)
+    maps = torch.randn(2, 128, 48, 48, device=device).contiguous(memory_format=torch.channels_last)
+
+    def run(enabled: bool) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+            conv(maps).float().square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    try:
+        turns = [(_seconds(lambda: run(False)), _seconds(lambda: run(True))) for _ in range(6)][1:]
+    except RuntimeError:  # a device without bf16
+        return "float32"
+    plain, half = (statistics.median(times) for times in zip(*turns, strict=True))
+    return "bf16" if half < _GAIN * plain else "float32"
+
+
+def step_seconds(
+    dataset: Dataset,
+    settings: Settings,
+    recipe: str,
+    recipe_arguments: Mapping[str, Any],
+    device: str,
+    *,
+    steps: int = 3,
+) -> float:
+    """Return the seconds of a training step, the median of some real ones on these pictures, after one more.
+
+    The weights are drawn, not those that the training starts from: they cost the same.
+    """
+    run = with_initial_weights(
+        new_run(Path(os.devnull), recipe, recipe_arguments, settings), dataset, None, {}
+    )
+    state = make_train_state(run, resolve_device(device))
+    loading = settings.replaced(workers=0)
+    batches = open_batches(state, dataset, loading, run.trained.white)
+    times = [_seconds(lambda: train_step(state, batches, loading, 1e-6)) for _ in range(1 + steps)]
+    return statistics.median(times[1:])
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def _memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
