@@ -59,8 +59,9 @@ def test_values_are_set_by_short_names_in_python_and_on_the_command_line():
     ("values", "sentence"),
     [
         ({"stepz": 3}, "there is no setting stepz; did you mean steps"),
-        ({"steps": 1.5}, "length.steps must be a whole number, not 1.5"),
-        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"steps": 1.5}, "length.steps must be a whole number or none, not 1.5"),
+        ({"steps": 0}, "steps must be at least 1, or none, not 0"),
+        ({"steps": None}, "steps must be a number where time_limit is none"),
         ({"time_limit": 0.0}, "time_limit must be more than 0, or none, not 0"),
         ({"accumulate": 0}, "accumulate must be at least 1, not 0"),
         ({"lr": -1.0}, "lr must be more than 0, or none, not -1"),

@@ -105,14 +105,14 @@ def open_pictures(data: str | Path) -> Dataset:
 def describe_length(planned: Planned, device: str) -> str:
     """Return in one line how long the training takes here; the time of a step is measured."""
     settings = planned.settings
-    minutes = settings.length.time_limit
-    if minutes is not None:
-        return f"the training takes {minutes:g} minutes here, and an evaluation at the end"
+    steps, minutes = settings.length.steps, settings.length.time_limit
+    if steps is None or minutes is not None:
+        return f"the training takes {minutes:g} minutes, and an evaluation at the end"
     if planned.plan.recipe is None:
-        return f"the training takes {settings.length.steps:,} steps"
+        return f"the training takes {steps:,} steps"
     seconds = step_seconds(planned.dataset, settings, planned.plan.recipe, planned.recipe_arguments, device)
-    total = timedelta(seconds=round(seconds * settings.length.steps))
+    total = timedelta(seconds=round(seconds * steps))
     return (
-        f"the training takes about {total} here: {settings.length.steps:,} steps of {seconds:.2f} s; "
+        f"the training takes about {total} here: {steps:,} steps of {seconds:.2f} s; "
         "--minutes T plans for another time"
     )

@@ -193,7 +193,7 @@ def _length_lines(data: Fingerprint, lines: Sequence[Line], wish: Wish) -> list[
     if wish.minutes is not None:
         return [
             Line("length.time_limit", float(wish.minutes), "minutes, as asked for"),
-            Line("length.steps", 10_000_000, "the clock ends the training"),
+            Line("length.steps", None, "the clock ends the training"),
             Line("schedule.warmup_steps", 30, "a short rise, whatever the number of steps"),
             Line("logging.eval_every", None, "at the end: an evaluation takes time of the training"),
             Line("logging.save_every", 200, "what a power failure can cost"),
@@ -231,5 +231,5 @@ def _augmentation_lines(data: Fingerprint, view: View, wish: Wish) -> list[Line]
     return lines
 
 
-def _to_32(side: float) -> int:
+def _to_32(side: int | float) -> int:
     return max(32, 32 * round(side / 32))

@@ -169,7 +169,7 @@ def evaluate_run(saver: Saver, validation: Dataset) -> Metrics:
 def completed(length: Length, step: int, elapsed: float) -> float:
     """Return the completed share of a training, 0 … 1, after so many steps and seconds."""
     minutes = length.time_limit or math.inf
-    return min(1.0, max(step / length.steps, elapsed / 60 / minutes))
+    return min(1.0, max(step / (length.steps or math.inf), elapsed / 60 / minutes))
 
 
 def ap(metrics: Metrics) -> float:
@@ -180,16 +180,22 @@ def ap(metrics: Metrics) -> float:
 def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, processes: int) -> str:
     """Describe a training in two lines."""
     length, pictures = run.settings.length, run.settings.step.pictures
-    epochs = length.steps * pictures / len(dataset)
     arguments = ", ".join(f"{name}={value}" for name, value in run.trained.arguments.items())
     return (
         f"{run.trained.recipe}({arguments}), {len(run.trained.class_names)} classes\n"
         f"{len(dataset):,} pictures, {f'{len(validation):,}' if validation else 'no'} validation pictures; "
-        f"{length.steps:,} steps of {pictures:,} pictures ({epochs:,.1f} epochs)"
-        + (f", at most {length.time_limit:g} minutes" if length.time_limit else "")
+        f"{_describe(length, pictures, pictures / len(dataset))}"
         + (f"; {processes} processes" if processes > 1 else "")
         + (f"; resumes after step {run.step:,}" if run.step else "")
     )
+
+
+def _describe(length: Length, pictures: int, epochs_per_step: float) -> str:
+    limit = f"{length.time_limit or 0:g} minutes"
+    if length.steps is None:
+        return f"{limit} of steps of {pictures:,} pictures"
+    steps = f"{length.steps:,} steps of {pictures:,} pictures ({length.steps * epochs_per_step:,.1f} epochs)"
+    return f"{steps}, at most {limit}" if length.time_limit else steps
 
 
 def resume_command(data: str | Path, output: Path, device: str) -> str:

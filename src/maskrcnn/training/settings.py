@@ -20,14 +20,16 @@ _BASE_LR = {"sgd": 0.02, "adamw": 0.0002}  # for 16 pictures a step
 class Length:
     """How long the training is."""
 
-    steps: int = option(90_000, "updates of the weights")
+    steps: int | None = option(90_000, "updates of the weights; none: time_limit alone ends the training")
     time_limit: float | None = option(
         None, "minutes, evaluations included; the schedule then follows the clock"
     )
 
     def __post_init__(self) -> None:
-        _check(self, "at least 1", self.steps >= 1, "steps")
+        _check(self, "at least 1, or none", self.steps is None or self.steps >= 1, "steps")
         _check(self, "more than 0, or none", self.time_limit is None or self.time_limit > 0, "time_limit")
+        has_end = self.steps is not None or self.time_limit is not None
+        _check(self, "a number where time_limit is none", has_end, "steps")
 
 
 @dataclass(frozen=True)

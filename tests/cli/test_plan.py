@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from cli.conftest import TINY_RECIPE
+from maskrcnn.cli import main
+from maskrcnn.training.checkpoint import load
+
+SMALL = ["batch_size=2", "workers=0", "long_side=64", "short_sides=64", "test_short_side=64", "crop=none"]
+
+
+def test_the_plan_is_shown_written_trained_and_kept(data, tmp_path, capsys):
+    file, output = tmp_path / "plans" / "mine.json", tmp_path / "run"
+    words = ["--device", "cpu", "--set", *SMALL, *TINY_RECIPE]
+    assert main(["plan", str(data), "--minutes", "0.02", "--output", str(file), *words]) == 0
+    shown = capsys.readouterr().out
+    assert "0.02 minutes" in shown and "optimiser.lr" in shown and "set by --set" in shown
+    content = json.loads(file.read_text())
+    by_name = {line["name"]: line for line in content["settings"]}
+    assert by_name["step.batch_size"] == {"name": "step.batch_size", "value": "2", "reason": "set by --set"}
+    by_name["optimiser.lr"]["value"] = "0.00123"
+    file.write_text(json.dumps(content))
+    assert main(["train", str(data), "--plan", str(file), "--output", str(output), "--device", "cpu"]) == 0
+    run = load(output / "last.pt")
+    assert run.settings.optimiser.lr == 0.00123 and run.settings.length.steps is None
+    assert run.trained.arguments["pyramid.channels"] == 16 and run.trained.recipe == "resnet18_fpn"
+    kept = json.loads((output / "plan.json").read_text())
+    assert {line["name"]: line["value"] for line in kept["settings"]}["optimiser.lr"] == "0.00123"
+
+
+def test_train_plans_the_minutes_that_it_is_given(data, tmp_path, capsys):
+    words = ["--minutes", "0.02", "--output", str(tmp_path / "run"), "--device", "cpu"]
+    assert main(["train", str(data), *words, "--set", *SMALL, *TINY_RECIPE]) == 0
+    assert "0.02 minutes of steps of 2 pictures" in capsys.readouterr().out
+    assert (tmp_path / "run" / "plan.json").is_file() and (tmp_path / "run" / "best.pt").is_file()
+    assert main(["train", str(data), *words]) == 2  # before a new plan
+    assert "holds a training" in capsys.readouterr().err
+
+
+def test_without_minutes_the_time_is_measured(data, capsys):
+    assert main(["plan", str(data), "--device", "cpu", "--set", *SMALL, *TINY_RECIPE]) == 0
+    assert "the training takes about" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[]", "not a plan"),
+        ('{"recipe": 3, "settings": []}', "'recipe' is 3"),
+        ('{"recipe": null, "settings": [{"name": "x.y", "value": "1"}]}', "no setting 'x.y'"),
+        ('{"recipe": null, "settings": [{"name": "optimiser.lr", "value": "fast"}]}', "optimiser.lr"),
+        ('{"recipe": "resnet18_fpn"}', "not a plan"),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_a_sentence(data, tmp_path, capsys, text, sentence):
+    (tmp_path / "plan.json").write_text(text)
+    words = ["train", str(data), "--plan", str(tmp_path / "plan.json"), "--output", str(tmp_path / "run")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and "plan.json" in error and not (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--minutes", "0"], "must be more than 0"),
+        (["--minutes", "3", "--set", "steps=4"], "contradicts"),
+        (["--plan", "x.json", "--minutes", "4"], "edit the file"),
+    ],
+)
+def test_contradictions_are_sentences(data, tmp_path, capsys, words, sentence):
+    assert main(["train", str(data), "--output", str(tmp_path / "run"), "--device", "cpu", *words]) == 2
+    assert sentence in capsys.readouterr().err
