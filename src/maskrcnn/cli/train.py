@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,11 @@ def _planned(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
     from maskrcnn.training.setup import refuse_to_overwrite
 
     refuse_to_overwrite(arguments.output)  # before the plan, which takes seconds
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not arguments.plan:
+        raise ValueError(
+            "several processes need one plan: make it by `maskrcnn plan DATA --output plan.json`, then train "
+            "with --plan plan.json, or give the length by --set steps=…"
+        )
     if arguments.plan:
         if arguments.minutes or arguments.recipe:
             raise ValueError(

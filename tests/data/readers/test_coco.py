@@ -141,7 +141,8 @@ IMAGE = content()["images"][0]
         ({"annotations": annotation(bbox=[0, 10**400, 1, 2])}, "'bbox' is not a list of finite numbers"),
         ({"annotations": annotation(iscrowd="no")}, "'iscrowd' is 'no', where 0 or 1"),
         ({"images": [IMAGE | {"height": 0}]}, "image 10: its height is 0 and its width is 6 pixels"),
-        ({"images": [IMAGE | {"id": "10"}]}, "'id' is '10', where an integer"),
+        ({"images": [IMAGE | {"id": "ten"}]}, "'id' is 'ten', where an integer"),
+        ({"annotations": annotation(segmentation=3)}, "'segmentation' is '3', where a list"),
         ({"categories": {}}, "it has no list 'categories'"),
     ],
 )
@@ -224,11 +225,69 @@ def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
         read_coco(file, tmp_path)
 
 
-def test_what_is_no_data_set_is_named(tmp_path):
+def test_absent_pictures_are_left_out_and_named_until_none_is_left(tmp_path):
     file = write(tmp_path, content())
+    (tmp_path / "10.png").unlink()
+    with pytest.warns(UserWarning, match=r"left out 1 pictures that are not there \(10\.png\)$"):
+        dataset = read_coco(file, tmp_path)
+    assert dataset.image_ids.tolist() == [3] and len(dataset.objects(0).ids) == 0
+    assert [image["id"] for image in dataset.truth()["images"]] == [3]
     (tmp_path / "3.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 2 pictures are not in .*: 3\.png"):
+    with pytest.raises(FileNotFoundError, match=r"none of its 2 pictures is in .*: 10\.png; 3\.png"):
         read_coco(file, tmp_path)
+
+
+def test_unusable_annotations_are_left_out_and_named(tmp_path):
+    bad = annotation(id=7, bbox=[0, 0, -1, 2]) + annotation(id=8, segmentation=[[0, 0, 1, 1]]) + ["x"]
+    bad += annotation(id=9, category_id=99) + annotation(id=11, image_id=99) + annotation(id=12, bbox=[])
+    bad[-1]["segmentation"] = None
+    with pytest.warns(UserWarning) as caught:
+        dataset = read(tmp_path, annotations=[*bad, *content()["annotations"]])
+    [warning] = [str(one.message) for one in caught]
+    assert "left out 6 annotations that cannot be used (" in warning and warning.endswith("; …)")
+    for words in ("annotation 11 of image 99: 'image_id' is 99", "annotation 7 of image 10: 'bbox' is [0, 0"):
+        assert words in warning
+    assert dataset.objects(0).ids.tolist() == [7, 8]  # positions in the file
+    assert [entry["id"] for entry in dataset.truth()["annotations"]] == [7, 8]
+
+
+def test_what_can_be_meant_is_repaired_and_counted(tmp_path):
+    ring, rle = [1, 1, 3, 1, 3, 3.5, 1, 3], {"size": [4, 6], "counts": [5, 2, 2, 2, 13]}
+    texts = annotation(image_id="10", category_id="7", bbox=["1", "1", "2", "2.5"], iscrowd="0")
+    texts[0]["segmentation"] = [[str(number) for number in ring]]
+    flat = annotation(segmentation=ring)
+    boxless = annotation(bbox=None, segmentation=[ring]) + annotation(segmentation=rle)
+    del boxless[1]["bbox"]
+    images = [
+        {"id": "10", "file_name": "10.png", "height": "4", "width": 6.0},
+        {"id": 3, "file_name": "3.png"},
+    ]
+    categories = [{"id": "7", "name": "cup"}]
+    with pytest.warns(UserWarning) as caught:
+        given = [*texts, *flat, *boxless]
+        dataset = read(tmp_path, annotations=given, images=images, categories=categories)
+    [warning] = [str(one.message) for one in caught]
+    assert "left out" not in warning
+    for words in (
+        "5 numbers that are written as texts",
+        "1 polygons that are not in a list",
+        "2 boxes from their masks",
+        "1 sizes of pictures from their files",
+    ):
+        assert words in warning
+    assert dataset.sizes_hw.tolist() == [[4, 6], [4, 6]] and dataset.category_ids == (7,)
+    assert dataset.objects(0).boxes.tolist() == [[1, 1, 3, 3.5], [1, 1, 3, 3], [1, 1, 3, 3.5], [1, 1, 3, 3]]
+    polygons = dataset.objects(0).masks[:3]
+    assert all(len(mask) == 1 and mask[0].ravel().tolist() == ring for mask in polygons)
+
+
+def test_the_size_of_a_turned_picture_is_that_of_the_upright_one(tmp_path):
+    file = write(tmp_path, content(images=[{"id": 10, "file_name": "10.jpg", "height": None, "width": None}]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "10.jpg", exif=exif)
+    with pytest.warns(UserWarning, match="1 sizes of pictures from their files"):
+        assert read_coco(file, tmp_path).sizes_hw.tolist() == [[6, 4]]
 
 
 def test_truth_is_the_file_exactly(tmp_path):

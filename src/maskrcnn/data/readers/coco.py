@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ExifTags
 
 from maskrcnn.data.categories import Categories, Entry, to_categories
 from maskrcnn.data.dataset import Annotations, Mask, PackedDataset, Polygons
+from maskrcnn.data.file_names import file_name_within
+from maskrcnn.data.notes import Notes
+from maskrcnn.data.pictures import open_picture
 from maskrcnn.data.white import common_white
 from maskrcnn.files import reading
-from maskrcnn.masks.rle import compress, rle_counts
+from maskrcnn.masks.rle import compress, rle_counts, rle_to_crop
 
 _Numbered = tuple[int, Any]  # position in the list of annotations, from 1, and the annotation
-_MAX_NAME = 255  # bytes of one part of a path, the limit of common file systems
 
 
 def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDataset:
@@ -31,28 +32,36 @@ def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDa
     Labels are 0 … K-1 in the order of the category ids. Classes without examples and pictures without objects
     are kept.
 
-    Raises ValueError that names file, picture and annotation for values that are not valid, and
-    FileNotFoundError for missing pictures. Boxes without area are left out of training, and polygons of fewer
-    than 3 points beside valid ones are removed; a warning counts both.
+    What can be meant is repaired: a number written as a text, a polygon that is not in a list, a box that is
+    missing beside a mask, the size of a picture, which its file tells. An annotation that cannot be used is
+    left out, and so is a picture that is not there; boxes without area are left out of training. A warning
+    counts all of these and names the first of each kind.
+
+    Raises ValueError that names file, picture and annotation where no annotation can be used, and for values
+    of pictures and categories that are not valid; FileNotFoundError where no picture is there.
     """
     file, folder = Path(annotation_file), Path(image_folder)
-    content = _read_json(file)
+    content, notes = _read_json(file), Notes(file)
     with _naming(str(file)):
-        categories = to_categories(_by_id(content["categories"], "categories"))
-        entries = _by_id(content["images"], "images")
-    images = [_read_image(file, entry) for entry in entries.values()]
-    _check_files(file, folder, images)
+        categories = to_categories(_by_id(content["categories"], "categories", notes))
+        entries = _by_id(content["images"], "images", notes)
+    images = [_read_image(file, folder, entry, notes) for entry in entries.values()]
+    images = _present(file, folder, images, notes)
     white = common_white([folder / image["file_name"] for image in images])
-    groups = _by_image(file, content.pop("annotations"), images)
-    annotations = _Reader(file, categories).read_all(groups, images)
+    groups = _by_image(content.pop("annotations"), entries, images, notes)
+    annotations = _Reader(categories, notes).read_all(groups, images)
     return PackedDataset(file, folder, categories, images, annotations, white)
+
+
+_UNUSABLE, _ABSENT = "annotations that cannot be used", "pictures that are not there"
+_TEXTS = "numbers that are written as texts"
 
 
 def first_file_name(annotation_file: Path) -> str:
     """Return the name of the first picture of an annotation file. Raises ValueError as `read_coco` does."""
     with _naming(str(annotation_file)):
-        entries = _by_id(_read_json(annotation_file)["images"], "images")
-        return _file_name(next(iter(entries.values()))["file_name"])
+        entries = _by_id(_read_json(annotation_file)["images"], "images", Notes(annotation_file))
+        return file_name_within(next(iter(entries.values()))["file_name"])
 
 
 @contextmanager
@@ -66,10 +75,10 @@ def _naming(place: str) -> Iterator[None]:
         raise ValueError(f"{place}: {error}") from None
 
 
-def _place(file: Path, annotation: Any) -> str:
+def _place(annotation: Any) -> str:
     if not isinstance(annotation, dict):
-        return f"{file}: an entry of 'annotations'"
-    return f"{file}: annotation {annotation.get('id')} of image {annotation.get('image_id')}"
+        return "an entry of 'annotations'"
+    return f"annotation {annotation.get('id')} of image {annotation.get('image_id')}"
 
 
 def _read_json(file: Path) -> Entry:
@@ -86,75 +95,70 @@ def _read_json(file: Path) -> Entry:
     return content
 
 
-def _by_id(entries: list, key: str) -> dict[int, Entry]:
+def _by_id(entries: list, key: str, notes: Notes) -> dict[int, Entry]:
     if wrong := [entry for entry in entries if not isinstance(entry, dict)]:
         raise ValueError(f"the list {key!r} contains {str(wrong[0])[:80]!r}, where an object was expected")
-    by_id = {_integer(entry, "id"): entry for entry in entries}
-    if not by_id:
+    ids = [_integer(entry, "id", notes) for entry in entries]
+    if not ids:
         raise ValueError(f"the list {key!r} is empty")
-    if len(by_id) < len(entries):
-        [(id_, count)] = Counter(entry["id"] for entry in entries).most_common(1)
+    if len(set(ids)) < len(ids):
+        [(id_, count)] = Counter(ids).most_common(1)
         raise ValueError(f"the id {id_} occurs {count} times in {key!r}; ids must be unique")
-    return by_id
+    return {id_: {**entry, "id": id_} for id_, entry in zip(ids, entries, strict=True)}
 
 
-def _integer(entry: Any, key: str) -> int:
+def _integer(entry: Any, key: str, notes: Notes) -> int:
     value = entry[key]
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,19}\s*", value):
+        notes.repaired[_TEXTS] += 1
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{key!r} is {value!r}, where an integer was expected")
+        raise ValueError(f"{key!r} is {repr(value)[:80]}, where an integer was expected")
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{key!r} is {value}, which does not fit into 64 bits; number the entries from 1")
     return value
 
 
-def _listed(annotation: Any, key: str, ids: Mapping[int, Any]) -> int:
-    id_ = _integer(annotation, key)
+def _listed(annotation: Any, key: str, ids: Collection[int], notes: Notes) -> int:
+    id_ = _integer(annotation, key, notes)
     if id_ not in ids:
         raise ValueError(f"{key!r} is {id_}, which the file does not list")
     return id_
 
 
-def _read_image(file: Path, entry: Entry) -> Entry:
+def _read_image(file: Path, folder: Path, entry: Entry, notes: Notes) -> Entry:
     with _naming(f"{file}: image {entry['id']}"):
-        height, width = _integer(entry, "height"), _integer(entry, "width")
+        name = file_name_within(entry["file_name"])
+        if entry.get("height") is None and entry.get("width") is None and _is_file(folder / name):
+            entry = {**entry, **_size_of(folder / name)}
+            notes.repaired["sizes of pictures from their files"] += 1
+        height, width = _integer(entry, "height", notes), _integer(entry, "width", notes)
         if not (1 <= height < 2**31 and 1 <= width < 2**31):
             raise ValueError(f"its height is {height} and its width is {width} pixels")
-        return {**entry, "file_name": _file_name(entry["file_name"])}
+        return {**entry, "file_name": name, "height": height, "width": width}
 
 
-def _file_name(name: Any) -> str:
-    """Return the path of a picture within the image folder, with forward slashes."""
-    if not isinstance(name, str):
-        raise ValueError(f"'file_name' is {name!r}, where a text was expected")
-    if problem := _name_problem(name.replace("\\", "/")):
-        raise ValueError(f"the file name {name[:80]!r} {problem}")
-    return name.replace("\\", "/")
+def _size_of(path: Path) -> Entry:
+    """Return height and width of a picture, upright, from the header of its file."""
+    with open_picture(path) as image:
+        width, height = image.size
+        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return {"height": width, "width": height} if sideways else {"height": height, "width": width}
 
 
-def _name_problem(name: str) -> str:
-    """Return what is wrong with a file name, if anything is."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "://" in name or re.match("[A-Za-z]:", name):
-        return "leads out of the image folder"
-    if not path.name:
-        return "names no file"
-    try:
-        longest = max(len(os.fsencode(part)) for part in path.parts)
-    except UnicodeEncodeError:
-        return "has characters that no file name can have"
-    if "\0" in name:
-        return "has characters that no file name can have"
-    return "" if longest <= _MAX_NAME else f"is longer than {_MAX_NAME} bytes"
-
-
-def _check_files(file: Path, folder: Path, images: Sequence[Entry]) -> None:
-    missing = [image["file_name"] for image in images if not _is_file(folder / image["file_name"])]
-    if missing:
-        examples = ", ".join(missing[:3])
-        raise FileNotFoundError(
-            f"{file}: {len(missing)} of {len(images)} pictures are not in {folder}: {examples}"
-            f"{' …' if len(missing) > 3 else ''}"
-        )
+def _present(file: Path, folder: Path, images: Sequence[Entry], notes: Notes) -> list[Entry]:
+    """Return the images whose pictures are in the folder. Raises FileNotFoundError where none is."""
+    present = [image for image in images if _is_file(folder / image["file_name"])]
+    is_present = {image["id"] for image in present}
+    for image in images:
+        if image["id"] not in is_present:
+            notes.leave_out(_ABSENT, image["file_name"])
+    if not present:
+        names = "; ".join(notes.examples[_ABSENT])
+        raise FileNotFoundError(f"{file}: none of its {len(images)} pictures is in {folder}: {names}")
+    return present
 
 
 def _is_file(path: Path) -> bool:
@@ -162,49 +166,81 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
 
 
-def _by_image(file: Path, annotations: list, images: Sequence[Entry]) -> dict[int, list[_Numbered]]:
+def _by_image(
+    annotations: list, known: Collection[int], images: Sequence[Entry], notes: Notes
+) -> dict[int, list[_Numbered]]:
+    """Group annotations by their image; those of absent pictures fall away with these."""
     groups: dict[int, list[_Numbered]] = {image["id"]: [] for image in images}
     for number, annotation in enumerate(annotations, 1):
-        with _naming(_place(file, annotation)):
-            groups[_listed(annotation, "image_id", groups)].append((number, annotation))
+        try:
+            with _naming(_place(annotation)):
+                image_id = _listed(annotation, "image_id", known, notes)
+        except ValueError as error:
+            notes.leave_out(_UNUSABLE, str(error))
+        else:
+            if image_id in groups:
+                groups[image_id].append((number, annotation))
     return groups
 
 
 class _Reader:
-    """Checks annotations, and counts what it leaves out."""
+    """Checks annotations, and notes what it leaves out."""
 
-    def __init__(self, file: Path, categories: Categories) -> None:
-        self.file = file
+    def __init__(self, categories: Categories, notes: Notes) -> None:
         self.labels = {id_: label for label, id_ in enumerate(categories.category_ids)}
         self.num_keypoints = len(categories.keypoint_names)
-        self.left_out: Counter[str] = Counter()
+        self.notes = notes
 
     def read_all(self, groups: dict[int, list[_Numbered]], images: Sequence[Entry]) -> Iterator[Annotations]:
-        """Yield the annotations of each image; `groups` is emptied on the way, to free its memory."""
+        """Yield the annotations of each image; `groups` is emptied on the way, to free its memory.
+
+        Raises ValueError where there are annotations and none can be used.
+        """
+        usable = 0
         for image in images:
             size_hw = image["height"], image["width"]
-            annotations = self._stack([self._read(one, size_hw) for one in groups.pop(image["id"])])
-            self.left_out["boxes without area"] += len(annotations.ids) - len(
-                annotations.to_objects(size_hw).ids
-            )
+            rows = [self._row(one, size_hw) for one in groups.pop(image["id"])]
+            annotations = self._stack([row for row in rows if row is not None])
+            usable += len(annotations.ids)
+            flat = len(annotations.ids) - len(annotations.to_objects(size_hw).ids)
+            self.notes.leave_out("boxes without area", count=flat)
             yield annotations
-        if self.left_out.total():
-            counts = " and ".join(f"{count} {what}" for what, count in self.left_out.items() if count)
-            warnings.warn(f"{self.file}: left out {counts}", stacklevel=4)
+        if not usable and self.notes.left_out[_UNUSABLE]:
+            raise ValueError(f"{self.notes.file}: there are only {self.notes.described(_UNUSABLE)}")
+        self.notes.warn()
+
+    def _row(self, numbered: _Numbered, size_hw: tuple[int, int]) -> tuple | None:
+        """Return the row of `Annotations` of one annotation, None where it cannot be used."""
+        try:
+            return self._read(numbered, size_hw)
+        except ValueError as error:
+            self.notes.leave_out(_UNUSABLE, str(error))
+            return None
 
     def _read(self, numbered: _Numbered, size_hw: tuple[int, int]) -> tuple:
-        """Return the row of `Annotations` of one annotation."""
         number, annotation = numbered
-        with _naming(_place(self.file, annotation)):
+        with _naming(_place(annotation)):
+            mask = self._read_mask(annotation.get("segmentation"), size_hw)
             return (
-                _read_bbox(annotation),
+                self._read_bbox(annotation, mask),
                 self._read_area(annotation.get("area")),
-                self.labels[_listed(annotation, "category_id", self.labels)],
+                self.labels[_listed(annotation, "category_id", self.labels, self.notes)],
                 _read_crowd(annotation.get("iscrowd")),
-                self._read_mask(annotation.get("segmentation"), size_hw),
+                mask,
                 _read_keypoints(annotation, self.num_keypoints),
                 number,
             )
+
+    def _read_bbox(self, annotation: Entry, mask: Mask) -> np.ndarray:
+        if not annotation.get("bbox") and mask:
+            self.notes.repaired["boxes from their masks"] += 1
+            return _bbox_of(mask)
+        bbox = _numbers(annotation["bbox"], "'bbox'")
+        if len(bbox) != 4 or min(bbox[2:]) < 0:
+            raise ValueError(
+                f"'bbox' is {str(annotation['bbox'])[:80]}, where x, y, width, height ≥ 0 was expected"
+            )
+        return bbox
 
     def _read_area(self, value: Any) -> float:
         """Return the area in px²; NaN if there is none, for evaluation computes it from the mask."""
@@ -214,7 +250,7 @@ class _Reader:
         except (TypeError, ValueError, OverflowError):
             area = -1.0
         if area < 0 or math.isinf(area):
-            self.left_out["areas that are not numbers"] += 1
+            self.notes.leave_out("areas that are not numbers")
             return math.nan
         return area
 
@@ -223,8 +259,13 @@ class _Reader:
             return _read_rle(segmentation, size_hw)
         if not segmentation:
             return None
+        if not isinstance(segmentation, list):
+            raise ValueError(f"'segmentation' is {str(segmentation)[:80]!r}, where a list was expected")
+        if not any(isinstance(ring, list) for ring in segmentation):
+            segmentation = [segmentation]
+            self.notes.repaired["polygons that are not in a list"] += 1
         rings = _read_polygons(segmentation, size_hw)
-        self.left_out["polygons of fewer than 3 points"] += len(segmentation) - len(rings)
+        self.notes.leave_out("polygons of fewer than 3 points", count=len(segmentation) - len(rings))
         return rings
 
     def _stack(self, rows: list[tuple]) -> Annotations:
@@ -240,11 +281,14 @@ class _Reader:
         )
 
 
-def _read_bbox(annotation: Entry) -> np.ndarray:
-    bbox = _numbers(annotation["bbox"], "'bbox'")
-    if len(bbox) != 4 or min(bbox[2:]) < 0:
-        raise ValueError(f"'bbox' is {annotation['bbox']}, where x, y, width, height ≥ 0 was expected")
-    return bbox
+def _bbox_of(mask: Mask) -> np.ndarray:
+    """Return x, y, width, height of a mask."""
+    if isinstance(mask, list):
+        points = np.concatenate(mask)
+        low, high = points.min(0), points.max(0)
+        return np.concatenate([low, high - low])
+    crop, (y0, x0) = rle_to_crop(mask or {})
+    return np.array([x0, y0, crop.shape[1], crop.shape[0]], np.float64)
 
 
 def _read_crowd(value: Any) -> bool:
