@@ -54,6 +54,20 @@ def has_one_export(data: str | Path) -> bool:
     return _one_export(Path(data)) is not None
 
 
+def annotation_files(data: Path) -> dict[str, tuple[Path, Path]]:
+    """Return the annotation file and the folder of pictures of each split; of "all" where there are none.
+
+    Raises FileNotFoundError where there is no annotation file in COCO's format.
+    """
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    files: dict[str, tuple[Path, Path]] = {}
+    for split in splits:
+        found = _coco_files(data, split, KINDS) or _coco_files(data, split, KINDS, pictures=False)
+        if found:
+            files[split] = found
+    return files or {"all": _export_and_folder(data)}
+
+
 def read_one_export(data: str | Path) -> PackedDataset:
     """Read a folder that has one annotation file in COCO's format and no splits, as annotation tools export.
 
@@ -64,7 +78,10 @@ def read_one_export(data: str | Path) -> PackedDataset:
     Raises FileNotFoundError where the folder has no such file or its pictures are not there, and what the
     reader raises.
     """
-    data = Path(data)
+    return read_coco(*_export_and_folder(Path(data)))
+
+
+def _export_and_folder(data: Path) -> tuple[Path, Path]:
     if not (file := _one_export(data)):
         raise FileNotFoundError(
             f"{data}: no annotation file, or several; expected one JSON file in COCO's format in it or in "
@@ -77,7 +94,7 @@ def read_one_export(data: str | Path) -> PackedDataset:
     if folder is None:
         places = ", ".join(f"{folder}/" for folder in folders)
         raise FileNotFoundError(f"{file}: its first picture, {name}, is in none of {places}")
-    return read_coco(file, folder)
+    return file, folder
 
 
 def _one_export(data: Path) -> Path | None:

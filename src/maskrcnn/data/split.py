@@ -106,8 +106,8 @@ def groups_of(dataset: Dataset) -> Int[np.ndarray, " pictures"]:
     """
     paths = dataset.paths
     groups = np.arange(len(paths))
-    hashes = [_difference_hash(path) for path in paths] if len(paths) <= _HASHED else []
-    for keys in ([_ADDED.sub("", str(path.with_suffix(""))) for path in paths], _merge_near(hashes)):
+    hashes = [difference_hash(path) for path in paths] if len(paths) <= _HASHED else []
+    for keys in ([_ADDED.sub("", str(path.with_suffix(""))) for path in paths], merge_near(hashes)):
         merged = _merge(groups, keys) if keys else groups
         if np.bincount(merged).max(initial=0) <= max(1, len(paths) // 2):
             groups = merged
@@ -123,7 +123,7 @@ def _merge(groups: np.ndarray, keys: Sequence[Hashable]) -> np.ndarray:
     return merged
 
 
-def _merge_near(hashes: Sequence[int | None]) -> list[int | None]:
+def merge_near(hashes: Sequence[int | None]) -> list[int | None]:
     """Return the hashes with those of near duplicates made equal."""
     values = np.array(sorted({value for value in hashes if value is not None}), np.uint64)
     bits = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1)
@@ -135,7 +135,7 @@ def _merge_near(hashes: Sequence[int | None]) -> list[int | None]:
     return [None if value is None else representative[value] for value in hashes]
 
 
-def _difference_hash(path: Path) -> int | None:
+def difference_hash(path: Path) -> int | None:
     """Return 64 bits that tell where a picture becomes darker to the right; None if it says nothing.
 
     That is a picture that cannot be read, which is reported when it is needed, or an almost even one.

@@ -41,7 +41,7 @@ def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDa
     of pictures and categories that are not valid; FileNotFoundError where no picture is there.
     """
     file, folder = Path(annotation_file), Path(image_folder)
-    content, notes = _read_json(file), Notes(file)
+    content, notes = read_json(file), Notes(file)
     with _naming(str(file)):
         categories = to_categories(_by_id(content["categories"], "categories", notes))
         entries = _by_id(content["images"], "images", notes)
@@ -60,7 +60,7 @@ _TEXTS = "numbers that are written as texts"
 def first_file_name(annotation_file: Path) -> str:
     """Return the name of the first picture of an annotation file. Raises ValueError as `read_coco` does."""
     with _naming(str(annotation_file)):
-        entries = _by_id(_read_json(annotation_file)["images"], "images", Notes(annotation_file))
+        entries = _by_id(read_json(annotation_file)["images"], "images", Notes(annotation_file))
         return file_name_within(next(iter(entries.values()))["file_name"])
 
 
@@ -81,7 +81,8 @@ def _place(annotation: Any) -> str:
     return f"annotation {annotation.get('id')} of image {annotation.get('image_id')}"
 
 
-def _read_json(file: Path) -> Entry:
+def read_json(file: Path) -> Entry:
+    """Return the content of an annotation file with its three lists. Raises ValueError for any other."""
     with reading(file):
         data = file.read_bytes()
     try:

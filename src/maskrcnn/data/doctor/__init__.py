@@ -1,0 +1,1 @@
+"""The doctor of data sets: looks at everything, never stops at the first fault."""
