@@ -1,1 +1,0 @@
-"""The doctor of data sets: looks at everything, never stops at the first fault."""
