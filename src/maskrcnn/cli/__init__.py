@@ -13,10 +13,10 @@ from importlib import metadata
 from typing import Any
 
 from maskrcnn import __version__
-from maskrcnn.cli import bench, demo, evaluate, export, paper, predict, train, weights
+from maskrcnn.cli import bench, check, demo, evaluate, export, paper, predict, train, weights
 from maskrcnn.cli.errors import FAILED, INTERRUPTED, explain
 
-_COMMANDS = (demo, train, evaluate, predict, bench, export, weights, paper)
+_COMMANDS = (demo, check, train, evaluate, predict, bench, export, weights, paper)
 _DEBUG = "MASKRCNN_DEBUG"
 _EPILOG = f"""\
 exit status: 0 all done, 1 something failed, 2 the command was not meaningful, 130 interrupted by Ctrl-C.

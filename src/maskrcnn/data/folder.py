@@ -25,7 +25,7 @@ def read_split(data: str | Path, split: Split, kinds: tuple[str, ...] = KINDS) -
     the reader raises: ValueError for annotations that are not valid, FileNotFoundError for missing pictures.
     """
     data = Path(data)
-    if files := _coco_files(data, split, kinds):
+    if files := coco_files(data, split, kinds):
         return read_coco(*files)
     if cityscapes.has_split(data, split):
         return cityscapes.read_cityscapes(data, split)
@@ -42,19 +42,20 @@ def read_split(data: str | Path, split: Split, kinds: tuple[str, ...] = KINDS) -
 def has_split(data: str | Path, split: Split) -> bool:
     """Return whether the folder has a split in a layout that `read_split` supports."""
     data = Path(data)
-    return _coco_files(data, split, KINDS) is not None or cityscapes.has_split(data, split)
+    return coco_files(data, split, KINDS) is not None or cityscapes.has_split(data, split)
 
 
-def _coco_files(data: Path, split: Split, kinds: tuple[str, ...]) -> tuple[Path, Path] | None:
+def coco_files(data: Path, split: Split, kinds: tuple[str, ...]) -> tuple[Path, Path] | None:
     """Return the annotation file and the image folder of a split, or None."""
-    candidates = _coco_layouts(data, split, kinds)
+    candidates = coco_layouts(data, split, kinds)
     with reading(data):
         return next(
             ((file, images) for file, images in candidates if file.is_file() and images.is_dir()), None
         )
 
 
-def _coco_layouts(data: Path, split: Split, kinds: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:
+def coco_layouts(data: Path, split: Split, kinds: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:
+    """Yield the supported annotation files and image folders of a split, preferred first."""
     for kind in kinds:
         for name in (split, f"{split}2017", f"{split}2014"):
             file = data / "annotations" / f"{kind}_{name}.json"
