@@ -14,12 +14,12 @@ def file_name_within(name: Any) -> str:
     """Return the path of a picture within the image folder, with forward slashes."""
     if not isinstance(name, str):
         raise ValueError(f"'file_name' is {name!r}, where a text was expected")
-    if problem := _name_problem(name.replace("\\", "/")):
+    if problem := name_problem(name.replace("\\", "/")):
         raise ValueError(f"the file name {name[:80]!r} {problem}")
     return name.replace("\\", "/")
 
 
-def _name_problem(name: str) -> str:
+def name_problem(name: str) -> str:
     """Return what is wrong with a file name, if anything is."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "://" in name or re.match("[A-Za-z]:", name):

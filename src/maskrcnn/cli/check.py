@@ -1,0 +1,41 @@
+"""``maskrcnn check``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from maskrcnn.cli.arguments import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser("check", help="list the faults of a data set, and mend its annotations")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder in the layout of COCO or Roboflow")
+    parser.add_argument(
+        "--fix",
+        type=Path,
+        metavar="OUT",
+        help="write a repaired copy of the annotation files into this folder, and list the changes",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings to this file")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; the exit status is 1 if there are errors or warnings."""
+    from rich import print as print_tables
+
+    from maskrcnn.data.doctor.check import check
+    from maskrcnn.data.doctor.fix import fix
+
+    report = check(arguments.data)
+    print_tables(report.table())
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        report.write(arguments.json)
+        print(f"findings {arguments.json}")
+    if arguments.fix:
+        for repair in fix(arguments.data, arguments.fix):
+            print_tables(repair.table())
+    return 0 if report.clean else 1
