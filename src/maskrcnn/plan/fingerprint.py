@@ -52,8 +52,9 @@ class Fingerprint:
 def fingerprint(dataset: Dataset) -> Fingerprint:
     """Return the fingerprint of a data set.
 
-    It reads all annotations, measures the masks of about 20,000 objects at most, and decodes up to 64 pictures, at equal distances; those that cannot be read are
-    skipped, as training reports them. Raises ValueError where there is no object to learn from.
+    It reads all annotations, measures the masks of about 20,000 objects at most, and decodes up to 64
+    pictures, at equal distances; those that cannot be read are skipped, as training reports them. Raises
+    ValueError where there is no object to learn from.
     """
     pictures = [without_crowds(dataset.objects(index)) for index in range(len(dataset))]
     counts = np.array([len(objects.labels) for objects in pictures])
