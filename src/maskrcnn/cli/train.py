@@ -141,8 +141,9 @@ def _planned(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
             device=arguments.device,
             values=values,
         )
-    print(describe_length(planned, arguments.device), flush=True)
-    print_table(plan_table(planned.plan))
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one is enough
+        print(describe_length(planned, arguments.device), flush=True)
+        print_table(plan_table(planned.plan))
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_plan(arguments.output / FILE, planned.plan, planned.fingerprint)
     return planned
