@@ -121,6 +121,12 @@ def test_a_short_ring_beside_others_is_removed(data):
     assert repair.changes == {"polygons of fewer than 3 points removed": 1}
 
 
+def test_missing_sizes_are_read_from_the_picture(data):
+    repair, result = fixed(data, [square(1)], {"height": None, "width": None})
+    assert (result["images"][0]["height"], result["images"][0]["width"]) == (64, 64)
+    assert repair.changes == {"sizes read from the picture": 1}
+
+
 def test_the_source_is_never_replaced(data):
     fixed(data, [square(1)])
     with pytest.raises(ValueError, match="choose another folder"):

@@ -15,6 +15,7 @@ from rich.text import Text
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.doctor.check import open_splits
 from maskrcnn.data.doctor.findings import Report, plain_text
+from maskrcnn.data.doctor.pictures import upright_size
 from maskrcnn.data.doctor.raw import (
     LISTS,
     RawSplit,
@@ -27,6 +28,7 @@ from maskrcnn.data.doctor.raw import (
     to_numbers,
 )
 from maskrcnn.data.doctor.shapes import is_flat, looks_like_corners, mask_area, mask_extent
+from maskrcnn.data.readers.coco import name_problem
 from maskrcnn.files import write_json
 from maskrcnn.masks.rle import rle_counts
 
@@ -75,6 +77,8 @@ def repaired(split: RawSplit, repair: Repair) -> Entry:
     content = dict(read_json(split.file))
     images = [_mend_integers(image, ("id", "height", "width"), repair) for image in split.images]
     categories = [_mend_integers(category, ("id",), repair) for category in split.categories]
+    for image in images:
+        _mend_size(image, split.folder, repair)
     _renumber(images, "image", repair)
     by_key = {to_key(image.get("id")): image for image in images}
     known = {to_key(category.get("id")) for category in categories}
@@ -116,6 +120,17 @@ def _mend_integers(entry: Entry, keys: Iterable[str], repair: Repair) -> Entry:
             mended[key] = integer
             repair.changes[f"values of {key!r} made integers"] += 1
     return mended
+
+
+def _mend_size(image: Entry, folder: Path, repair: Repair) -> None:
+    name = image.get("file_name")
+    if not isinstance(name, str) or name_problem(name.replace("\\", "/")):
+        return
+    if image.get("height") is None or image.get("width") is None:
+        size_hw = upright_size(folder / name.replace("\\", "/"))
+        if size_hw is not None:
+            image["height"], image["width"] = size_hw
+            repair.changes["sizes read from the picture"] += 1
 
 
 def _mend_annotation(original: Entry, corners: bool, repair: Repair) -> Entry:
