@@ -77,15 +77,21 @@ def repaired(split: RawSplit, repair: Repair) -> Entry:
     content = dict(read_json(split.file))
     images = [_mend_integers(image, ("id", "height", "width"), repair) for image in split.images]
     categories = [_mend_integers(category, ("id",), repair) for category in split.categories]
-    for image in images:
-        _mend_size(image, split.folder, repair)
+    for entry in images:
+        _mend_size(entry, split.folder, repair)
     _renumber(images, "image", repair)
+    image_ids, category_ids = (
+        _number_names(images, "image", repair),
+        _number_names(categories, "category", repair),
+    )
     by_key = {to_key(image.get("id")): image for image in images}
     known = {to_key(category.get("id")) for category in categories}
     corners = all_corners(split)
     annotations = []
     for original in split.annotations:
         annotation = _mend_annotation(original, corners, repair)
+        for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
+            annotation[key] = ids.get(to_key(annotation.get(key)), annotation.get(key))
         image = by_key.get(to_key(annotation.get("image_id")))
         reason = unusable(annotation, image, known)
         if reason:
@@ -209,6 +215,19 @@ def _renumber(entries: list[Entry], what: str, repair: Repair) -> None:
             free += 1
             repair.changes[f"{what} ids renumbered"] += 1
         seen.add(key)
+
+
+def _number_names(entries: list[Entry], what: str, repair: Repair) -> dict[int | str, int]:
+    """Number the entries whose ids are texts or too large for 64 bits; return the new ids by the old keys."""
+    numbers = [to_integer(entry.get("id")) for entry in entries]
+    free = 1 + max((number for number in numbers if number is not None), default=0)
+    renamed: dict[int | str, int] = {}
+    for entry, number in zip(entries, numbers, strict=True):
+        if number is None and entry.get("id") is not None:
+            renamed[to_key(entry["id"])] = entry["id"] = free
+            free += 1
+            repair.changes[f"{what} ids that are no integers of 64 bits renumbered"] += 1
+    return renamed
 
 
 def unusable(annotation: Entry, image: Entry | None, known: set[int | str]) -> str:
