@@ -10,13 +10,15 @@ from functools import partial
 import pytest
 import torch
 
-from maskrcnn.cli import bench, demo, evaluate, export, main, paper, predict, train, weights
+from maskrcnn.cli import bench, check, demo, evaluate, export, main, paper, plan, predict, train, weights
 from maskrcnn.cli.errors import explain
 
 # Each command, with the function that executes it
 COMMANDS = {
     "demo": (demo, "run"),
+    "plan DATA": (plan, "run"),
     "train DATA": (train, "run"),
+    "check DATA": (check, "run"),
     "evaluate WEIGHTS DATA": (evaluate, "run"),
     "predict WEIGHTS PICTURE": (predict, "run"),
     "bench": (bench, "run"),

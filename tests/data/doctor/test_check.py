@@ -128,6 +128,8 @@ FAULTS = [
     ("missing box", annotation(bbox=None)),
     ("missing box", annotation(bbox=[1, 2, "three", 4])),
     ("negative box", annotation(bbox=[8, 8, -20, 20])),
+    ("box outside", annotation(bbox=[1e308, 8, 20, 20])),
+    ("polygon outside", mask([[1e308, -1e308, 1e308, 1e308, -1e308, 5, 3, 4]])),
     ("empty box", annotation(bbox=[8, 8, 0, 20])),
     ("corner box", annotation(bbox=[8, 8, 28, 28])),
     ("relative box", annotation(bbox=[0.125, 0.125, 0.3, 0.3])),

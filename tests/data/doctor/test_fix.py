@@ -121,6 +121,24 @@ def test_a_short_ring_beside_others_is_removed(data):
     assert repair.changes == {"polygons of fewer than 3 points removed": 1}
 
 
+@pytest.mark.parametrize("id_", ["p001", 2**70, 1.5])
+def test_ids_that_are_names_are_numbered(data, id_):
+    one = square(1, image_id=id_, category_id=id_)
+    repair, result = fixed(data, [one], {"id": id_}, {"id": id_})
+    assert result["annotations"] == [square(1)]
+    assert repair.changes == {
+        "image ids that are no integers of 64 bits renumbered": 1,
+        "category ids that are no integers of 64 bits renumbered": 1,
+    }
+    assert not repair.left_out
+
+
+def test_missing_sizes_are_read_from_the_picture(data):
+    repair, result = fixed(data, [square(1)], {"height": None, "width": None})
+    assert (result["images"][0]["height"], result["images"][0]["width"]) == (64, 64)
+    assert repair.changes == {"sizes read from the picture": 1}
+
+
 def test_the_source_is_never_replaced(data):
     fixed(data, [square(1)])
     with pytest.raises(ValueError, match="choose another folder"):

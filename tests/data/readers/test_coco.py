@@ -255,7 +255,8 @@ def test_what_can_be_meant_is_repaired_and_counted(tmp_path):
     ring, rle = [1, 1, 3, 1, 3, 3.5, 1, 3], {"size": [4, 6], "counts": [5, 2, 2, 2, 13]}
     texts = annotation(image_id="10", category_id="7", bbox=["1", "1", "2", "2.5"], iscrowd="0")
     texts[0]["segmentation"] = [[str(number) for number in ring]]
-    flat = annotation(segmentation=ring)
+    pairs = [[ring[i : i + 2] for i in range(0, len(ring), 2)]]
+    flat = annotation(segmentation=ring) + annotation(segmentation=pairs)
     boxless = annotation(bbox=None, segmentation=[ring]) + annotation(segmentation=rle)
     del boxless[1]["bbox"]
     images = [
@@ -271,13 +272,15 @@ def test_what_can_be_meant_is_repaired_and_counted(tmp_path):
     for words in (
         "5 numbers that are written as texts",
         "1 polygons that are not in a list",
+        "1 polygons of pairs [x, y]",
         "2 boxes from their masks",
         "1 sizes of pictures from their files",
     ):
         assert words in warning
     assert dataset.sizes_hw.tolist() == [[4, 6], [4, 6]] and dataset.category_ids == (7,)
-    assert dataset.objects(0).boxes.tolist() == [[1, 1, 3, 3.5], [1, 1, 3, 3], [1, 1, 3, 3.5], [1, 1, 3, 3]]
-    polygons = dataset.objects(0).masks[:3]
+    square, taller = [1, 1, 3, 3], [1, 1, 3, 3.5]
+    assert dataset.objects(0).boxes.tolist() == [taller, square, square, taller, square]
+    polygons = dataset.objects(0).masks[:4]
     assert all(len(mask) == 1 and mask[0].ravel().tolist() == ring for mask in polygons)
 
 

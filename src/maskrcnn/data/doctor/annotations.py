@@ -105,7 +105,7 @@ def _place(annotation: Entry, bbox: list[float], size: Size | None) -> Iterator[
     x1, y1, x2, y2 = box = as_extent(bbox)
     if size is not None:
         height, width = size
-        beyond = max(max(-x1, x2 - width) / (x2 - x1), max(-y1, y2 - height) / (y2 - y1))
+        beyond = max(max(-x1, x2 - width) / bbox[2], max(-y1, y2 - height) / bbox[3])
         if beyond > _OUTSIDE and max(-x1, x2 - width, -y1, y2 - height) > 2:
             text = f"'bbox' is {plain_text(annotation['bbox'])}, but the picture has {width}x{height} pixels"
             yield "box outside", text

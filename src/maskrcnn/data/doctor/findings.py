@@ -42,7 +42,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "unknown category id": ("error", "Remove the annotation, or list its category (--fix leaves it out)."),
     "invalid id": ("error", "Number the entries with integers of at most 64 bits (--fix does if it can)."),
     "value type": ("warning", "Write numbers as JSON numbers (--fix does); they are read so."),
-    "missing value": ("error", "Export the field, or remove the entry."),
+    "missing value": (
+        "error",
+        "Export the field, or remove the entry (--fix and training read missing sizes from the pictures).",
+    ),
     "missing default": ("note", "Nothing to do: area is computed from the mask, iscrowd is 0."),
     "class name": ("error", "Give each category a name of its own."),
     "similar class names": ("warning", "Merge the categories if they mean the same class."),

@@ -15,6 +15,7 @@ from rich.text import Text
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.doctor.check import open_splits
 from maskrcnn.data.doctor.findings import Report, plain_text
+from maskrcnn.data.doctor.pictures import upright_size
 from maskrcnn.data.doctor.raw import (
     LISTS,
     RawSplit,
@@ -27,6 +28,7 @@ from maskrcnn.data.doctor.raw import (
     to_numbers,
 )
 from maskrcnn.data.doctor.shapes import is_flat, looks_like_corners, mask_area, mask_extent
+from maskrcnn.data.file_names import name_problem
 from maskrcnn.files import write_json
 from maskrcnn.masks.rle import rle_counts
 
@@ -75,13 +77,21 @@ def repaired(split: RawSplit, repair: Repair) -> Entry:
     content = dict(read_json(split.file))
     images = [_mend_integers(image, ("id", "height", "width"), repair) for image in split.images]
     categories = [_mend_integers(category, ("id",), repair) for category in split.categories]
+    for entry in images:
+        _mend_size(entry, split.folder, repair)
     _renumber(images, "image", repair)
+    image_ids, category_ids = (
+        _number_names(images, "image", repair),
+        _number_names(categories, "category", repair),
+    )
     by_key = {to_key(image.get("id")): image for image in images}
     known = {to_key(category.get("id")) for category in categories}
     corners = all_corners(split)
     annotations = []
     for original in split.annotations:
         annotation = _mend_annotation(original, corners, repair)
+        for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
+            annotation[key] = ids.get(to_key(annotation.get(key)), annotation.get(key))
         image = by_key.get(to_key(annotation.get("image_id")))
         reason = unusable(annotation, image, known)
         if reason:
@@ -116,6 +126,17 @@ def _mend_integers(entry: Entry, keys: Iterable[str], repair: Repair) -> Entry:
             mended[key] = integer
             repair.changes[f"values of {key!r} made integers"] += 1
     return mended
+
+
+def _mend_size(image: Entry, folder: Path, repair: Repair) -> None:
+    name = image.get("file_name")
+    if not isinstance(name, str) or name_problem(name.replace("\\", "/")):
+        return
+    if image.get("height") is None or image.get("width") is None:
+        size_hw = upright_size(folder / name.replace("\\", "/"))
+        if size_hw is not None:
+            image["height"], image["width"] = size_hw
+            repair.changes["sizes read from the picture"] += 1
 
 
 def _mend_annotation(original: Entry, corners: bool, repair: Repair) -> Entry:
@@ -194,6 +215,19 @@ def _renumber(entries: list[Entry], what: str, repair: Repair) -> None:
             free += 1
             repair.changes[f"{what} ids renumbered"] += 1
         seen.add(key)
+
+
+def _number_names(entries: list[Entry], what: str, repair: Repair) -> dict[int | str, int]:
+    """Number the entries whose ids are texts or too large for 64 bits; return the new ids by the old keys."""
+    numbers = [to_integer(entry.get("id")) for entry in entries]
+    free = 1 + max((number for number in numbers if number is not None), default=0)
+    renamed: dict[int | str, int] = {}
+    for entry, number in zip(entries, numbers, strict=True):
+        if number is None and entry.get("id") is not None:
+            renamed[to_key(entry["id"])] = entry["id"] = free
+            free += 1
+            repair.changes[f"{what} ids that are no integers of 64 bits renumbered"] += 1
+    return renamed
 
 
 def unusable(annotation: Entry, image: Entry | None, known: set[int | str]) -> str:

@@ -74,6 +74,14 @@ def _check_file(split: RawSplit, image: Entry, path: Path, looks: list[Look]) ->
     looks.append(Look(split, image, digest, _bits(opened.thumbnail), opened.thumbnail))
 
 
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Return height and width of a picture as a viewer shows it, None if it cannot be read."""
+    try:
+        return _open(path).upright_hw
+    except (ValueError, OSError):
+        return None
+
+
 def _open(path: Path) -> _Opened:
     with open_picture(path) as image:
         stored = image.size[::-1]

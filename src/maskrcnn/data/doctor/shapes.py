@@ -32,18 +32,19 @@ def rings_of(segmentation: Any) -> list[np.ndarray]:
 
 def ring_area(ring: np.ndarray) -> float:
     """Return the area of a ring in px²."""
-    x, y = (ring - ring[:1]).T
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, y = (ring - ring[:1]).T
+        return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 
 def crosses_itself(ring: np.ndarray) -> bool:
     """Return whether two edges of a ring cross within both."""
     if not 4 <= len(ring) <= _CROSSING_POINTS:
         return False
-    start, step = ring, np.roll(ring, -1, 0) - ring
-    gap = start[None] - start[:, None]
-    cross = step[:, None, 0] * step[None, :, 1] - step[:, None, 1] * step[None, :, 0]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        step = np.roll(ring, -1, 0) - ring
+        gap = ring[None] - ring[:, None]
+        cross = step[:, None, 0] * step[None, :, 1] - step[:, None, 1] * step[None, :, 0]
         first = (gap[..., 0] * step[None, :, 1] - gap[..., 1] * step[None, :, 0]) / cross
         second = (gap[..., 0] * step[:, None, 1] - gap[..., 1] * step[:, None, 0]) / cross
     inside = (first > 1e-6) & (first < 1 - 1e-6) & (second > 1e-6) & (second < 1 - 1e-6)

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import numpy as np
 from PIL import ExifTags
 
 from maskrcnn.data.categories import Categories, Entry, to_categories
-from maskrcnn.data.dataset import Annotations, Mask, PackedDataset, Polygons
+from maskrcnn.data.dataset import Annotations, Mask, PackedDataset
 from maskrcnn.data.file_names import file_name_within
 from maskrcnn.data.notes import Notes
 from maskrcnn.data.pictures import open_picture
+from maskrcnn.data.readers.coco_masks import bbox_of, is_pairs, read_numbers, read_polygons, read_rle
 from maskrcnn.data.white import common_white
 from maskrcnn.files import reading
-from maskrcnn.masks.rle import compress, rle_counts, rle_to_crop
 
 _Numbered = tuple[int, Any]  # position in the list of annotations, from 1, and the annotation
 
@@ -235,8 +236,8 @@ class _Reader:
     def _read_bbox(self, annotation: Entry, mask: Mask) -> np.ndarray:
         if not annotation.get("bbox") and mask:
             self.notes.repaired["boxes from their masks"] += 1
-            return _bbox_of(mask)
-        bbox = _numbers(annotation["bbox"], "'bbox'")
+            return bbox_of(mask)
+        bbox = read_numbers(annotation["bbox"], "'bbox'")
         if len(bbox) != 4 or min(bbox[2:]) < 0:
             raise ValueError(
                 f"'bbox' is {str(annotation['bbox'])[:80]}, where x, y, width, height ≥ 0 was expected"
@@ -257,7 +258,7 @@ class _Reader:
 
     def _read_mask(self, segmentation: Any, size_hw: tuple[int, int]) -> Mask:
         if isinstance(segmentation, dict):
-            return _read_rle(segmentation, size_hw)
+            return read_rle(segmentation, size_hw)
         if not segmentation:
             return None
         if not isinstance(segmentation, list):
@@ -265,7 +266,14 @@ class _Reader:
         if not any(isinstance(ring, list) for ring in segmentation):
             segmentation = [segmentation]
             self.notes.repaired["polygons that are not in a list"] += 1
-        rings = _read_polygons(segmentation, size_hw)
+        pairs = [is_pairs(ring) for ring in segmentation]
+        if any(pairs):
+            segmentation = [
+                list(chain.from_iterable(ring)) if is_pairs else ring
+                for ring, is_pairs in zip(segmentation, pairs, strict=True)
+            ]
+            self.notes.repaired["polygons of pairs [x, y]"] += sum(pairs)
+        rings = read_polygons(segmentation, size_hw)
         self.notes.leave_out("polygons of fewer than 3 points", count=len(segmentation) - len(rings))
         return rings
 
@@ -282,64 +290,16 @@ class _Reader:
         )
 
 
-def _bbox_of(mask: Mask) -> np.ndarray:
-    """Return x, y, width, height of a mask."""
-    if isinstance(mask, list):
-        points = np.concatenate(mask)
-        low, high = points.min(0), points.max(0)
-        return np.concatenate([low, high - low])
-    crop, (y0, x0) = rle_to_crop(mask or {})
-    return np.array([x0, y0, crop.shape[1], crop.shape[0]], np.float64)
-
-
 def _read_crowd(value: Any) -> bool:
     if value not in (None, 0, 1, "0", "1"):
         raise ValueError(f"'iscrowd' is {value!r}, where 0 or 1 was expected")
     return value in (1, "1")
 
 
-def _numbers(values: Any, what: str) -> np.ndarray:
-    try:
-        numbers = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        numbers = np.array(np.nan)
-    if numbers.ndim != 1 or not np.isfinite(numbers).all():
-        raise ValueError(f"{what} is not a list of finite numbers")
-    return numbers
-
-
-def _read_polygons(segmentation: list, size_hw: tuple[int, int]) -> Polygons:
-    """Return the rings of at least 3 points; ValueError if there is none."""
-    rings = [_numbers(ring, f"polygon {i}") for i, ring in enumerate(segmentation)]
-    limit = np.array(size_hw[::-1])
-    for i, ring in enumerate(rings):
-        if len(ring) % 2:
-            raise ValueError(
-                f"polygon {i} has {len(ring)} numbers; an even count was expected (x, y, x, y, …)"
-            )
-        points = ring.reshape(-1, 2)
-        if (points < -limit).any() or (points > 2 * limit).any():
-            raise ValueError(f"polygon {i} is outside the picture by more than the picture's size")
-    valid = [ring.reshape(-1, 2) for ring in rings if len(ring) >= 6]
-    if not valid:
-        raise ValueError(f"polygon 0 has {len(rings[0]) // 2} points; at least 3 were expected")
-    return valid
-
-
-def _read_rle(segmentation: Entry, size_hw: tuple[int, int]) -> Entry:
-    """Check run lengths and return them in compressed form."""
-    if list(segmentation["size"]) != list(size_hw):
-        raise ValueError(
-            f"the run lengths have the size {segmentation['size']}, but the picture has {list(size_hw)}"
-            " (height, width)"
-        )
-    return {"size": list(size_hw), "counts": compress(rle_counts(segmentation))}
-
-
 def _read_keypoints(annotation: Entry, num_keypoints: int) -> np.ndarray:
     if not num_keypoints or not annotation.get("keypoints"):
         return np.zeros((num_keypoints, 3))
-    keypoints = _numbers(annotation["keypoints"], "'keypoints'")
+    keypoints = read_numbers(annotation["keypoints"], "'keypoints'")
     if len(keypoints) != 3 * num_keypoints:
         raise ValueError(
             f"'keypoints' has {len(keypoints)} numbers; expected {num_keypoints} times x, y, visibility"
