@@ -12,7 +12,7 @@ from maskrcnn.masks.rle import compress, rle_counts, rle_to_crop
 
 
 def read_numbers(values: Any, what: str) -> np.ndarray:
-    """Return a list of finite numbers, also of texts that are numbers. Raises ValueError that names `what`."""
+    """Return a list of finite numbers, texts of numbers included. Raises ValueError that names `what`."""
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
