@@ -1,5 +1,7 @@
 """Before the first step: the recipe's arguments, and initial weights by class."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,20 @@ def test_the_white_of_16_bit_pictures_is_kept(tmp_path):
         settings=Settings.of(steps=1, batch_size=1, short_sides=None, workers=0, eval_every=0),
     )
     assert read_model(weights).white == 4095
+
+
+def test_data_without_an_object_to_learn_from_are_refused(tmp_path):
+    data = synthetic_dataset(tmp_path / "data", train=2, val=1, size=64)
+    file = data / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    settings = Settings.of(steps=1, batch_size=1, workers=0, eval_every=0)
+    more = {"recipe": "resnet18_fpn", "recipe_arguments": TINY, "device": "cpu", "settings": settings}
+    count = len(content["annotations"])
+    with pytest.raises(ValueError, match=rf"no objects to learn from: all {count} are crowd regions"):
+        train(data, output=tmp_path / "run", **more)
+    file.write_text(json.dumps(content | {"annotations": []}))
+    with pytest.raises(ValueError, match="no objects to learn from$"):
+        train(data, output=tmp_path / "run", **more)

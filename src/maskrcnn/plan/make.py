@@ -17,6 +17,7 @@ from maskrcnn.plan.machine import probe_machine, step_seconds
 from maskrcnn.plan.rules import Plan, Wish, plan
 from maskrcnn.plan.write import read_plan
 from maskrcnn.training.settings import Settings
+from maskrcnn.training.setup import check_objects
 from maskrcnn.weights.infer import body_recipe
 from maskrcnn.weights.init import read_initial_weights
 
@@ -65,6 +66,7 @@ def make_plan(
         wish = replace(wish, start="detector" if origin.recipe else "backbone")
         if not origin.recipe and not recipe:
             wish = replace(wish, recipe=body_recipe(origin.weights))
+    check_objects(dataset)
     about = fingerprint(dataset)
     made = plan(about, probe_machine(device), wish)
     if made.recipe:  # lines about parts that the recipe does not have fall away

@@ -224,10 +224,23 @@ def recipe_arguments(
     return {**defaults, **branch, **trained.arguments}
 
 
+def check_objects(dataset: Dataset) -> None:
+    """Raise ValueError where a data set has no object to learn from."""
+    crowds = 0
+    for index in range(len(dataset)):
+        crowd = dataset.objects(index).crowd
+        if not crowd.all():
+            return
+        crowds += len(crowd)
+    reason = f": all {crowds:,} are crowd regions (iscrowd 1); write 0 for single objects" if crowds else ""
+    raise ValueError(f"{dataset.source}: there are no objects to learn from{reason}")
+
+
 def check_data(run: Checkpoint, dataset: Dataset, validation: Dataset | None) -> None:
     """Raise ValueError where the network and the data do not fit each other."""
     if not len(dataset):
         raise ValueError(f"{dataset.source}: there are no pictures to train on")
+    check_objects(dataset)
     known = dict(zip(run.trained.category_ids, run.trained.class_names, strict=True))
     for split in (dataset, validation) if validation else (dataset,):
         categories = dict(zip(split.category_ids, split.class_names, strict=True))
