@@ -126,5 +126,5 @@ def test_data_without_an_object_to_learn_from_are_refused(tmp_path):
     with pytest.raises(ValueError, match=rf"no objects to learn from: all {count} are crowd regions"):
         train(data, output=tmp_path / "run", **more)
     file.write_text(json.dumps(content | {"annotations": []}))
-    with pytest.raises(ValueError, match="no objects to learn from$"):
+    with pytest.raises(ValueError, match=r"no objects to learn from$"):
         train(data, output=tmp_path / "run", **more)
