@@ -71,3 +71,9 @@ def test_a_plan_that_cannot_be_read_is_a_sentence(data, tmp_path, capsys, text, 
 def test_contradictions_are_sentences(data, tmp_path, capsys, words, sentence):
     assert main(["train", str(data), "--output", str(tmp_path / "run"), "--device", "cpu", *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_several_processes_need_one_plan(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", str(data), "--minutes", "1", "--output", str(tmp_path / "run")]) == 2
+    assert "several processes need one plan" in capsys.readouterr().err

@@ -131,5 +131,5 @@ def test_an_error_in_one_process_ends_all_and_the_last_step_is_saved(data, tmp_p
 def test_a_folder_in_use_ends_all_processes(data, tmp_path):
     with claimed(tmp_path / "run"):
         words = ["train", str(data), "--output", str(tmp_path / "run"), "--device", "cpu"]
-        ran = torchrun("-c", FAILS, "none", *words, is_well=False)
+        ran = torchrun("-c", FAILS, "none", *words, "--set", "steps=1", is_well=False)
     assert f"in use by another training (process {os.getpid()} on" in ran.stderr
