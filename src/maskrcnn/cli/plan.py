@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from maskrcnn.cli.arguments import Commands, add_device, add_sets, read_sets
+
+if TYPE_CHECKING:
+    from maskrcnn.plan.make import Planned
 
 
 def add(commands: Commands) -> None:
@@ -42,18 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     from rich import print as print_table
 
-    from maskrcnn.plan.make import describe_length, make_plan
+    from maskrcnn.plan.make import describe_length
     from maskrcnn.plan.write import plan_table, write_plan
 
     settings, recipe_arguments = read_sets(arguments.sets)
-    planned = make_plan(
-        arguments.data,
-        minutes=arguments.minutes,
-        recipe=arguments.recipe,
-        init=arguments.init,
-        device=arguments.device,
-        values={**settings, **recipe_arguments},
-    )
+    planned = planned_by(arguments, settings | recipe_arguments)
     print(describe_length(planned, arguments.device))
     print_table(plan_table(planned.plan))
     if arguments.output:
@@ -61,3 +58,17 @@ def run(arguments: argparse.Namespace) -> int:
         write_plan(arguments.output, planned.plan, planned.fingerprint)
         print(f"plan {arguments.output}")
     return 0
+
+
+def planned_by(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
+    """Return the plan that the arguments of a command ask for; `values` replace lines."""
+    from maskrcnn.plan.make import make_plan
+
+    return make_plan(
+        arguments.data,
+        minutes=arguments.minutes,
+        recipe=arguments.recipe,
+        init=arguments.init,
+        device=arguments.device,
+        values=values,
+    )

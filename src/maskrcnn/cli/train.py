@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn.cli.arguments import Commands, add_device, add_sets, read_sets
-from maskrcnn.cli.plan import add_wish
+from maskrcnn.cli.plan import add_wish, planned_by
 from maskrcnn.plain import explain, with_values
 from maskrcnn.training.settings import Settings
 
@@ -116,7 +116,7 @@ def _planned(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
     """Return the plan of --plan, or of the data; show it, and keep it in the output folder."""
     from rich import print as print_table
 
-    from maskrcnn.plan.make import describe_length, make_plan, plan_from_file
+    from maskrcnn.plan.make import describe_length, plan_from_file
     from maskrcnn.plan.write import FILE, plan_table, write_plan
     from maskrcnn.training.setup import refuse_to_overwrite
 
@@ -133,14 +133,7 @@ def _planned(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
             )
         planned = plan_from_file(arguments.data, arguments.plan, values)
     else:
-        planned = make_plan(
-            arguments.data,
-            minutes=arguments.minutes,
-            recipe=arguments.recipe,
-            init=arguments.init,
-            device=arguments.device,
-            values=values,
-        )
+        planned = planned_by(arguments, values)
     if os.environ.get("RANK", "0") == "0":  # of several processes, one is enough
         print(describe_length(planned, arguments.device), flush=True)
         print_table(plan_table(planned.plan))

@@ -54,6 +54,13 @@ def has_one_export(data: str | Path) -> bool:
     return _one_export(Path(data)) is not None
 
 
+def read_whole(data: str | Path, kinds: tuple[str, ...] = KINDS) -> PackedDataset:
+    """Read the pictures to train on: the training split, or one file for all. Raises as these do."""
+    if not has_split(data, "train") and has_one_export(data):
+        return read_one_export(data)
+    return read_split(data, "train", kinds)
+
+
 def annotation_files(data: Path) -> dict[str, tuple[Path, Path]]:
     """Return the annotation file and the folder of pictures of each split; of "all" where there are none.
 

@@ -1,4 +1,4 @@
-"""This module finds the picture files in folders and glob patterns."""
+"""This module finds the picture files in folders and glob patterns, and their sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from PIL import ImageOps
+
 from maskrcnn.data.formats import SUFFIXES
+from maskrcnn.data.pictures import SizeHW, open_picture
 from maskrcnn.files import reading
 
 
@@ -28,6 +31,15 @@ def find_pictures(patterns: Iterable[str | Path]) -> list[Path]:
             )
         pictures.update(dict.fromkeys(matches))
     return list(pictures)
+
+
+def upright_size(path: Path) -> SizeHW:
+    """Return the size of a picture as a viewer shows it. Raises as `open_picture` does.
+
+    The picture is decoded: Pillow turns the size of a TIFF file by itself, at another moment than others'.
+    """
+    with open_picture(path) as image:
+        return ImageOps.exif_transpose(image).size[::-1]
 
 
 def _match(pattern: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from maskrcnn import recipes
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.folder import has_one_export, has_split, read_one_export, read_split
+from maskrcnn.data.folder import read_whole
 from maskrcnn.plain import options_of, parse_value, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
 from maskrcnn.plan.machine import probe_machine, step_seconds
@@ -59,7 +59,7 @@ def make_plan(
         raise ValueError(f"--minutes must be more than 0, not {minutes:g}")
     if recipe:
         recipes.options_of_recipe(recipe)
-    dataset = open_pictures(data)
+    dataset = read_whole(data)
     wish = Wish(minutes=minutes, recipe=recipe)
     if init:
         origin = read_initial_weights(init)
@@ -93,15 +93,8 @@ def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any]) -> P
     made = Plan(recipe, ())
     for name, value in lines.items():
         made = made.replaced({name: value}, texts[name][1])
-    dataset = open_pictures(data)
+    dataset = read_whole(data)
     return Planned(made.replaced(values, BY_USER), fingerprint(dataset), dataset)
-
-
-def open_pictures(data: str | Path) -> Dataset:
-    """Open the pictures to train on: the training split, or all pictures of a folder without splits."""
-    if not has_split(data, "train") and has_one_export(data):
-        return read_one_export(data)
-    return read_split(data, "train")
 
 
 def describe_length(planned: Planned, device: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from maskrcnn import recipes
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.folder import Split, has_one_export, has_split, read_one_export, read_split
+from maskrcnn.data.folder import Split, has_split, read_split, read_whole
 from maskrcnn.data.split import Subset, draw_validation
 from maskrcnn.files import reading, write_json
 from maskrcnn.network.model import MaskRCNN
@@ -106,7 +106,7 @@ def open_data(data: str | Path, run: Checkpoint, output: Path) -> tuple[Dataset,
     if has_split(data, "val"):
         dataset, validation = (open_split(data, split, run.trained) for split in ("train", "val"))
         return dataset, validation if evaluates else None
-    dataset = open_whole(data, run.trained)
+    dataset = read_whole(data, annotation_kinds(run.trained))
     if not evaluates:
         return dataset, None
     file = output / SPLIT
@@ -119,13 +119,6 @@ def open_data(data: str | Path, run: Checkpoint, output: Path) -> tuple[Dataset,
         )
     training, validation = split_as_kept(dataset, file)
     return training, validation if len(validation) else None
-
-
-def open_whole(data: str | Path, trained: ModelCheckpoint) -> Dataset:
-    """Open all pictures of data without validation pictures: a training split, or one file for all."""
-    if not has_split(data, "train") and has_one_export(data):
-        return read_one_export(data)
-    return open_split(data, "train", trained)
 
 
 def split_as_kept(dataset: Dataset, file: Path) -> tuple[Subset, Subset]:
@@ -152,15 +145,19 @@ def open_evaluated(data: str | Path, split: Split, trained: ModelCheckpoint, fol
     file = folder / SPLIT
     if split == "test" or has_split(data, "val") or not file.is_file():
         return open_split(data, split, trained)
-    training, validation = split_as_kept(open_whole(data, trained), file)
+    training, validation = split_as_kept(read_whole(data, annotation_kinds(trained)), file)
     return training if split == "train" else validation
 
 
 def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> Dataset:
-    """Open a split; for a network with keypoints, the file that COCO keeps for these, if there is one."""
+    """Open a split of the annotations that the network learns from."""
+    return read_split(data, split, annotation_kinds(trained))
+
+
+def annotation_kinds(trained: ModelCheckpoint) -> tuple[str, ...]:
+    """Return which annotation files a network needs: with keypoints, those that COCO keeps for these."""
     has_keypoints = trained.recipe.endswith("_keypoint") or bool(trained.arguments.get("keypoints.count"))
-    kinds = ("person_keypoints", "instances") if has_keypoints else ("instances", "person_keypoints")
-    return read_split(data, split, kinds)
+    return ("person_keypoints", "instances") if has_keypoints else ("instances", "person_keypoints")
 
 
 def with_initial_weights(

@@ -284,11 +284,14 @@ def test_what_can_be_meant_is_repaired_and_counted(tmp_path):
     assert all(len(mask) == 1 and mask[0].ravel().tolist() == ring for mask in polygons)
 
 
-def test_the_size_of_a_turned_picture_is_that_of_the_upright_one(tmp_path):
-    file = write(tmp_path, content(images=[{"id": 10, "file_name": "10.jpg", "height": None, "width": None}]))
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
+def test_the_size_of_a_turned_picture_is_that_of_the_upright_one(tmp_path, suffix):
+    file = write(
+        tmp_path, content(images=[{"id": 10, "file_name": f"10.{suffix}", "height": None, "width": None}])
+    )
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (6, 4)).save(tmp_path / "10.jpg", exif=exif)
+    Image.new("RGB", (6, 4)).save(tmp_path / f"10.{suffix}", exif=exif)
     with pytest.warns(UserWarning, match="1 sizes of pictures from their files"):
         assert read_coco(file, tmp_path).sizes_hw.tolist() == [[6, 4]]
 

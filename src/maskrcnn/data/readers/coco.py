@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags
 
 from maskrcnn.data.categories import Categories, Entry, to_categories
 from maskrcnn.data.dataset import Annotations, Mask, PackedDataset
 from maskrcnn.data.file_names import file_name_within
 from maskrcnn.data.notes import Notes
-from maskrcnn.data.pictures import open_picture
+from maskrcnn.data.picture_files import upright_size
 from maskrcnn.data.readers.coco_masks import bbox_of, is_pairs, read_numbers, read_polygons, read_rle
 from maskrcnn.data.white import common_white
 from maskrcnn.files import reading
@@ -134,20 +133,13 @@ def _read_image(file: Path, folder: Path, entry: Entry, notes: Notes) -> Entry:
     with _naming(f"{file}: image {entry['id']}"):
         name = file_name_within(entry["file_name"])
         if entry.get("height") is None and entry.get("width") is None and _is_file(folder / name):
-            entry = {**entry, **_size_of(folder / name)}
+            height, width = upright_size(folder / name)
+            entry = {**entry, "height": height, "width": width}
             notes.repaired["sizes of pictures from their files"] += 1
         height, width = _integer(entry, "height", notes), _integer(entry, "width", notes)
         if not (1 <= height < 2**31 and 1 <= width < 2**31):
             raise ValueError(f"its height is {height} and its width is {width} pixels")
         return {**entry, "file_name": name, "height": height, "width": width}
-
-
-def _size_of(path: Path) -> Entry:
-    """Return height and width of a picture, upright, from the header of its file."""
-    with open_picture(path) as image:
-        width, height = image.size
-        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return {"height": width, "width": height} if sideways else {"height": height, "width": width}
 
 
 def _present(file: Path, folder: Path, images: Sequence[Entry], notes: Notes) -> list[Entry]:
