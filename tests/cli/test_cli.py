@@ -38,7 +38,8 @@ def test_the_words_of_the_commands_stay(capsys):
     assert options("evaluate", capsys) == (flags, {"WEIGHTS", "DATA", "FILE", "NAME"})
     flags = {"--format", "--size", "--batch", "--half", "--int", "--picture", "--output"}
     assert options("export", capsys) == (flags, {"WEIGHTS", "DATA", "FILE"})
-    flags = {"--output", "--score", "--device", "--precision", "--compile", "--capture"}
+    flags = {"--output", "--score", "--classes", "--max", "--batch", "--workers", "--resume"}
+    flags |= {"--device", "--precision", "--compile", "--capture"}
     assert options("predict", capsys) == (flags, {"WEIGHTS", "PICTURE", "SCORE", "NAME"})
     flags = {
         "--recipe",

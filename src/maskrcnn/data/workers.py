@@ -25,6 +25,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # of Linux; other systems do not bound it
 _ENOUGH = 1 << 30  # bytes: several of the largest batches
 _LONGEST_WAIT = 300  # seconds for one item; a slow network drive takes seconds
 
+
 def in_workers(items: Dataset, indices: Iterable[Any], workers: int, pin: bool) -> Iterator[Any]:
     """Yield the items of the given indices, in order, from `workers` processes; from this one if 0.
 
@@ -52,8 +53,8 @@ def in_workers(items: Dataset, indices: Iterable[Any], workers: int, pin: bool) 
     except RuntimeError as error:
         if str(error).startswith("DataLoader timed out"):
             raise ValueError(
-                f"a worker process has read nothing for {_LONGEST_WAIT} seconds: is the drive of the pictures "
-                "connected, or a worker process stopped?"
+                f"a worker process has read nothing for {_LONGEST_WAIT} seconds: is the drive of the "
+                "pictures connected, or a worker process stopped?"
             ) from error
         if not str(error).startswith(("DataLoader worker (pid", "Too many open files")):
             raise

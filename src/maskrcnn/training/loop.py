@@ -13,11 +13,11 @@ import torch
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.run import evaluate
+from maskrcnn.lock import claimed
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.training.batches import open_batches
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import joined
-from maskrcnn.training.lock import claimed
 from maskrcnn.training.log import TrainingLog
 from maskrcnn.training.saver import BEST, LAST, Saver
 from maskrcnn.training.schedule import learning_rate
