@@ -223,7 +223,7 @@ def test_ctrl_c_and_divergence_have_their_own_status(monkeypatch, data, tmp_path
     def stop(error, *_, **__):
         raise error
 
-    for error, status in ((KeyboardInterrupt(), 130), (FloatingPointError("loss nan"), 1)):
+    for error, status in ((KeyboardInterrupt(), 130), (FloatingPointError("loss nan"), 3)):
         monkeypatch.setattr(loop, "train", partial(stop, error))
         assert main(["train", str(data), "--output", str(tmp_path)]) == status
     assert capsys.readouterr().err == "maskrcnn: loss nan\n"

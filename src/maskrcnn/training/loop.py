@@ -60,7 +60,8 @@ def train(
 
     Raises ValueError and FileNotFoundError for what cannot be trained or is in use by another training,
     OSError where the output cannot be written, FloatingPointError where the loss or the gradient is not
-    finite, KeyboardInterrupt after Ctrl-C, and SystemExit (128 + signal) after SIGTERM and SIGHUP.
+    finite, KeyboardInterrupt after Ctrl-C, and SystemExit (128 + signal) after SIGTERM, SIGHUP
+    and SIGUSR1.
     """
     output = Path(output)
 
