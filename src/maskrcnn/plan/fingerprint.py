@@ -47,6 +47,7 @@ class Fingerprint:
     keypoints: int
     has_up: bool  # False where pictures may be turned: masks have all directions, and no band is brighter
     objects: ObjectStatistics
+    share_grey: float = 0.0  # of the pictures that were decoded; `is_grey` where it is all
 
 
 def fingerprint(dataset: Dataset) -> Fingerprint:
@@ -69,13 +70,13 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
     some = pictures[:: max(1, len(boxes) // _MEASURED)]
     areas = np.concatenate([mask_areas(objects) for objects in some])
     overlaps = np.concatenate([nearest_overlaps(objects) for objects in some])
-    profiles, is_grey = look_at_pixels(dataset)
+    profiles, share_grey = look_at_pixels(dataset)
     height_px, width_px = np.median(dataset.sizes_hw, axis=0).tolist()
     return Fingerprint(
         pictures=len(dataset),
         size_hw=(height_px, width_px),
         longest_side=int(dataset.sizes_hw.max()),
-        is_grey=is_grey,
+        is_grey=share_grey == 1,
         white=dataset.white,
         classes=tuple(np.bincount(labels, minlength=len(dataset.class_names)).tolist()),
         keypoints=len(dataset.keypoint_names),
@@ -89,6 +90,7 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
             overlap=float(np.percentile(overlaps, 99)),
             truncated=float(truncated.mean()),
         ),
+        share_grey=share_grey,
     )
 
 
@@ -172,9 +174,9 @@ def _along_rings(rings: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate(points)
 
 
-def look_at_pixels(dataset: Dataset) -> tuple[Float[np.ndarray, "pictures bands"], bool]:
-    """Return the mean brightness of horizontal bands less the picture's own, and whether all are grey."""
-    profiles, is_grey = [], True
+def look_at_pixels(dataset: Dataset) -> tuple[Float[np.ndarray, "pictures bands"], float]:
+    """Return the mean brightness of horizontal bands less the picture's own, and the share of grey ones."""
+    profiles, grey = [], []
     for index in range(0, len(dataset), -(-len(dataset) // _DECODED)):
         try:
             picture = read_to_resize(
@@ -183,10 +185,10 @@ def look_at_pixels(dataset: Dataset) -> tuple[Float[np.ndarray, "pictures bands"
         except (OSError, ValueError):
             continue
         pixels = picture.image.numpy().astype(np.float64)
-        is_grey = is_grey and bool((np.ptp(pixels, axis=0) <= 8).mean() > 0.99)
+        grey.append((np.ptp(pixels, axis=0) <= 8).mean() > 0.99)
         bands = np.array([band.mean() for band in np.array_split(pixels.mean(0), _BANDS)])
         profiles.append(bands - bands.mean())
-    return np.array(profiles).reshape(-1, _BANDS), is_grey
+    return np.array(profiles).reshape(-1, _BANDS), float(np.mean(grey)) if grey else 1.0
 
 
 def has_brighter_bands(profiles: Float[np.ndarray, "pictures bands"]) -> bool:
