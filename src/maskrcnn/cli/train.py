@@ -141,9 +141,10 @@ def _planned(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
             raise ValueError(
                 "--plan has a length and a recipe: edit the file instead of --minutes or --recipe"
             )
-        if arguments.init not in (None, "auto"):
-            values = {**values, "init": None if arguments.init == "none" else arguments.init}
         planned = plan_from_file(arguments.data, arguments.plan, values, arguments.device)
+        if arguments.init not in (None, "auto"):
+            init = None if arguments.init == "none" else arguments.init
+            planned = planned._replace(plan=planned.plan.replaced({"init": init}, "set by --init"))
     else:
         planned = planned_by(arguments, values, download)
     if os.environ.get("RANK", "0") == "0":  # of several processes, one is enough

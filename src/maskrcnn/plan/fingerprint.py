@@ -23,11 +23,11 @@ _BANDS = 8  # horizontal bands whose brightness is compared
 
 @dataclass(frozen=True)
 class ObjectStatistics:
-    """Percentiles of the objects, crowd regions aside; sides are √(mask area) in pixels of the files."""
+    """Percentiles of the objects, crowd regions aside; sides are √(mask area) in px of the files."""
 
     count: int
     in_a_picture: tuple[float, float, float]  # median, 99th percentile, most
-    sides: tuple[float, float, float, float, float]  # percentiles 5, 10, 50, 95, 99
+    sides: tuple[float, float, float, float, float]  # percentiles 5, 10, 50, 95, 99; at least 1
     share_square: float  # of boxes within 1.5 : 1
     share_long: float  # of boxes beyond 3 : 1
     overlap: float  # 99th percentile of the IoU of an object's box with the nearest of its class
@@ -84,7 +84,7 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         objects=ObjectStatistics(
             count=int(counts.sum()),
             in_a_picture=(float(np.median(counts)), float(np.percentile(counts, 99)), float(counts.max())),
-            sides=tuple(np.percentile(np.sqrt(areas), (5, 10, 50, 95, 99)).tolist()),
+            sides=tuple(np.percentile(np.sqrt(areas).clip(min=1), (5, 10, 50, 95, 99)).tolist()),
             share_square=float((ratio <= 1.5).mean()),
             share_long=float((ratio > 3).mean()),
             overlap=float(np.percentile(overlaps, 99)),

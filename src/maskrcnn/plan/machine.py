@@ -71,8 +71,8 @@ def step_seconds(
 ) -> float:
     """Return the seconds of a training step, the median of some real ones on these pictures, after one more.
 
-    Slow steps are measured fewer times. The weights are drawn, not those that the training starts from: they
-    cost the same.
+    Slow steps are measured fewer times; of one that takes longer than 3 s, the first alone. The weights are
+    drawn, not those that the training starts from: they cost the same.
     """
     run = with_initial_weights(
         new_run(Path(os.devnull), recipe, recipe_arguments, settings), dataset, None, {}
@@ -80,10 +80,10 @@ def step_seconds(
     state = make_train_state(run, resolve_device(device))
     loading = settings.replaced(workers=0)
     batches = open_batches(state, dataset, loading, run.trained.white)
-    times = [_seconds(lambda: train_step(state, batches, loading, 1e-6)) for _ in range(2)]
+    times: list[float] = []
     while len(times) < 1 + steps and sum(times) < _PATIENCE:
         times.append(_seconds(lambda: train_step(state, batches, loading, 1e-6)))
-    return statistics.median(times[1:])
+    return statistics.median(times[1:] or times)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -14,10 +14,10 @@ from maskrcnn import recipes
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_whole
 from maskrcnn.files import cache_folder
-from maskrcnn.plain import options_of, parse_value, with_values
+from maskrcnn.plain import options_of, parse_value, values_of, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
 from maskrcnn.plan.machine import Machine, probe_machine, step_seconds
-from maskrcnn.plan.rules import Line, Plan, Wish, plan
+from maskrcnn.plan.rules import Line, Plan, Wish, least_passes, plan
 from maskrcnn.plan.start import INIT, Available, Network, candidates, choose_start
 from maskrcnn.plan.write import FILE, plan_table, read_plan, write_plan
 from maskrcnn.training.checkpoint import Checkpoint
@@ -105,15 +105,15 @@ def make_plan(
         raise ValueError(f"--minutes must be more than 0, not {minutes:g}")
     if recipe:
         recipes.options_of_recipe(recipe)
+    wish, network = Wish(minutes=minutes, recipe=recipe), Network()
+    if init != "auto":
+        wish, network = _start_as_asked(wish, init)
     dataset = read_whole(data)
     check_objects(dataset)
     about, machine = fingerprint(dataset), probe_machine(device)
-    wish = Wish(minutes=minutes, recipe=recipe)
     if init == "auto":
         suiting = candidates(about, machine, wish)
         wish, network = choose_start(wish, suiting, look_for(suiting.names, reach))
-    else:
-        wish, network = _start_as_asked(wish, init)
 
     def planned(machine: Machine) -> Planned:
         made = _fitting(plan(about, machine, wish))
@@ -125,8 +125,7 @@ def make_plan(
     if minutes is None or (seconds := _measure(first)) is None:
         return first
     second = planned(replace(machine, picture_seconds=seconds / first.settings.step.pictures))
-    is_same = (second.settings, second.recipe_arguments) == (first.settings, first.recipe_arguments)
-    return second._replace(step_seconds=seconds if is_same else _measure(second))
+    return second._replace(step_seconds=seconds if second.plan == first.plan else _measure(second))
 
 
 def look_for(names: tuple[str, ...], reach: Callable[[Published], str]) -> Available:
@@ -170,10 +169,15 @@ def _fitting(made: Plan) -> Plan:
 
 def _measure(planned: Planned) -> float | None:
     """Return the seconds of a step; None where the plan does not know the recipe."""
-    recipe = planned.plan.recipe or planned.network.recipe
+    recipe, brought = planned.plan.recipe or planned.network.recipe, planned.network.arguments
     if recipe is None:
         return None
-    arguments = {**planned.network.arguments, **planned.recipe_arguments}
+    usual: dict[str, Any] = {}
+    if planned.plan.init:  # norms are the recipe's own; from scratch they are others
+        absent = tuple(f"{group}." for group, value in brought.items() if value is None)
+        options = values_of(recipes.options_of_recipe(recipe)).items()
+        usual = {k: v for k, v in options if k.endswith(".norm") and not k.startswith(absent)}
+    arguments = {**usual, **brought, **planned.recipe_arguments}
     return step_seconds(planned.dataset, planned.settings, recipe, arguments, planned.device)
 
 
@@ -191,6 +195,8 @@ def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any], devi
             raise ValueError(f"{path}: there is no setting {name!r}")
         try:
             lines.append(Line(name, parse_value(text, kinds[name]), reason))
+            if name == "recipe" and lines[-1].value:
+                recipes.options_of_recipe(lines[-1].value)
         except ValueError as error:
             raise ValueError(f"{path}: {name}: {error}") from None
     dataset = read_whole(data)
@@ -206,12 +212,15 @@ def describe_length(planned: Planned) -> str:
     if seconds is None:
         return f"the training takes {f'{minutes:g} minutes' if minutes else f'{steps:,} steps'}"
     if minutes:
-        steps = min(steps or 10**9, round(60 * minutes / seconds))
+        in_time = max(1, round(60 * minutes / seconds))
+        steps = min(steps or in_time, in_time)
     assert steps
     passes = steps * settings.step.pictures / len(planned.dataset)
     about = f"{steps:,} steps of {seconds:.2f} s, {passes:.1f} passes over {len(planned.dataset):,} pictures"
     if minutes:
-        return f"the training takes {minutes:g} minutes, about {about}, and an evaluation at the end"
+        least = least_passes(from_scratch=planned.plan.init is None)
+        advice = "" if passes >= least else f"; {least} passes or more would be better"
+        return f"the training takes {minutes:g} minutes, and an evaluation at the end: about {about}{advice}"
     return (
         f"the training takes about {timedelta(seconds=round(seconds * steps))} here: {about}; "
         "--minutes T plans for another time"

@@ -20,7 +20,8 @@ _SHORT_SIDES_GPU = (512, 640, 800)
 _SMALLEST_SIDE = 16.0  # px of the network's input that all but a tenth of the objects should have
 _MANY_OBJECTS = 8  # in a picture: then windows of it are enough to learn from
 _LEAST_SIDE = 256  # px, of pictures and windows that are made smaller to be seen more often
-_MEDIAN_SIDE = 16.0  # px that half of the objects keep then
+_TENTH_SIDE, _MEDIAN_SIDE = 6.0, 16.0  # px that all but a tenth, and half, of the objects keep then
+_KNOWN_SIDE = 32.0  # px of the smallest objects that a trained network knows well: its anchors begin there
 _LEARNING = 0.92  # share of the minutes that are steps
 _SMALL_GPU = 6 << 30  # bytes, too few for a ResNet-50
 _NMS = 0.5  # of the detections of a class
@@ -95,7 +96,7 @@ def plan(data: Fingerprint, machine: Machine, wish: Wish) -> Plan:
     lines += [*_view_lines(data, view, largest, wish), *_region_lines(data, view, wish, is_gpu)]
     lines += _network_lines(data, wish, is_gpu)
     lines += _step_lines(view, machine, wish, is_gpu)
-    lines += _length_lines(data, lines, wish, has_time(data, machine, wish, view, largest))
+    lines += _length_lines(data, lines, wish)
     lines += _augmentation_lines(data, view, wish)
     return Plan(tuple(lines))
 
@@ -118,16 +119,18 @@ def choose_view(data: Fingerprint, is_gpu: bool) -> View:
 def affordable_view(view: View, data: Fingerprint, machine: Machine, wish: Wish) -> View:
     """Return the largest view with which the minutes suffice for the passes wanted, or the smallest one.
 
-    A view that is too small to see half of the objects by, or windows smaller than nearly all objects, are
-    none. The time of a step is taken to be in proportion to the pixels.
+    Pictures are not made so small that objects can hardly be seen, nor windows smaller than objects. The time
+    of a step is taken to be in proportion to the pixels.
     """
-    _, _, s50, s95, _ = data.objects.sides
+    _, s10, s50, s95, _ = data.objects.sides
     short = min(data.size_hw)
+    median = _KNOWN_SIDE if wish.start == "detector" else _MEDIAN_SIDE
+    least_scale = max(_TENTH_SIDE / s10, median / s50)
     views = [view]
     for side in range((view.crop or view.short_side or 0) // 32 * 32 - 32, _LEAST_SIDE - 1, -32):
         if view.crop and side > s95:
             views.append(view._replace(crop=side))
-        elif not view.crop and s50 * side / short >= _MEDIAN_SIDE:
+        elif not view.crop and side / short >= least_scale:
             views.append(View(side, side / short, None))
     return next((one for one in views if has_time(data, machine, wish, one, view)), views[-1])
 
@@ -138,12 +141,12 @@ def has_time(data: Fingerprint, machine: Machine, wish: Wish, view: View, measur
         return True
     side, measured_side = view.crop or view.short_side or 1, measured.crop or measured.short_side or 1
     seconds = machine.picture_seconds * (side / measured_side) ** 2
-    return wish.minutes * 60 * _LEARNING / (seconds * data.pictures) >= least_passes(wish)
+    return wish.minutes * 60 * _LEARNING / (seconds * data.pictures) >= least_passes(wish.start == "scratch")
 
 
-def least_passes(wish: Wish) -> int:
+def least_passes(from_scratch: bool) -> int:
     """Return how often every picture should be seen at least, where minutes limit the training."""
-    return 40 if wish.start == "scratch" else 20
+    return 40 if from_scratch else 20
 
 
 def _view_lines(data: Fingerprint, view: View, largest: View, wish: Wish) -> list[Line]:
@@ -152,7 +155,7 @@ def _view_lines(data: Fingerprint, view: View, largest: View, wish: Wish) -> lis
     if view != largest:
         sides += (
             f"; {largest.crop or largest.short_side} px would suit them better, but leave {wish.minutes:g} "
-            f"minutes fewer than {least_passes(wish)} passes over the pictures"
+            f"minutes fewer than {least_passes(wish.start == 'scratch')} passes over the pictures"
         )
     if view.crop:
         return [
@@ -181,8 +184,8 @@ def _region_lines(data: Fingerprint, view: View, wish: Wish, is_gpu: bool) -> li
     regions = int(min(max(4 * p99, 300), 2000 if is_gpu else 500))
     samples = 512 if is_gpu else 64
     lines = [
-        Line("boxes.max_detections", detections, f"up to {most:.0f} objects in a picture"),
-        Line("proposals.post_nms", regions, f"4 for each of {p99:.0f} objects, from 300 on"),
+        Line("boxes.max_detections", detections, f"most objects in a picture: {most:.0f}; at least 100"),
+        Line("proposals.post_nms", regions, f"4 for each object of a full picture: {p99:.0f}; at least 300"),
         Line(
             "boxes.samples_per_image",
             samples,
@@ -229,7 +232,7 @@ def _recipe_line(data: Fingerprint, view: View, machine: Machine, wish: Wish) ->
     if machine.memory is not None and machine.memory < _SMALL_GPU:
         return Line("recipe", "resnet18_fpn", f"small enough for {machine.memory / 2**30:.0f} GB of memory")
     if not has_time(data, machine, wish, view, choose_view(data, is_gpu=True)):
-        reason = f"resnet50_fpn would make fewer than {least_passes(wish)} passes in {wish.minutes:g} minutes"
+        reason = f"resnet50_fpn would make fewer than {least_passes(True)} passes in {wish.minutes:g} minutes"
         return Line("recipe", "resnet18_fpn", reason)
     return Line("recipe", "resnet50_fpn", "the usual network, on a GPU")
 
@@ -269,14 +272,11 @@ def _step_lines(view: View, machine: Machine, wish: Wish, is_gpu: bool) -> list[
 _START = {"scratch": "drawn weights", "backbone": "a trained backbone", "detector": "a trained network"}
 
 
-def _length_lines(data: Fingerprint, lines: Sequence[Line], wish: Wish, is_enough: bool) -> list[Line]:
+def _length_lines(data: Fingerprint, lines: Sequence[Line], wish: Wish) -> list[Line]:
     batch_size = next(line.value for line in lines if line.name == "step.batch_size")
     if wish.minutes is not None:
-        reason = "minutes, as asked for"
-        if not is_enough:
-            reason += f"; fewer than {least_passes(wish)} passes over the pictures: more minutes would help"
         return [
-            Line("length.time_limit", float(wish.minutes), reason),
+            Line("length.time_limit", float(wish.minutes), "minutes, as asked for"),
             Line("length.steps", None, "the clock ends the training"),
             Line("schedule.warmup_steps", 30, "a short rise, whatever the number of steps"),
             Line("logging.eval_every", None, "at the end: an evaluation takes time of the training"),

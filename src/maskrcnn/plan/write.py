@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from maskrcnn.files import reading, write_json
 from maskrcnn.plan.fingerprint import Fingerprint
@@ -20,7 +20,7 @@ _LARGEST = 1 << 20  # bytes of a plan
 
 def plan_table(plan: Plan) -> Table:
     """Return the plan as a table: a setting, its value and its reason a line."""
-    table = Table("setting", "value", "reason")
+    table = Table(Column("setting", no_wrap=True), Column("value", overflow="fold"), "reason")
     for texts in plan.texts():
         table.add_row(*map(escape, texts))
     return table

@@ -77,7 +77,11 @@ def why_unreachable(published: Published, seconds: float = _PROBE) -> str:
     try:
         return answers.get(timeout=seconds)
     except Empty:
-        return f"no answer in {seconds:g} s"
+        return _no_answer(seconds)
+
+
+def _no_answer(seconds: float) -> str:
+    return f"no answer in {seconds:g} s"
 
 
 def _ask_for_headers(published: Published, seconds: float) -> str:
@@ -88,6 +92,8 @@ def _ask_for_headers(published: Published, seconds: float) -> str:
         return f"the server returned {error.code} {error.reason}"
     except (OSError, HTTPException) as error:
         cause = getattr(error, "reason", error)
+        if isinstance(cause, TimeoutError):
+            return _no_answer(seconds)
         return f"no connection: {getattr(cause, 'strerror', None) or cause}"
 
 
