@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from maskrcnn import recipes
+from maskrcnn.network.rpn import Proposals
 from maskrcnn.plain import values_of
 from scenes import scene
 
@@ -43,6 +44,22 @@ def test_every_recipe_trains_a_step_and_detects(name):
     assert found.boxes.shape == (2, min(100, found.boxes.shape[1]), 4)
     assert (found.mask_probs is None) == ("loss_mask" not in expected)
     assert (found.keypoint_heatmaps is not None) == keypoint
+
+
+def test_detections_that_overlap_less_than_the_threshold_are_both_kept():
+    """Two regions of 100 x 100 px that share 100 x 75: their IoU is 7500 / 12500 = 0.6."""
+
+    def kept(**options):
+        branch = recipes.build("resnet18_fpn", 1, options).box_branch
+        boxes = torch.tensor([[[0.0, 0.0, 100.0, 100.0], [25.0, 0.0, 125.0, 100.0]]])
+        proposals = Proposals(boxes, torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool))
+        logits = torch.tensor([[[4.0, 0.0], [3.0, 0.0]]])
+        sizes = torch.tensor([[200, 200]])
+        return int(branch.select(logits, torch.zeros(1, 2, 1, 4), proposals, sizes).valid.sum())
+
+    assert kept() == 1
+    assert kept(**{"boxes.nms_threshold": 0.59}) == 1 and kept(**{"boxes.nms_threshold": 0.61}) == 2
+    assert recipes.build("resnet18_c4", 1, {"boxes.nms_threshold": 0.7}).box_branch.nms_threshold == 0.7
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from maskrcnn import recipes as recipes
     from maskrcnn.evaluation.run import evaluate as evaluate
     from maskrcnn.fast.memory import keep_memory as keep_memory
+    from maskrcnn.plan.make import make_plan as make_plan
     from maskrcnn.predict.load import load as load
     from maskrcnn.predict.predictor import Predictor as Predictor
     from maskrcnn.results.draw import draw as draw
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "keep_memory",
     "load",
+    "make_plan",
     "recipes",
     "resume_training",
     "train",
@@ -53,6 +55,7 @@ _HOMES = {
     "evaluate": ("evaluation.run", "evaluate"),
     "keep_memory": ("fast.memory", "keep_memory"),
     "load": ("predict.load", "load"),
+    "make_plan": ("plan.make", "make_plan"),
     "resume_training": ("training.loop", "resume_training"),
     "train": ("training.loop", "train"),
 }

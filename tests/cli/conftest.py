@@ -4,6 +4,7 @@ import pytest
 
 from maskrcnn.cli import main
 from maskrcnn.data import synthetic
+from offline import offline as offline
 
 TINY = [
     "steps=2",

@@ -102,7 +102,22 @@ def test_colour_is_seen(data):
     def colour(canvas, number):
         canvas.rectangle((0, 0, 30, 39), fill=(200, 20, 20))
 
-    assert not fingerprint(data([[(1, rectangle(1, 1, 9, 9), 0)]], draw=colour)).is_grey
+    got = fingerprint(data([[(1, rectangle(1, 1, 9, 9), 0)]], draw=colour))
+    assert not got.is_grey and got.share_grey == 0
+
+
+def test_the_share_of_grey_pictures(data):
+    def colour_one(canvas, number):
+        if number == 2:
+            canvas.rectangle((0, 0, 30, 39), fill=(200, 20, 20))
+
+    got = fingerprint(data([[(1, rectangle(1, 1, 9, 9), 0)]] * 4, draw=colour_one))
+    assert got.share_grey == 0.75 and not got.is_grey
+
+
+def test_masks_without_area_have_a_side_of_one_pixel(data):
+    bow_tie = [10, 10, 20, 20, 20, 10, 10, 20]  # its halves cancel each other
+    assert fingerprint(data([[(1, bow_tie, 0)]])).objects.sides == (1.0,) * 5
 
 
 def test_nothing_to_learn_from_is_a_sentence(data):

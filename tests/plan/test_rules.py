@@ -61,7 +61,7 @@ def test_a_plan_is_a_pure_function_of_settings_that_exist(data, machine, minutes
     settings = with_values(Settings(), made.values(options_of(Settings())))
     options = made.values(options_of(recipe))
     with_values(recipe, options)
-    assert len(options) + len(made.values(options_of(Settings()))) == len(made.lines)
+    assert len(options) + len(made.values(options_of(Settings()))) == len(made.lines) - 2  # recipe, init
     assert settings.length.time_limit == minutes
 
 
@@ -129,7 +129,94 @@ def test_long_objects_get_long_anchors():
     assert value(plan(data, CPU, Wish()), "proposals.aspect_ratios") == (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
+def timed(machine, seconds):
+    return replace(machine, picture_seconds=seconds)
+
+
+def test_minutes_that_suffice_change_nothing():
+    # 15 minutes * 60 * 0.92 = 828 s are 40 passes over 113 pictures of 0.183 s
+    made = plan(LARGE, timed(CPU, 0.18), Wish(minutes=15.0))
+    assert made == plan(LARGE, CPU, Wish(minutes=15.0))
+    assert plan(LARGE, timed(CPU, 9.0), Wish()) == plan(LARGE, CPU, Wish())  # no minutes, no limit
+
+
+SMALL_ONES = replace(  # 640 x 480 px with objects for which 512 px are right
+    LARGE,
+    pictures=128,
+    size_hw=(480.0, 640.0),
+    objects=ObjectStatistics(900, (4.0, 9.0, 12.0), (10.0, 13.0, 40.0, 200.0, 300.0), 0.5, 0.01, 0.0, 0.1),
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "side"),
+    [
+        (0.16, 512),  # 828 / (0.16 * 128) = 40.4 passes
+        (0.20, 448),  # 32.3; (448 / 512)² of the time are 42.2
+        (0.40, 320),  # 16.2; 352 px would be 34.2, 320 px are 41.4
+        (9.0, 256),  # a tenth of the objects has less than 13 * 256 / 480 = 7 px
+    ],
+)
+def test_fewer_minutes_take_smaller_pictures_and_say_so(seconds, side):
+    made = plan(SMALL_ONES, timed(CPU, seconds), Wish(minutes=15.0))
+    assert value(made, "pictures.test_short_side") == side
+    [line] = [line for line in made.lines if line.name == "pictures.short_sides"]
+    loss = "512 px would suit them better, but leave 15 minutes fewer than 40 passes over the pictures"
+    assert (loss in line.reason) == (side != 512)
+
+
+def test_pictures_stay_large_enough_for_their_objects():
+    tiny = replace(SMALL_ONES.objects, sides=(7.0, 8.0, 30.0, 200.0, 300.0))  # 6 px of 8 at 360 px
+    assert (
+        value(
+            plan(replace(SMALL_ONES, objects=tiny), timed(CPU, 9.0), Wish(minutes=15.0)),
+            "pictures.test_short_side",
+        )
+        == 384
+    )
+    # what a trained network knows has 32 px: half of the objects have 40 * 384 / 480
+    known = plan(SMALL_ONES, timed(CPU, 9.0), Wish(minutes=15.0, start="detector"))
+    assert value(known, "pictures.test_short_side") == 384
+
+
+def test_trained_weights_need_half_of_the_passes():
+    made = plan(SMALL_ONES, timed(CPU, 0.3), Wish(minutes=15.0, start="backbone", recipe="resnet18_fpn"))
+    assert value(made, "pictures.test_short_side") == 512  # 21.6 passes
+
+
+def test_windows_shrink_but_hold_whole_objects():
+    crowded = replace(NUCLEI.objects, sides=(6.0, 7.0, 23.0, 109.0, 146.0))
+    data = replace(NUCLEI, pictures=12, objects=crowded)
+    assert value(plan(data, timed(CPU, 9.0), Wish(minutes=15.0)), "augmentation.crop") == (256, 256)
+    # 828 / (2.2 * 12) = 31.4 passes; (320 / 384)² of the time are 45.2, (352 / 384)² 37.3
+    assert value(plan(data, timed(CPU, 2.2), Wish(minutes=15.0)), "augmentation.crop") == (320, 320)
+    larger = replace(data, objects=replace(crowded, sides=(6.0, 7.0, 23.0, 300.0, 350.0)))
+    assert value(plan(larger, timed(CPU, 9.0), Wish(minutes=15.0)), "augmentation.crop") == (320, 320)
+
+
+def test_a_gpu_takes_a_smaller_body_only_after_smaller_pictures():
+    def bodies(seconds):
+        made = plan(LARGE, timed(GPU, seconds), Wish(minutes=1.0))
+        return made.recipe, value(made, "pictures.test_short_side")
+
+    # 55.2 s are 40 passes over 113 pictures of 0.0122 s at 512 px, and of 0.0488 s at 256 px
+    assert bodies(0.012) == ("resnet50_fpn", 512)
+    assert bodies(0.045) == ("resnet50_fpn", 256)
+    assert bodies(0.05) == ("resnet18_fpn", 256)
+    small = replace(GPU, memory=4 << 30)
+    assert plan(LARGE, small, Wish()).recipe == "resnet18_fpn"
+
+
+@pytest.mark.parametrize(("overlap", "threshold"), [(0.5, None), (0.52, 0.57), (0.7, 0.75), (0.9, 0.8)])
+def test_neighbours_that_overlap_are_both_kept(overlap, threshold):
+    data = replace(LARGE, objects=replace(LARGE.objects, overlap=overlap))
+    made = plan(data, CPU, Wish(start="detector"))
+    assert made.values(["boxes.nms_threshold"]).get("boxes.nms_threshold") == threshold
+
+
 def test_replaced_lines_say_why():
-    made = plan(LARGE, CPU, Wish()).replaced({"optimiser.lr": 0.5, "seed": 3}, "set by --set")
+    before = plan(LARGE, CPU, Wish())
+    made = before.replaced({"optimiser.lr": 0.5, "seed": 3}, "set by --set")
+    assert [line.name for line in made.lines] == [*(line.name for line in before.lines), "seed"]
     assert value(made, "optimiser.lr") == 0.5 and value(made, "seed") == 3
     assert {line.name for line in made.lines if line.reason == "set by --set"} == {"optimiser.lr", "seed"}

@@ -62,6 +62,19 @@ def test_what_is_saved_is_loaded(checkpoint, file):
     assert [path.name for path in file.parent.iterdir()] == ["last.pt"]  # nothing unfinished stays
 
 
+def test_a_plan_is_kept_and_older_files_have_none(checkpoint, file, tmp_path):
+    lines = (("recipe", "resnet18_fpn", "small"), ("optimiser.lr", "0.002", "from drawn weights"))
+    save(tmp_path / "planned.pt", dataclasses.replace(checkpoint, plan=lines))
+    assert load(tmp_path / "planned.pt").plan == lines
+    content = torch.load(file, weights_only=True)
+    assert content.pop("plan") == ()
+    torch.save(content, tmp_path / "older.pt")
+    assert load(tmp_path / "older.pt").plan == ()
+    torch.save({**content, "plan": "mine"}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="plan is a str, not a tuple"):
+        load(tmp_path / "other.pt")
+
+
 def test_a_disk_that_takes_no_more_leaves_the_file_before(checkpoint, file):
     """A limit on the size of files stands for a full disk: both fail in the middle of a write."""
     before = file.read_bytes()

@@ -76,6 +76,19 @@ def test_the_list_has_every_full_name():
     assert sum("CC BY-SA" in line for line in lines) == 43
 
 
+def test_the_plan_of_a_training_is_described(file):
+    content = torch.load(file, weights_only=True)
+    lines = (("recipe", "resnet18_fpn", "a CPU"), ("optimiser.lr", "0.002", "from drawn\x1b weights"))
+    torch.save({**content, "plan": lines}, file)
+    assert describe(file).splitlines()[-2:] == [
+        "plan        recipe=resnet18_fpn  a CPU",
+        "plan        optimiser.lr=0.002  from drawn? weights",
+    ]
+    for other in ("mine", (1, 2), (("a", "b"),)):
+        torch.save({**content, "plan": other}, file)
+        assert "plan " not in describe(file)
+
+
 def test_a_description_cannot_control_the_terminal(file):
     checkpoint = replace(read_model(file), class_names=("\x1b[2Jcat", "dog\nlicence     none"))
     write_model(file, checkpoint)

@@ -14,7 +14,7 @@ import pytest
 
 import maskrcnn
 from maskrcnn.weights import download
-from maskrcnn.weights.download import cache_folder, fetch
+from maskrcnn.weights.download import cache_folder, fetch, is_cached, why_unreachable
 from maskrcnn.weights.published import Published
 
 CONTENT = bytes(range(256)) * 20
@@ -37,6 +37,11 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.server.rest.wait()
+        self.send_response(200 if self.path.endswith("weights.pth") else 404)
+        self.end_headers()
+
     def do_GET(self):
         requested, server = self.headers.get("Range"), self.server
         server.requested.append(requested)
@@ -80,6 +85,40 @@ def server():
 def published(server, file="weights.pth", checksum=f"sha256:{SHA}"):
     url = f"http://127.0.0.1:{server.server_address[1]}/{file}"
     return Published("test/weights", url, checksum, "coco", "no licence")
+
+
+def test_a_server_is_asked_whether_it_has_a_file(server):
+    assert why_unreachable(published(server)) == ""
+    assert why_unreachable(published(server, "none.bin")) == "the server returned 404 Not Found"
+    assert server.requested == []  # nothing is downloaded
+    gone = published(server)._replace(url="http://127.0.0.1:9/weights.pth")
+    assert why_unreachable(gone) == "no connection: Connection refused"
+
+
+def test_a_server_that_hangs_is_given_up(server):
+    server.rest.clear()
+    start = time.monotonic()
+    assert why_unreachable(published(server), seconds=0.2) == "no answer in 0.2 s"
+    assert time.monotonic() - start < 2
+
+
+def test_a_name_server_that_hangs_is_given_up(server, monkeypatch):
+    waiting = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: waiting.wait(10) and [])
+    start = time.monotonic()
+    assert why_unreachable(published(server), seconds=0.2) == "no answer in 0.2 s"
+    assert time.monotonic() - start < 2
+    waiting.set()
+
+
+def test_a_cached_file_is_known_by_its_content_or_its_record(server, tmp_path, capsys):
+    assert not is_cached(published(server), tmp_path)
+    path = tmp_path / "weights.pth"
+    path.write_bytes(CONTENT)
+    assert is_cached(published(server), tmp_path) and (tmp_path / ".weights.pth.size").exists()
+    path.write_bytes(CONTENT[:-1])
+    assert not is_cached(published(server), tmp_path)
+    assert capsys.readouterr().err == "" and server.requested == []
 
 
 def test_a_file_is_downloaded_once(server, tmp_path):

@@ -2,7 +2,11 @@ import re
 
 import pytest
 
+from maskrcnn.weights.fit import meta_state_dict
 from maskrcnn.weights.published import ALIASES, PUBLISHED, find_published, published_by_file_name
+
+V2 = dict.fromkeys(("body.norm", "pyramid.norm", "boxes.norm", "masks.norm"), "batch")
+V2 |= {"boxes.head": "conv", "proposals.convolutions": 2}
 
 
 def test_addresses_and_checksums_are_those_of_the_publishers():
@@ -21,6 +25,28 @@ def test_every_row_is_whole():
         assert re.fullmatch(r"https://\S+\.(pth|pkl)", entry.url)
         assert re.fullmatch(r"(sha256:[0-9a-f]{8}|md5:[0-9a-f]{6})?", entry.checksum)
         assert published_by_file_name(entry.file_name) == entry
+        assert 10 < entry.size < 1000 and entry.licence
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "classes", "options"),
+    [
+        ("mask_rcnn_R_101_C4_3x", "resnet101_c4", 80, {}),
+        ("mask_rcnn_R_50_DC5_3x", "resnet50_dc5", 80, {}),
+        ("mask_rcnn_X_101_32x8d_FPN_3x", "resnext101_fpn", 80, {}),
+        ("faster_rcnn_R_50_FPN_3x", "resnet50_fpn_box", 80, {}),
+        ("keypoint_rcnn_R_101_FPN_3x", "resnet101_fpn_keypoint", 1, {}),
+        ("Cityscapes/mask_rcnn_R_50_FPN", "resnet50_fpn", 8, {}),
+        ("torchvision/maskrcnn_resnet50_fpn_v2", "resnet50_fpn", 90, V2),
+        ("torchvision/keypointrcnn_resnet50_fpn", "resnet50_fpn_keypoint", 1, {}),
+    ],
+)
+def test_a_file_has_four_bytes_for_each_value_of_its_network(name, recipe, classes, options):
+    names = [full for full in PUBLISHED if full.endswith(name)]
+    assert len(names) == 1
+    values = meta_state_dict(recipe, classes, options, 10_000).values()
+    size = sum(4 * tensor.numel() for tensor in values) / 1e6
+    assert PUBLISHED[names[0]].size == pytest.approx(size, rel=0.01)
 
 
 def test_the_last_part_of_a_name_is_enough_where_it_is_unique():

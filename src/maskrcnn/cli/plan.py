@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from maskrcnn.cli.arguments import Commands, add_device, add_sets, read_sets
 
 if TYPE_CHECKING:
     from maskrcnn.plan.make import Planned
+    from maskrcnn.weights.published import Published
 
 
 def add(commands: Commands) -> None:
@@ -23,7 +25,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of a data set, as for `train`")
     add_wish(parser)
     parser.add_argument("--recipe", help="network, where the plan should not choose one")
-    parser.add_argument("--init", metavar="WEIGHTS", help="weights to start from, as for `train`")
+    parser.add_argument(
+        "--init", metavar="WEIGHTS", help="weights to start from, as for `train`; none is downloaded"
+    )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write the plan to this file, for `train --plan FILE`"
     )
@@ -51,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings, recipe_arguments = read_sets(arguments.sets)
     planned = planned_by(arguments, settings | recipe_arguments)
-    print(describe_length(planned, arguments.device))
+    print(describe_length(planned))
     print_table(plan_table(planned.plan))
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -60,15 +64,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def planned_by(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
-    """Return the plan that the arguments of a command ask for; `values` replace lines."""
+def planned_by(
+    arguments: argparse.Namespace,
+    values: dict[str, Any],
+    reach: Callable[[Published], str] | None = None,
+) -> Planned:
+    """Return the plan that the arguments of a command ask for; `values` and `reach` are as in `make_plan`."""
     from maskrcnn.plan.make import make_plan
+    from maskrcnn.weights.download import why_unreachable
 
+    init = arguments.init or "auto"
     return make_plan(
         arguments.data,
         minutes=arguments.minutes,
         recipe=arguments.recipe,
-        init=arguments.init,
+        init=None if init == "none" else init,
         device=arguments.device,
         values=values,
+        reach=reach or why_unreachable,
     )

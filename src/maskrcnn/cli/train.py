@@ -52,7 +52,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--init",
         metavar="WEIGHTS",
-        help="start from these weights of a network or of its backbone: a file or a published name",
+        help="weights of a network or of its backbone to start from: a file, a published name, auto (the "
+        "published ones that suit, downloaded once; drawn ones where there is no network) or none (drawn "
+        "ones); default: auto where a plan is made, else none",
     )
     parser.add_argument(
         "--synonyms",
@@ -90,34 +92,42 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         synonyms = dict(_pair(text) for text in arguments.synonyms)
-        has_length = not {"length.steps", "length.time_limit"}.isdisjoint(settings)
-        if has_length and (arguments.plan or arguments.minutes):
-            raise ValueError("--set steps or time_limit contradicts --minutes and --plan: give one of them")
-        recipe, chosen = arguments.recipe, with_values(Settings(), settings)
-        if not has_length:
+        if {"length.steps", "length.time_limit"}.isdisjoint(settings):
             planned = _planned(arguments, settings | recipe_arguments)
-            recipe, chosen = planned.plan.recipe, planned.settings
-            recipe_arguments = planned.recipe_arguments
-        weights = train(
-            arguments.data,
-            recipe=recipe,
-            recipe_arguments=recipe_arguments,
-            output=arguments.output,
-            init=arguments.init,
-            synonyms=synonyms,
-            device=arguments.device,
-            settings=chosen,
-        )
+            weights = planned.train(arguments.output, synonyms=synonyms)
+        else:
+            _check_unplanned(arguments)
+            weights = train(
+                arguments.data,
+                recipe=arguments.recipe,
+                recipe_arguments=recipe_arguments,
+                output=arguments.output,
+                init=None if arguments.init == "none" else arguments.init,
+                synonyms=synonyms,
+                device=arguments.device,
+                settings=with_values(Settings(), settings),
+            )
     print(f"network {weights}")
     return 0
 
 
+def _check_unplanned(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for what only a plan can do, where --set gives the length."""
+    if arguments.plan or arguments.minutes:
+        raise ValueError("--set steps or time_limit contradicts --minutes and --plan: give one of them")
+    if arguments.init == "auto":
+        raise ValueError(
+            "--init auto is a choice of the plan, which --set steps or time_limit replaces: give a file, a "
+            "published name or none, or --minutes"
+        )
+
+
 def _planned(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
-    """Return the plan of --plan, or of the data; show it, and keep it in the output folder."""
+    """Return the plan of --plan, or of the data, and show it."""
     from rich import print as print_table
 
-    from maskrcnn.plan.make import describe_length, plan_from_file
-    from maskrcnn.plan.write import FILE, plan_table, write_plan
+    from maskrcnn.plan.make import describe_length, download, plan_from_file
+    from maskrcnn.plan.write import plan_table
     from maskrcnn.training.setup import refuse_to_overwrite
 
     refuse_to_overwrite(arguments.output)  # before the plan, which takes seconds
@@ -131,14 +141,15 @@ def _planned(arguments: argparse.Namespace, values: dict[str, Any]) -> Planned:
             raise ValueError(
                 "--plan has a length and a recipe: edit the file instead of --minutes or --recipe"
             )
-        planned = plan_from_file(arguments.data, arguments.plan, values)
+        planned = plan_from_file(arguments.data, arguments.plan, values, arguments.device)
+        if arguments.init not in (None, "auto"):
+            init = None if arguments.init == "none" else arguments.init
+            planned = planned._replace(plan=planned.plan.replaced({"init": init}, "set by --init"))
     else:
-        planned = planned_by(arguments, values)
+        planned = planned_by(arguments, values, download)
     if os.environ.get("RANK", "0") == "0":  # of several processes, one is enough
-        print(describe_length(planned, arguments.device), flush=True)
+        print(describe_length(planned), flush=True)
         print_table(plan_table(planned.plan))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    write_plan(arguments.output / FILE, planned.plan, planned.fingerprint)
     return planned
 
 

@@ -23,11 +23,11 @@ _BANDS = 8  # horizontal bands whose brightness is compared
 
 @dataclass(frozen=True)
 class ObjectStatistics:
-    """Percentiles of the objects, crowd regions aside; sides are √(mask area) in pixels of the files."""
+    """Percentiles of the objects, crowd regions aside; sides are √(mask area) in px of the files."""
 
     count: int
     in_a_picture: tuple[float, float, float]  # median, 99th percentile, most
-    sides: tuple[float, float, float, float, float]  # percentiles 5, 10, 50, 95, 99
+    sides: tuple[float, float, float, float, float]  # percentiles 5, 10, 50, 95, 99; at least 1
     share_square: float  # of boxes within 1.5 : 1
     share_long: float  # of boxes beyond 3 : 1
     overlap: float  # 99th percentile of the IoU of an object's box with the nearest of its class
@@ -47,6 +47,7 @@ class Fingerprint:
     keypoints: int
     has_up: bool  # False where pictures may be turned: masks have all directions, and no band is brighter
     objects: ObjectStatistics
+    share_grey: float = 0.0  # of the pictures that were decoded; `is_grey` where it is all
 
 
 def fingerprint(dataset: Dataset) -> Fingerprint:
@@ -69,13 +70,13 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
     some = pictures[:: max(1, len(boxes) // _MEASURED)]
     areas = np.concatenate([mask_areas(objects) for objects in some])
     overlaps = np.concatenate([nearest_overlaps(objects) for objects in some])
-    profiles, is_grey = look_at_pixels(dataset)
+    profiles, share_grey = look_at_pixels(dataset)
     height_px, width_px = np.median(dataset.sizes_hw, axis=0).tolist()
     return Fingerprint(
         pictures=len(dataset),
         size_hw=(height_px, width_px),
         longest_side=int(dataset.sizes_hw.max()),
-        is_grey=is_grey,
+        is_grey=share_grey == 1,
         white=dataset.white,
         classes=tuple(np.bincount(labels, minlength=len(dataset.class_names)).tolist()),
         keypoints=len(dataset.keypoint_names),
@@ -83,12 +84,13 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         objects=ObjectStatistics(
             count=int(counts.sum()),
             in_a_picture=(float(np.median(counts)), float(np.percentile(counts, 99)), float(counts.max())),
-            sides=tuple(np.percentile(np.sqrt(areas), (5, 10, 50, 95, 99)).tolist()),
+            sides=tuple(np.percentile(np.sqrt(areas).clip(min=1), (5, 10, 50, 95, 99)).tolist()),
             share_square=float((ratio <= 1.5).mean()),
             share_long=float((ratio > 3).mean()),
             overlap=float(np.percentile(overlaps, 99)),
             truncated=float(truncated.mean()),
         ),
+        share_grey=share_grey,
     )
 
 
@@ -172,9 +174,9 @@ def _along_rings(rings: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate(points)
 
 
-def look_at_pixels(dataset: Dataset) -> tuple[Float[np.ndarray, "pictures bands"], bool]:
-    """Return the mean brightness of horizontal bands less the picture's own, and whether all are grey."""
-    profiles, is_grey = [], True
+def look_at_pixels(dataset: Dataset) -> tuple[Float[np.ndarray, "pictures bands"], float]:
+    """Return the mean brightness of horizontal bands less the picture's own, and the share of grey ones."""
+    profiles, grey = [], []
     for index in range(0, len(dataset), -(-len(dataset) // _DECODED)):
         try:
             picture = read_to_resize(
@@ -183,10 +185,10 @@ def look_at_pixels(dataset: Dataset) -> tuple[Float[np.ndarray, "pictures bands"
         except (OSError, ValueError):
             continue
         pixels = picture.image.numpy().astype(np.float64)
-        is_grey = is_grey and bool((np.ptp(pixels, axis=0) <= 8).mean() > 0.99)
+        grey.append((np.ptp(pixels, axis=0) <= 8).mean() > 0.99)
         bands = np.array([band.mean() for band in np.array_split(pixels.mean(0), _BANDS)])
         profiles.append(bands - bands.mean())
-    return np.array(profiles).reshape(-1, _BANDS), is_grey
+    return np.array(profiles).reshape(-1, _BANDS), float(np.mean(grey)) if grey else 1.0
 
 
 def has_brighter_bands(profiles: Float[np.ndarray, "pictures bands"]) -> bool:

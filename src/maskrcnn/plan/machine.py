@@ -20,6 +20,7 @@ from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import new_run, with_initial_weights
 from maskrcnn.training.step import make_train_state, train_step
 
+_PATIENCE = 3.0  # seconds of steps, after which no further one is measured
 _GAIN = 0.8  # of float32's time: below it, bf16 is worth its rounding
 
 
@@ -31,6 +32,7 @@ class Machine:
     cores: int
     memory: int | None  # bytes of the device; None where the system does not say
     precision: Literal["float32", "bf16"]  # the fastest one
+    picture_seconds: float | None = None  # of training, measured with the plan that is made without it
 
 
 def probe_machine(device: str = "auto") -> Machine:
@@ -69,7 +71,8 @@ def step_seconds(
 ) -> float:
     """Return the seconds of a training step, the median of some real ones on these pictures, after one more.
 
-    The weights are drawn, not those that the training starts from: they cost the same.
+    Slow steps are measured fewer times; of one that takes longer than 3 s, the first alone. The weights are
+    drawn, not those that the training starts from: they cost the same.
     """
     run = with_initial_weights(
         new_run(Path(os.devnull), recipe, recipe_arguments, settings), dataset, None, {}
@@ -77,8 +80,10 @@ def step_seconds(
     state = make_train_state(run, resolve_device(device))
     loading = settings.replaced(workers=0)
     batches = open_batches(state, dataset, loading, run.trained.white)
-    times = [_seconds(lambda: train_step(state, batches, loading, 1e-6)) for _ in range(1 + steps)]
-    return statistics.median(times[1:])
+    times: list[float] = []
+    while len(times) < 1 + steps and sum(times) < _PATIENCE:
+        times.append(_seconds(lambda: train_step(state, batches, loading, 1e-6)))
+    return statistics.median(times[1:] or times)
 
 
 def _seconds(run: Callable[[], object]) -> float:

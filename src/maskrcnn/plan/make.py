@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.console import Console
+
 from maskrcnn import recipes
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_whole
-from maskrcnn.plain import options_of, parse_value, with_values
+from maskrcnn.files import cache_folder
+from maskrcnn.plain import options_of, parse_value, values_of, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
-from maskrcnn.plan.machine import probe_machine, step_seconds
-from maskrcnn.plan.rules import Plan, Wish, plan
-from maskrcnn.plan.write import read_plan
+from maskrcnn.plan.machine import Machine, probe_machine, step_seconds
+from maskrcnn.plan.rules import Line, Plan, Wish, least_passes, plan
+from maskrcnn.plan.start import INIT, Available, Network, candidates, choose_start
+from maskrcnn.plan.write import FILE, plan_table, read_plan, write_plan
+from maskrcnn.training.checkpoint import Checkpoint
+from maskrcnn.training.loop import train_run
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.setup import check_objects
+from maskrcnn.training.setup import check_objects, new_run
+from maskrcnn.weights.download import fetch, is_cached, why_unreachable
 from maskrcnn.weights.infer import body_recipe
 from maskrcnn.weights.init import read_initial_weights
+from maskrcnn.weights.published import Published, find_published
 
 BY_USER = "set by --set"
+_OF_WEIGHTS = {"recipe": str | None, INIT: str | None}  # lines beside settings and options
 
 
 class Planned(NamedTuple):
@@ -30,6 +39,10 @@ class Planned(NamedTuple):
     plan: Plan
     fingerprint: Fingerprint
     dataset: Dataset
+    data: str | Path  # folder of the data set
+    device: str = "auto"
+    network: Network = Network()  # that the initial weights bring
+    step_seconds: float | None = None  # where the plan needed it
 
     @property
     def settings(self) -> Settings:
@@ -41,17 +54,50 @@ class Planned(NamedTuple):
         """The options of the recipe."""
         return self.plan.values([line.name for line in self.plan.lines if line.name in recipes.all_options()])
 
+    def table(self) -> str:
+        """Return the plan as text: a setting, its value and its reason a line."""
+        console = Console()
+        with console.capture() as capture:
+            console.print(plan_table(self.plan))
+        return capture.get()
+
+    def train(self, output: str | Path = "runs/train", *, synonyms: Mapping[str, str] | None = None) -> Path:
+        """Train by the plan, which `output` and its checkpoints keep; the rest is as in `maskrcnn.train`."""
+        output = Path(output)
+
+        def run() -> Checkpoint:
+            new = new_run(output, self.plan.recipe, self.recipe_arguments, self.settings)
+            output.mkdir(parents=True, exist_ok=True)
+            write_plan(output / FILE, self.plan, self.fingerprint)
+            return replace(new, plan=self.plan.texts())
+
+        return train_run(
+            self.data, run, output=output, init=self.plan.init, synonyms=synonyms or {}, device=self.device
+        )
+
 
 def make_plan(
     data: str | Path,
     *,
     minutes: float | None = None,
     recipe: str | None = None,
-    init: str | Path | None = None,
+    init: str | Path | None = "auto",
     device: str = "auto",
     values: Mapping[str, Any] | None = None,
+    reach: Callable[[Published], str] = why_unreachable,
 ) -> Planned:
-    """Plan a training on a data set; `values` replace lines of the plan, by their dotted names.
+    """Plan a training on a data set, from its pictures, this machine and the minutes that there are.
+
+    ::
+
+        plan = maskrcnn.make_plan("data", minutes=15)
+        print(plan.table())
+        weights = plan.train("runs/mine")
+        result = maskrcnn.load(weights).predict("picture.jpg")
+
+    `init` is "auto" (published weights that suit, where they are on this machine or can be downloaded), None
+    (drawn weights), a file, or a published name. `values` replace lines of the plan, by their dotted names.
+    `reach` returns why a published file cannot be downloaded, or "".
 
     Raises ValueError and FileNotFoundError for data, weights, a recipe or a time that cannot be used.
     """
@@ -59,55 +105,123 @@ def make_plan(
         raise ValueError(f"--minutes must be more than 0, not {minutes:g}")
     if recipe:
         recipes.options_of_recipe(recipe)
+    wish, network = Wish(minutes=minutes, recipe=recipe), Network()
+    if init != "auto":
+        wish, network = _start_as_asked(wish, init)
     dataset = read_whole(data)
-    wish = Wish(minutes=minutes, recipe=recipe)
-    if init:
-        origin = read_initial_weights(init)
-        wish = replace(wish, start="detector" if origin.recipe else "backbone")
-        if not origin.recipe and not recipe:
-            wish = replace(wish, recipe=body_recipe(origin.weights))
     check_objects(dataset)
-    about = fingerprint(dataset)
-    made = plan(about, probe_machine(device), wish)
-    if made.recipe:  # lines about parts that the recipe does not have fall away
-        known = {*options_of(Settings()), *options_of(recipes.options_of_recipe(made.recipe))}
-        made = replace(made, lines=tuple(line for line in made.lines if line.name in known))
-    return Planned(made.replaced(values or {}, BY_USER), about, dataset)
+    about, machine = fingerprint(dataset), probe_machine(device)
+    if init == "auto":
+        suiting = candidates(about, machine, wish)
+        wish, network = choose_start(wish, suiting, look_for(suiting.names, reach))
+
+    def planned(machine: Machine) -> Planned:
+        made = _fitting(plan(about, machine, wish))
+        if recipe:
+            made = made.replaced({"recipe": recipe}, "set by --recipe")
+        return Planned(made.replaced(values or {}, BY_USER), about, dataset, data, device, network)
+
+    first = planned(machine)
+    if minutes is None or (seconds := _measure(first)) is None:
+        return first
+    second = planned(replace(machine, picture_seconds=seconds / first.settings.step.pictures))
+    return second._replace(step_seconds=seconds if second.plan == first.plan else _measure(second))
 
 
-def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any]) -> Planned:
+def look_for(names: tuple[str, ...], reach: Callable[[Published], str]) -> Available:
+    """Return which of the published weights can be had; `reach` is asked once, where the best is not here."""
+    entries = [find_published(name) for name in names]
+    obstacle = reach(entries[0]) if entries and not is_cached(entries[0]) else ""
+    cached = frozenset(entry.name for entry in entries if is_cached(entry))
+    return Available(cached, obstacle, str(cache_folder()))
+
+
+def download(published: Published) -> str:
+    """Download a published file; return why that cannot be done, or ""."""
+    if obstacle := why_unreachable(published):
+        return obstacle
+    try:
+        fetch(published)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _start_as_asked(wish: Wish, init: str | Path | None) -> tuple[Wish, Network]:
+    """Return the wish with the weights that a user chose, and the network that they bring."""
+    if init is None:
+        return replace(wish, init=Line(INIT, None, "drawn weights, as asked for")), Network()
+    origin = read_initial_weights(init)
+    wish = replace(wish, init=Line(INIT, str(init), "as asked for"))
+    if origin.recipe:
+        return replace(wish, start="detector"), Network(origin.recipe, origin.arguments)
+    recipe = wish.recipe or body_recipe(origin.weights)
+    return replace(wish, start="backbone", recipe=recipe), Network()
+
+
+def _fitting(made: Plan) -> Plan:
+    """Return the plan without the lines about parts that its recipe does not have."""
+    if not made.recipe:
+        return made
+    known = {*_OF_WEIGHTS, *options_of(Settings()), *options_of(recipes.options_of_recipe(made.recipe))}
+    return Plan(tuple(line for line in made.lines if line.name in known))
+
+
+def _measure(planned: Planned) -> float | None:
+    """Return the seconds of a step; None where the plan does not know the recipe."""
+    recipe, brought = planned.plan.recipe or planned.network.recipe, planned.network.arguments
+    if recipe is None:
+        return None
+    usual: dict[str, Any] = {}
+    if planned.plan.init:  # norms are the recipe's own; from scratch they are others
+        absent = tuple(f"{group}." for group, value in brought.items() if value is None)
+        options = values_of(recipes.options_of_recipe(recipe)).items()
+        usual = {k: v for k, v in options if k.endswith(".norm") and not k.startswith(absent)}
+    arguments = {**usual, **brought, **planned.recipe_arguments}
+    return step_seconds(planned.dataset, planned.settings, recipe, arguments, planned.device)
+
+
+def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any], device: str = "auto") -> Planned:
     """Read a plan that `write_plan` wrote and a user may have edited; `values` are as in `make_plan`.
 
     Raises ValueError, naming the file, for names and values that do not exist.
     """
-    recipe, texts = read_plan(path)
-    known = {**options_of(Settings()), **recipes.all_options()}
-    lines: dict[str, Any] = {}
-    for name, (text, _) in texts.items():
-        if name not in known:
+    texts = read_plan(path)
+    settings = {**options_of(Settings()), **recipes.all_options()}
+    kinds = {name: option.kind for name, option in settings.items()} | _OF_WEIGHTS
+    lines = []
+    for name, (text, reason) in texts.items():
+        if name not in kinds:
             raise ValueError(f"{path}: there is no setting {name!r}")
         try:
-            lines[name] = parse_value(text, known[name].kind)
+            lines.append(Line(name, parse_value(text, kinds[name]), reason))
+            if name == "recipe" and lines[-1].value:
+                recipes.options_of_recipe(lines[-1].value)
         except ValueError as error:
             raise ValueError(f"{path}: {name}: {error}") from None
-    made = Plan(recipe, ())
-    for name, value in lines.items():
-        made = made.replaced({name: value}, texts[name][1])
     dataset = read_whole(data)
-    return Planned(made.replaced(values, BY_USER), fingerprint(dataset), dataset)
+    made = Plan(tuple(lines)).replaced(values, BY_USER)
+    return Planned(made, fingerprint(dataset), dataset, data, device)
 
 
-def describe_length(planned: Planned, device: str) -> str:
+def describe_length(planned: Planned) -> str:
     """Return in one line how long the training takes here; the time of a step is measured."""
     settings = planned.settings
     steps, minutes = settings.length.steps, settings.length.time_limit
-    if steps is None or minutes is not None:
-        return f"the training takes {minutes:g} minutes, and an evaluation at the end"
-    if planned.plan.recipe is None:
-        return f"the training takes {steps:,} steps"
-    seconds = step_seconds(planned.dataset, settings, planned.plan.recipe, planned.recipe_arguments, device)
-    total = timedelta(seconds=round(seconds * steps))
+    seconds = planned.step_seconds or (None if minutes else _measure(planned))
+    if seconds is None:
+        return f"the training takes {f'{minutes:g} minutes' if minutes else f'{steps:,} steps'}"
+    if minutes:
+        in_time = max(1, round(60 * minutes / seconds))
+        steps = min(steps or in_time, in_time)
+    assert steps
+    passes = steps * settings.step.pictures / len(planned.dataset)
+    about = f"{steps:,} steps of {seconds:.2f} s, {passes:.1f} passes over {len(planned.dataset):,} pictures"
+    if minutes:
+        least = least_passes(from_scratch=planned.plan.init is None)
+        advice = "" if passes >= least else f"; {least} passes or more would be better"
+        return f"the training takes {minutes:g} minutes, and an evaluation at the end: about {about}{advice}"
     return (
-        f"the training takes about {total} here: {steps:,} steps of {seconds:.2f} s; "
+        f"the training takes about {timedelta(seconds=round(seconds * steps))} here: {about}; "
         "--minutes T plans for another time"
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from maskrcnn.plain import format_value
 from maskrcnn.plan.fingerprint import Fingerprint
 from maskrcnn.plan.machine import Machine
 
@@ -18,6 +19,12 @@ _SHORT_SIDES_CPU = (256, 320, 384, 448, 512)
 _SHORT_SIDES_GPU = (512, 640, 800)
 _SMALLEST_SIDE = 16.0  # px of the network's input that all but a tenth of the objects should have
 _MANY_OBJECTS = 8  # in a picture: then windows of it are enough to learn from
+_LEAST_SIDE = 256  # px, of pictures and windows that are made smaller to be seen more often
+_TENTH_SIDE, _MEDIAN_SIDE = 6.0, 16.0  # px that all but a tenth, and half, of the objects keep then
+_KNOWN_SIDE = 32.0  # px of the smallest objects that a trained network knows well: its anchors begin there
+_LEARNING = 0.92  # share of the minutes that are steps
+_SMALL_GPU = 6 << 30  # bytes, too few for a ResNet-50
+_NMS = 0.5  # of the detections of a class
 
 
 class Line(NamedTuple):
@@ -28,6 +35,9 @@ class Line(NamedTuple):
     reason: str
 
 
+_DRAWN = Line("init", None, "drawn weights")
+
+
 @dataclass(frozen=True)
 class Wish:
     """What a user asks for beside the best network."""
@@ -35,19 +45,34 @@ class Wish:
     minutes: float | None = None  # None: as long as the data need
     recipe: str | None = None  # None: the plan chooses
     start: Literal["scratch", "backbone", "detector"] = "scratch"  # what the initial weights are
+    init: Line = _DRAWN  # their file or published name
+    kept: tuple[Line, ...] = ()  # options that these weights need
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe, and settings and options of it that differ from their defaults."""
+    """A recipe, initial weights, and settings and options of the recipe that differ from their defaults."""
 
-    recipe: str | None  # None: that of the initial weights
     lines: tuple[Line, ...]
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe; None: that of the initial weights."""
+        return self.values(["recipe"]).get("recipe")
+
+    @property
+    def init(self) -> str | None:
+        """The file or the published name of the initial weights; None: drawn ones."""
+        return self.values(["init"]).get("init")
+
+    def texts(self) -> tuple[tuple[str, str, str], ...]:
+        """Return name, value and reason of each line; the value as ``--set`` takes it."""
+        return tuple((line.name, format_value(line.value), line.reason) for line in self.lines)
 
     def replaced(self, values: Mapping[str, Any], reason: str) -> Plan:
         """Return the plan with the lines of these names replaced, or added, for one reason."""
-        kept = tuple(line for line in self.lines if line.name not in values)
-        return replace(self, lines=kept + tuple(Line(name, value, reason) for name, value in values.items()))
+        lines = {line.name: line for line in self.lines}
+        return Plan((*(lines | {name: Line(name, values[name], reason) for name in values}).values(),))
 
     def values(self, names: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of those lines whose names are among `names`."""
@@ -65,13 +90,15 @@ class View(NamedTuple):
 def plan(data: Fingerprint, machine: Machine, wish: Wish) -> Plan:
     """Return the settings with which this machine learns most from these data in the time wished for."""
     is_gpu = machine.device.startswith("cuda")
-    view = choose_view(data, is_gpu)
-    lines = [*_view_lines(data, view), *_region_lines(data, view, wish, is_gpu)]
+    largest = choose_view(data, is_gpu)
+    view = affordable_view(largest, data, machine, wish)
+    lines = [_recipe_line(data, view, machine, wish), wish.init, *wish.kept]
+    lines += [*_view_lines(data, view, largest, wish), *_region_lines(data, view, wish, is_gpu)]
     lines += _network_lines(data, wish, is_gpu)
     lines += _step_lines(view, machine, wish, is_gpu)
     lines += _length_lines(data, lines, wish)
     lines += _augmentation_lines(data, view, wish)
-    return Plan(wish.recipe or _recipe(wish, is_gpu), tuple(lines))
+    return Plan(tuple(lines))
 
 
 def choose_view(data: Fingerprint, is_gpu: bool) -> View:
@@ -89,18 +116,56 @@ def choose_view(data: Fingerprint, is_gpu: bool) -> View:
     return View(side, side / short, None)
 
 
-def _view_lines(data: Fingerprint, view: View) -> list[Line]:
+def affordable_view(view: View, data: Fingerprint, machine: Machine, wish: Wish) -> View:
+    """Return the largest view with which the minutes suffice for the passes wanted, or the smallest one.
+
+    Pictures are not made so small that objects can hardly be seen, nor windows smaller than objects. The time
+    of a step is taken to be in proportion to the pixels.
+    """
+    _, s10, s50, s95, _ = data.objects.sides
+    short = min(data.size_hw)
+    median = _KNOWN_SIDE if wish.start == "detector" else _MEDIAN_SIDE
+    least_scale = max(_TENTH_SIDE / s10, median / s50)
+    views = [view]
+    for side in range((view.crop or view.short_side or 0) // 32 * 32 - 32, _LEAST_SIDE - 1, -32):
+        if view.crop and side > s95:
+            views.append(view._replace(crop=side))
+        elif not view.crop and side / short >= least_scale:
+            views.append(View(side, side / short, None))
+    return next((one for one in views if has_time(data, machine, wish, one, view)), views[-1])
+
+
+def has_time(data: Fingerprint, machine: Machine, wish: Wish, view: View, measured: View) -> bool:
+    """Return whether the minutes suffice for the passes wanted; machine.picture_seconds are of `measured`."""
+    if wish.minutes is None or machine.picture_seconds is None:
+        return True
+    side, measured_side = view.crop or view.short_side or 1, measured.crop or measured.short_side or 1
+    seconds = machine.picture_seconds * (side / measured_side) ** 2
+    return wish.minutes * 60 * _LEARNING / (seconds * data.pictures) >= least_passes(wish.start == "scratch")
+
+
+def least_passes(from_scratch: bool) -> int:
+    """Return how often every picture should be seen at least, where minutes limit the training."""
+    return 40 if from_scratch else 20
+
+
+def _view_lines(data: Fingerprint, view: View, largest: View, wish: Wish) -> list[Line]:
     _, s10, s50, s95, _ = data.objects.sides
     sides = f"objects have sides of {s10:.0f}, {s50:.0f}, {s95:.0f} px (percentiles 10, 50, 95)"
+    if view != largest:
+        sides += (
+            f"; {largest.crop or largest.short_side} px would suit them better, but leave {wish.minutes:g} "
+            f"minutes fewer than {least_passes(wish.start == 'scratch')} passes over the pictures"
+        )
     if view.crop:
         return [
-            Line("pictures.short_sides", None, f"the file's own scale: {sides}"),
+            Line("pictures.short_sides", None, "the file's own scale"),
             Line("pictures.long_side", max(1333, data.longest_side), "no picture is shrunk"),
             Line(
                 "augmentation.crop",
                 (view.crop, view.crop),
-                f"windows: {data.objects.in_a_picture[0]:.0f} objects in a picture, "
-                f"{data.size_hw[0]:.0f} x {data.size_hw[1]:.0f} px",
+                f"windows: {data.objects.in_a_picture[0]:.0f} objects in a picture of "
+                f"{data.size_hw[0]:.0f} x {data.size_hw[1]:.0f} px; {sides}",
             ),
         ]
     assert view.short_side
@@ -119,14 +184,15 @@ def _region_lines(data: Fingerprint, view: View, wish: Wish, is_gpu: bool) -> li
     regions = int(min(max(4 * p99, 300), 2000 if is_gpu else 500))
     samples = 512 if is_gpu else 64
     lines = [
-        Line("boxes.max_detections", detections, f"up to {most:.0f} objects in a picture"),
-        Line("proposals.post_nms", regions, f"4 for each of {p99:.0f} objects, from 300 on"),
+        Line("boxes.max_detections", detections, f"most objects in a picture: {most:.0f}; at least 100"),
+        Line("proposals.post_nms", regions, f"4 for each object of a full picture: {p99:.0f}; at least 300"),
         Line(
             "boxes.samples_per_image",
             samples,
             "the paper's" if is_gpu else "a CPU learns more from more steps than from more regions",
         ),
     ]
+    lines += _nms_lines(data)
     if wish.start == "detector":  # its anchors are what its RPN learnt
         return lines
     s05, _, _, _, s99 = (side * view.scale for side in data.objects.sides)
@@ -147,10 +213,28 @@ def _region_lines(data: Fingerprint, view: View, wish: Wish, is_gpu: bool) -> li
     ]
 
 
-def _recipe(wish: Wish, is_gpu: bool) -> str | None:
+def _nms_lines(data: Fingerprint) -> list[Line]:
+    """Return a threshold that keeps both of two objects that overlap, where more than 1 % of them do."""
+    overlap = data.objects.overlap
+    if overlap <= _NMS:
+        return []
+    reason = f"1% of the objects overlap their neighbour of the same class by an IoU of {overlap:.2f} or more"
+    return [Line("boxes.nms_threshold", round(min(overlap + 0.05, 0.8), 2), reason)]
+
+
+def _recipe_line(data: Fingerprint, view: View, machine: Machine, wish: Wish) -> Line:
+    if wish.recipe:
+        return Line("recipe", wish.recipe, "fits the initial weights" if wish.init.value else "as asked for")
     if wish.start == "detector":
-        return None
-    return "resnet50_fpn" if is_gpu else "resnet18_fpn"
+        return Line("recipe", None, "that of the initial weights")
+    if not machine.device.startswith("cuda"):
+        return Line("recipe", "resnet18_fpn", "small enough for many steps on a CPU")
+    if machine.memory is not None and machine.memory < _SMALL_GPU:
+        return Line("recipe", "resnet18_fpn", f"small enough for {machine.memory / 2**30:.0f} GB of memory")
+    if not has_time(data, machine, wish, view, choose_view(data, is_gpu=True)):
+        reason = f"resnet50_fpn would make fewer than {least_passes(True)} passes in {wish.minutes:g} minutes"
+        return Line("recipe", "resnet18_fpn", reason)
+    return Line("recipe", "resnet50_fpn", "the usual network, on a GPU")
 
 
 def _network_lines(data: Fingerprint, wish: Wish, is_gpu: bool) -> list[Line]:

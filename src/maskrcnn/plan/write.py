@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from maskrcnn.files import reading, write_json
-from maskrcnn.plain import format_value
 from maskrcnn.plan.fingerprint import Fingerprint
 from maskrcnn.plan.rules import Plan
 
@@ -20,10 +20,9 @@ _LARGEST = 1 << 20  # bytes of a plan
 
 def plan_table(plan: Plan) -> Table:
     """Return the plan as a table: a setting, its value and its reason a line."""
-    table = Table("setting", "value", "reason", title=f"recipe {plan.recipe or 'of the initial weights'}")
-    table.title_justify = "left"
-    for line in plan.lines:
-        table.add_row(line.name, format_value(line.value), line.reason)
+    table = Table(Column("setting", no_wrap=True), Column("value", overflow="fold"), "reason")
+    for texts in plan.texts():
+        table.add_row(*map(escape, texts))
     return table
 
 
@@ -32,14 +31,12 @@ def write_plan(path: Path, plan: Plan, data: Fingerprint) -> None:
 
     Values are texts as ``--set`` takes them.
     """
-    lines = [
-        {"name": line.name, "value": format_value(line.value), "reason": line.reason} for line in plan.lines
-    ]
-    write_json(path, {"recipe": plan.recipe, "settings": lines, "fingerprint": asdict(data)}, indent=2)
+    lines = [{"name": name, "value": value, "reason": reason} for name, value, reason in plan.texts()]
+    write_json(path, {"settings": lines, "fingerprint": asdict(data)}, indent=2)
 
 
-def read_plan(path: Path) -> tuple[str | None, dict[str, tuple[str, str]]]:
-    """Return the recipe of a plan's file, and the value and the reason, as texts, of each name.
+def read_plan(path: Path) -> dict[str, tuple[str, str]]:
+    """Return the value and the reason, as texts, of each name in a plan's file.
 
     Raises FileNotFoundError and ValueError, naming the file.
     """
@@ -48,15 +45,10 @@ def read_plan(path: Path) -> tuple[str | None, dict[str, tuple[str, str]]]:
             raise ValueError(f"{path}: larger than 1 MB, where a plan was expected")
         text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        content = json.loads(text)
-        recipe = content["recipe"]
-        settings: list[dict[str, Any]] = content["settings"]
-        lines = {str(one["name"]): (str(one["value"]), str(one.get("reason", ""))) for one in settings}
+        settings: list[dict[str, Any]] = json.loads(text)["settings"]
+        return {str(one["name"]): (str(one["value"]), str(one.get("reason", ""))) for one in settings}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a plan of maskrcnn ({type(error).__name__}: {error}); expected an object with "
-            '"recipe" and "settings", a list of objects with "name" and "value"'
+            '"settings", a list of objects with "name" and "value"'
         ) from None
-    if recipe is not None and not isinstance(recipe, str):
-        raise ValueError(f"{path}: 'recipe' is {recipe!r}, where a recipe's name or null was expected")
-    return recipe, lines

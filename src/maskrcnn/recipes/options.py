@@ -87,6 +87,7 @@ class C4Boxes:
     samples_per_image: int = option(64, "regions of an image to learn from")
     beta: float = option(1.0, "where smooth L1 becomes linear; 0 is L1")
     score_threshold: float = option(0.05, "least score of a detection")
+    nms_threshold: float = option(0.5, "IoU above which the worse of two detections of a class is dropped")
     min_size: float = option(0.0, "least side of a detection, px of the network's input")
     max_detections: int = option(100, "in an image")
 

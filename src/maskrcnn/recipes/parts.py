@@ -160,7 +160,7 @@ def box_branch(
     res5: nn.Module | None = None,
 ) -> BoxBranch:
     """Return the box branch."""
-    return BoxBranch(
+    branch = BoxBranch(
         pooler,
         head,
         num_classes,
@@ -170,6 +170,8 @@ def box_branch(
         max_detections=options.max_detections,
         min_size=options.min_size,
     )
+    branch.nms_threshold = options.nms_threshold
+    return branch
 
 
 def mask_head(channels: int, num_classes: int, options: Masks) -> FCNHead | MLPHead:

@@ -33,6 +33,7 @@ class Checkpoint:
     elapsed: float  # seconds
     metrics: dict[str, Any]  # of the last evaluation; empty before the first
     best_ap: float  # percent, of masks where there are masks; -1 before the first evaluation
+    plan: tuple[tuple[str, str, str], ...] = ()  # name, value and reason of each line; () without a plan
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -69,6 +70,7 @@ def _checked(values: Any) -> Checkpoint:
         raise ValueError("it does not name its format (other weights start a training by --init)")
     if (version := values.pop("format")) != _FORMAT:
         raise ValueError(f"its format is {version!r:.20}, not {_FORMAT}")
+    values = {"plan": (), **values}  # absent in older files
     kinds = get_type_hints(Checkpoint) | {"settings": dict, "trained": dict}
     if values.keys() != kinds.keys():
         raise ValueError(f"it should hold {', '.join(kinds)}, but holds {', '.join(map(str, values)):.200}")

@@ -64,11 +64,31 @@ def train(
     and SIGUSR1.
     """
     output = Path(output)
+    return train_run(
+        data,
+        lambda: new_run(output, recipe, recipe_arguments or {}, settings or Settings()),
+        output=output,
+        init=init,
+        synonyms=synonyms or {},
+        device=device,
+    )
+
+
+def train_run(
+    data: str | Path,
+    new: Callable[[], Checkpoint],
+    *,
+    output: Path,
+    init: str | Path | None,
+    synonyms: Mapping[str, str],
+    device: str,
+) -> Path:
+    """Train the run at step 0 that `new` returns, when no other training uses `output`; see `train`."""
 
     def start() -> Start:
-        run = new_run(output, recipe, recipe_arguments or {}, settings or Settings())
+        run = new()
         dataset, validation = open_data(data, run, output)
-        return with_initial_weights(run, dataset, init, synonyms or {}), dataset, validation
+        return with_initial_weights(run, dataset, init, synonyms), dataset, validation
 
     return _train(start, data, output, device)
 

@@ -11,16 +11,19 @@ from torch import Tensor
 
 from maskrcnn.weights.files import read_checkpoint
 from maskrcnn.weights.init import extract_initial_weights, read_initial_weights
-from maskrcnn.weights.model_checkpoint import ModelCheckpoint, extract_model, locate
+from maskrcnn.weights.model_checkpoint import ModelCheckpoint, extract_model, is_native, locate
 from maskrcnn.weights.published import PUBLISHED, published_by_file_name
 
 _NAMED_CLASSES = 12
 
 
 def list_published() -> str:
-    """Return a line for each published checkpoint: its name, its data set, its licence."""
+    """Return a line for each published checkpoint: its name, its data set, its size, its licence."""
     width = max(map(len, PUBLISHED))
-    lines = [f"{entry.name:{width}}  {entry.trained_on:10}  {entry.licence}" for entry in PUBLISHED.values()]
+    lines = [
+        f"{entry.name:{width}}  {entry.trained_on:10}  {entry.size:3d} MB  {entry.licence}"
+        for entry in PUBLISHED.values()
+    ]
     return "\n".join([*lines, "", "The last part of a name is enough where it is unique."])
 
 
@@ -43,7 +46,15 @@ def describe(source: str | Path) -> str:
         lines.append("backbone    pixel mean and deviation are not in the file; ImageNet's are assumed")
     count = sum(tensor.numel() for tensor in initial.weights.values())
     lines.append(f"parameters  {count:,} in {len(initial.weights)} tensors")
+    lines += [f"plan        {name}={value}  {reason}" for name, value, reason in _plan_of(content)]
     return "\n".join(map(printable, lines))
+
+
+def _plan_of(content: Any) -> list[tuple[str, str, str]]:
+    """Return the lines of the plan that a training kept in its checkpoint: name, value and reason."""
+    lines = content.get("plan", ()) if is_native(content) else ()
+    is_plan = isinstance(lines, tuple) and all(isinstance(line, tuple) and len(line) == 3 for line in lines)
+    return [(str(name), str(value), str(reason)) for name, value, reason in lines] if is_plan else []
 
 
 def _describe_network(checkpoint: ModelCheckpoint) -> list[str]:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import BinaryIO
 
 from filelock import FileLock, Timeout
@@ -27,6 +29,7 @@ from maskrcnn.weights.published import Published
 MAX_BYTES = 2 << 30  # twice the largest published file
 _CHUNK = 1 << 20
 _TIMEOUT = 30  # seconds without a byte
+_PROBE = 5.0  # seconds in which a server must answer to count as reachable
 
 
 def fetch(published: Published, folder: Path | None = None) -> Path:
@@ -55,15 +58,52 @@ def fetch(published: Published, folder: Path | None = None) -> Path:
         ) from error
 
 
+def is_cached(published: Published, folder: Path | None = None) -> bool:
+    """Return whether `fetch` would return the file of a published checkpoint without a download."""
+    try:
+        return _is_intact(published, (folder or cache_folder()) / published.file_name)
+    except OSError:
+        return False
+
+
+def why_unreachable(published: Published, seconds: float = _PROBE) -> str:
+    """Return why the server does not offer a file, as a short phrase; "" where it does.
+
+    It asks for the headers alone. It returns in time also where the look-up of a server's name hangs, which
+    no timeout of a connection limits: a thread waits for that.
+    """
+    answers: Queue[str] = Queue()
+    Thread(target=lambda: answers.put(_ask_for_headers(published, seconds)), daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except Empty:
+        return _no_answer(seconds)
+
+
+def _no_answer(seconds: float) -> str:
+    return f"no answer in {seconds:g} s"
+
+
+def _ask_for_headers(published: Published, seconds: float) -> str:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(published.url, method="HEAD"), timeout=seconds):
+            return ""
+    except urllib.error.HTTPError as error:
+        return f"the server returned {error.code} {error.reason}"
+    except (OSError, HTTPException) as error:
+        cause = getattr(error, "reason", error)
+        if isinstance(cause, TimeoutError):
+            return _no_answer(seconds)
+        return f"no connection: {getattr(cause, 'strerror', None) or cause}"
+
+
 def _is_intact(published: Published, path: Path) -> bool:
     """Return whether `path` is a file of the recorded size, or, without a record, of the right checksum."""
     if not path.is_file():
         return False
     size, recorded = path.stat().st_size, _recorded_size(path)
     is_intact = size == recorded if recorded is not None else not _damage(published, path)
-    if not is_intact:
-        _print(f"{path} ({size} bytes) is not the file that was published: it is downloaded again")
-    elif recorded is None:
+    if is_intact and recorded is None:
         with suppress(OSError):  # the folder may be read-only
             _beside(path, "size").write_text(str(size))
     return is_intact
@@ -101,6 +141,9 @@ def _print(line: str) -> None:
 
 def _download_verified(published: Published, path: Path) -> None:
     """Download to `path`. Where a resumed download turns out damaged, start again from nothing."""
+    if path.is_file():
+        size = path.stat().st_size
+        _print(f"{path} ({size} bytes) is not the file that was published: it is downloaded again")
     part = _beside(path, "part")
     is_resumed = part.exists()
     damage = _download(published, part) or _damage(published, part)

@@ -1,0 +1,1 @@
+from offline import offline as offline
