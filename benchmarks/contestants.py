@@ -182,7 +182,8 @@ def _train_theirs(task: Task, name: str, arguments: Sequence[str], validation: D
     return Trained(f"{Path(script).name} {' '.join([*common, *arguments])}", **trained, peak_bytes=peak)
 
 
-CONTESTANTS: dict[str, Callable[[Task], Trained]] = {
+Contestant = Callable[[Task], Trained]
+CONTESTANTS: dict[str, Contestant] = {
     "plan": planned,
     "hand": hand_tuned,
     "torchvision": torchvision,

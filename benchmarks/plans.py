@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import CONTESTANTS, Task, results_of
+from contestants import CONTESTANTS, Contestant, Task, results_of
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +37,6 @@ _FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 def main() -> None:
     given = parse()
     pin(given.cores)
-    given.results.mkdir(parents=True, exist_ok=True)
     for data in given.data:
         train, validation = (read_split(data, split) for split in ("train", "val"))
         cap, truth = detections_needed(train, validation), validation.truth()
@@ -47,9 +46,7 @@ def main() -> None:
                 label = f"{data.resolve().name}_{given.minutes:g}min_{given.cores}cores_{name}_seed{seed}"
                 file, work = given.results / f"{label}.json", given.runs / label
                 task = Task(data, given.minutes, given.cores, seed, given.init, cap, work, given.environments)
-                if not is_finished(file):
-                    write_json(file, run(name, task, truth), indent=1)
-                rows[name].append(json.loads(file.read_text()))
+                rows[name].append(run_once(file, name, CONTESTANTS[name], task, truth))
         Console().print(table(f"{data}, {given.minutes:g} minutes, at most {cap} detections", rows))
         for name, figures in ((name, one) for name, seeds in rows.items() for one in seeds if "error" in one):
             print(f"{name} failed: {figures['error']}")
@@ -105,20 +102,26 @@ def detections_needed(*splits: Dataset) -> int:
     return max(100, 50 * -(-most // 50))
 
 
-def is_finished(file: Path) -> bool:
-    """Return whether a file has the figures of a contestant that ran to its end."""
-    return file.is_file() and "error" not in json.loads(file.read_text())
+def run_once(
+    file: Path, name: str, contestant: Contestant, task: Task, truth: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the figures of a contestant from its file; where it has none, let it run."""
+    if not file.is_file() or "error" in json.loads(file.read_text()):
+        print(f"{task.data}: {name}, seed {task.seed}", flush=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, run(name, contestant, task, truth), indent=1)
+    figures: dict[str, Any] = json.loads(file.read_text())
+    return figures
 
 
-def run(name: str, task: Task, truth: dict[str, Any]) -> dict[str, Any]:
+def run(name: str, contestant: Contestant, task: Task, truth: dict[str, Any]) -> dict[str, Any]:
     """Train and judge a contestant; return its figures, or the error that ended it."""
-    print(f"{task.data}: {name}, seed {task.seed}, {task.minutes:g} minutes", flush=True)
     shutil.rmtree(task.work, ignore_errors=True)
     task.work.mkdir(parents=True)
     about = {"machine": machine(torch.device("cpu")), "data": task.data.resolve().name, "contestant": name}
     about |= {"minutes": task.minutes, "cores": task.cores, "seed": task.seed, "cap": task.cap}
     try:
-        trained = CONTESTANTS[name](task)
+        trained = contestant(task)
         metrics = judge(truth, results_of(task.work), task.cap)
     except Exception as error:
         traceback.print_exc()

@@ -43,7 +43,7 @@ def write_split(
     pictures: Iterable[tuple[Image.Image, list[dict[str, Any]]]],
     suffixes: Sequence[str] = ("png", "jpg"),
 ) -> None:
-    """Write pictures with their annotations, whose category ids count from 1; the suffixes are used in turn."""
+    """Write pictures with their annotations, with category ids from 1; the suffixes are used in turn."""
     for created in (folder / "annotations", folder / split):
         created.mkdir(parents=True, exist_ok=True)
     content: dict[str, list[dict[str, Any]]] = {
