@@ -7,7 +7,7 @@ import pytest
 
 from maskrcnn.evaluation import intervals
 from maskrcnn.evaluation.coco import coco_metrics
-from maskrcnn.evaluation.intervals import difference
+from maskrcnn.evaluation.intervals import difference, mean_difference
 
 SIZE = 200
 
@@ -97,6 +97,18 @@ def test_many_draws_go_in_several_goes(monkeypatch):
 def test_the_same_detections_do_not_differ():
     truth, detections = scene(np.random.default_rng(1))
     assert difference(truth, detections, copy.deepcopy(detections), kind="segm") == (0, 0, 0)
+
+
+def test_the_mean_of_several_pairs_shares_the_resamples():
+    truth, first = scene(np.random.default_rng(3))
+    second, third = first[::2], first[1::2]
+    pairs, options = [(first, second), (first, third)], {"kind": "bbox", "resamples": 50}
+    both = mean_difference(truth, pairs, **options)
+    singles = [difference(truth, *pair, **options) for pair in pairs]
+    assert both.difference == pytest.approx(np.mean([one.difference for one in singles]))
+    assert both.low < both.difference < both.high
+    assert mean_difference(truth, [pairs[0], pairs[0]], **options) == pytest.approx(singles[0])
+    assert mean_difference(truth, [pairs[0], pairs[0][::-1]], **options) == (0, 0, 0)
 
 
 def test_seeded():

@@ -7,12 +7,12 @@ objects that are partly occluded; PNG and JPEG pictures.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image, ImageFilter
 
 from maskrcnn.files import write_json
@@ -29,28 +29,39 @@ def synthetic_dataset(
 
     The same arguments give the same pictures. Objects are 1/10 to 1/2 of a picture's side across.
     """
-    folder = Path(folder)
-    (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for number, (split, count) in enumerate({"train": train, "val": val}.items()):
-        (folder / split).mkdir(exist_ok=True)
-        content: dict[str, list[dict[str, Any]]] = {
-            "images": [],
-            "annotations": [],
-            "categories": [{"id": id_, "name": name} for id_, name in enumerate(SHAPES, 1)],
-        }
-        for i in range(count):
-            picture, objects = synthetic_picture(size, np.random.default_rng((seed, number, i)))
-            name = f"{i:04d}.{('png', 'jpg')[i % 2]}"
-            picture.save(folder / split / name, quality=92)
-            content["images"].append(
-                {"id": i, "file_name": name, "width": picture.width, "height": picture.height}
-            )
-            first = len(content["annotations"]) + 1
-            content["annotations"] += [
-                {"id": id_, "image_id": i, **annotation} for id_, annotation in enumerate(objects, first)
-            ]
-        write_json(folder / "annotations" / f"instances_{split}.json", content)
-    return folder
+        generators = (np.random.default_rng((seed, number, i)) for i in range(count))
+        pictures = (synthetic_picture(size, generator) for generator in generators)
+        write_split(Path(folder), split, list(SHAPES), pictures)
+    return Path(folder)
+
+
+def write_split(
+    folder: Path,
+    split: str,
+    class_names: Sequence[str],
+    pictures: Iterable[tuple[Image.Image, list[dict[str, Any]]]],
+    suffixes: Sequence[str] = ("png", "jpg"),
+) -> None:
+    """Write pictures with their annotations, with category ids from 1; the suffixes are used in turn."""
+    for created in (folder / "annotations", folder / split):
+        created.mkdir(parents=True, exist_ok=True)
+    content: dict[str, list[dict[str, Any]]] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": id_, "name": name} for id_, name in enumerate(class_names, 1)],
+    }
+    for i, (picture, objects) in enumerate(pictures):
+        name = f"{i:04d}.{suffixes[i % len(suffixes)]}"
+        picture.save(folder / split / name, quality=92)
+        content["images"].append(
+            {"id": i, "file_name": name, "width": picture.width, "height": picture.height}
+        )
+        first = len(content["annotations"]) + 1
+        content["annotations"] += [
+            {"id": id_, "image_id": i, **entry} for id_, entry in enumerate(objects, first)
+        ]
+    write_json(folder / "annotations" / f"instances_{split}.json", content)
 
 
 def _corners(count: int, radii: tuple[float, ...] = (1.0,)) -> Float[np.ndarray, "points 2"]:
@@ -78,20 +89,29 @@ class _Object(NamedTuple):
 def synthetic_picture(size: int, generator: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]]:
     """Return a picture of `size` × `size` pixels and its annotations in COCO's form."""
     height = width = size
-    pixels = _background(height, width, generator)
+    pixels = background(height, width, generator)
     placed: list[_Object] = []
     for _ in range(generator.integers(4, 12)):
         shape = int(generator.integers(len(SHAPES)))
         rings = _place(list(SHAPES.values())[shape], height, width, generator)
-        coverage = _coverage(rings, height, width)
-        mask = coverage >= 0.5
+        shares = coverage(rings, height, width)
+        mask = shares >= 0.5
         if all((other.visible & ~mask).sum() >= MIN_VISIBLE * other.area for other in placed):
             placed = [other._replace(visible=other.visible & ~mask) for other in placed]
             placed.append(_Object(shape, rings, mask.sum(), mask))
-            _paint(pixels, coverage, shape / len(SHAPES), generator)
+            paint(pixels, shares, shape / len(SHAPES), generator)
     pixels += generator.normal(0, 0.012, pixels.shape)
     picture = Image.fromarray(np.rint(pixels.clip(0, 1) * 255).astype(np.uint8))
-    return picture, [_annotation(one) for one in placed]
+    return picture, [
+        annotation(
+            one.shape + 1,
+            one.visible,
+            (0, 0),
+            (height, width),
+            one.rings[0] if one.visible.sum() == one.area and len(one.rings) == 1 else None,
+        )
+        for one in placed
+    ]
 
 
 def _place(
@@ -106,7 +126,7 @@ def _place(
     return [ring @ rotation + centre for ring in rings]
 
 
-def _coverage(rings: Sequence[np.ndarray], height: int, width: int) -> Float[np.ndarray, "height width"]:
+def coverage(rings: Sequence[np.ndarray], height: int, width: int) -> Float[np.ndarray, "height width"]:
     """Return the share of each pixel within the rings: exact along rows, on LINES_PER_ROW scan lines in each.
 
     Where a scan line crosses an edge, everything to the right is entered or left, by the edge's direction.
@@ -122,7 +142,7 @@ def _coverage(rings: Sequence[np.ndarray], height: int, width: int) -> Float[np.
     return np.abs(enclosed)
 
 
-def _background(
+def background(
     height: int, width: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "height width 3"]:
     """Return noise in a muted colour: coarse in hue, fine in brightness."""
@@ -141,31 +161,44 @@ def _clouds(channels: int, height: int, width: int, cells: int, generator: np.ra
     return np.stack([np.asarray(layer) for layer in layers], -1)
 
 
-def _paint(pixels: np.ndarray, coverage: np.ndarray, hue: float, generator: np.random.Generator) -> None:
-    """Blend a shaded or striped shape of a colour near `hue`, with a soft shadow, into `pixels` in place."""
-    height, width = coverage.shape
+def paint(pixels: np.ndarray, shares: np.ndarray, hue: float, generator: np.random.Generator) -> None:
+    """Blend a shaded or striped shape of a colour near `hue`, with a soft shadow, into `pixels` in place.
+
+    `shares` are those of each pixel that the shape covers.
+    """
+    height, width = shares.shape
     hue = (hue + generator.normal(0, 0.03)) % 1  # colour hints at the class, but does not determine it
     colour = np.array(colorsys.hsv_to_rgb(hue, generator.uniform(0.55, 1), generator.uniform(0.5, 1)))
     angle, phase = generator.uniform(0, 2 * np.pi, 2)
     y, x = np.mgrid[:height, :width]
     along = (x * np.cos(angle) + y * np.sin(angle)) / min(height, width)
     shade = 0.15 * np.sin(4 * along + phase) + (generator.random() < 0.3) * 0.12 * np.sign(np.sin(60 * along))
-    soft = Image.fromarray(np.uint8(coverage * 255)).filter(ImageFilter.GaussianBlur(min(height, width) / 50))
+    soft = Image.fromarray(np.uint8(shares * 255)).filter(ImageFilter.GaussianBlur(min(height, width) / 50))
     shadow = np.roll(np.asarray(soft) / 255, (min(height, width) // 60,) * 2, (0, 1))
     pixels *= 1 - 0.4 * shadow[..., None]
-    pixels += coverage[..., None] * (colour * (0.95 + shade[..., None]) - pixels)
+    pixels += shares[..., None] * (colour * (0.95 + shade[..., None]) - pixels)
 
 
-def _annotation(object_: _Object) -> dict[str, Any]:
-    rows, columns = np.flatnonzero(object_.visible.any(1)), np.flatnonzero(object_.visible.any(0))
+def annotation(
+    category_id: int,
+    visible: Bool[np.ndarray, "h w"],
+    origin_yx: tuple[int, int],
+    size_hw: tuple[int, int],
+    ring: Float[np.ndarray, "points 2"] | None,
+) -> dict[str, Any]:
+    """Return the annotation of an object whose visible pixels are a crop, at `origin_yx` of a picture.
+
+    Its mask is the polygon `ring`, or without one the run lengths of the visible pixels.
+    """
+    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
     x, y, width, height = (int(n) for n in (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1))
-    is_fully_visible = object_.visible.sum() == object_.area and len(object_.rings) == 1
-    polygon = [object_.rings[0].round(2).ravel().tolist()]
-    runs = crop_to_rle(object_.visible[y : y + height, x : x + width], (y, x), object_.visible.shape)
+    origin = (y + origin_yx[0], x + origin_yx[1])
     return {
-        "category_id": object_.shape + 1,
+        "category_id": category_id,
         "iscrowd": 0,
-        "area": int(object_.visible.sum()),
-        "bbox": [x, y, width, height],
-        "segmentation": polygon if is_fully_visible else runs,
+        "area": int(visible.sum()),
+        "bbox": [origin[1], origin[0], width, height],
+        "segmentation": crop_to_rle(visible[y : y + height, x : x + width], origin, size_hw)
+        if ring is None
+        else [ring.round(2).ravel().tolist()],
     }

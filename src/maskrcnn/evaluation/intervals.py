@@ -55,11 +55,39 @@ def difference(
     Raises ValueError for an unknown metric or kind, fewer than 1 resample, a ground truth without objects,
     and detections that `coco_metrics` does not accept.
     """
+    return mean_difference(
+        truth,
+        [(first, second)],
+        kind=kind,
+        metric=metric,
+        resamples=resamples,
+        seed=seed,
+        max_detections=max_detections,
+    )
+
+
+def mean_difference(
+    truth: Entry,
+    pairs: Sequence[tuple[Sequence[Entry], Sequence[Entry]]],
+    *,
+    kind: str = "segm",
+    metric: str = "AP",
+    resamples: int = 1000,
+    seed: int = 0,
+    max_detections: int = 100,
+) -> Interval:
+    """Return the mean of `difference` over pairs, such as trainings of several seeds, and its interval.
+
+    All pairs share the resamples, so the interval is that over images, for these networks. It does not
+    contain how much further seeds would vary.
+    """
     copies = _resample(len(truth["images"]), resamples, seed)
     values = [
-        _values(truth, detections, kind, metric, max_detections, copies) for detections in (first, second)
+        _values(truth, first, kind, metric, max_detections, copies)
+        - _values(truth, second, kind, metric, max_detections, copies)
+        for first, second in pairs
     ]
-    return Interval(*_with_bounds(values[0] - values[1]))
+    return Interval(*_with_bounds(np.mean(values, axis=0)))
 
 
 def _resample(images: int, resamples: int, seed: int) -> Int[np.ndarray, "R I"]:
