@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskrcnn.network.boxes import BoxBranch
-from maskrcnn.network.learning import SampledRegions, rpn_losses, sample_regions
+from maskrcnn.network.learning import SampledRegions, box_losses, rpn_losses, sample_regions
 from maskrcnn.network.rpn import RPN
 from maskrcnn.ops.roi_align import (
     Pyramid,
@@ -116,7 +116,7 @@ class MaskRCNN(nn.Module):
         )
         pyramid = first_levels(pyramid, len(self.box_branch.pooler.strides))
         box_features = self.box_branch.region_features(pyramid, regions.boxes, regions.images)
-        losses |= self.box_branch.losses(box_features, regions, targets)
+        losses |= box_losses(self.box_branch, box_features, regions, targets)
         regions = regions.at(positives)
         for branch in self._branches():
             features = (
