@@ -19,6 +19,7 @@ from torch import Tensor
 from maskrcnn.data.pictures import read_picture
 from maskrcnn.files import json_list, replacing, write_json
 from maskrcnn.predict.predictor import Predictor
+from maskrcnn.results.coco import to_coco
 from maskrcnn.results.draw import draw
 from maskrcnn.results.result import Result
 
@@ -82,7 +83,7 @@ def write_predictions(
             height, width = result.size_hw
             image = {"id": len(images) + 1, "file_name": str(path), "height": height, "width": width}
             images.append({**image, "overlay": overlay})
-            for entry in result.to_coco(len(images)):
+            for entry in to_coco(result, len(images)):
                 append(entry)
             counts.append((str(path), Counter(result.names)))
     names = zip(predictor.metadata.category_ids, predictor.metadata.class_names, strict=True)
