@@ -1,8 +1,7 @@
 """Kernels for CUDA devices, written in Triton: one pass each for what a function of `ops` does in steps.
 
 The function of `ops` defines the result, and calls its kernel on one of `DEVICES` where `trusted` allows it.
-The modules here import Triton, so they are imported only then. Under ``TRITON_INTERPRET=1`` they run on the
-CPU.
+The modules here import Triton: they are imported only then. Under ``TRITON_INTERPRET=1`` they run on the CPU.
 
 Each module has a function `check`, and `check_backward` where its kernel has a gradient. They take the plain
 operator, a device and a precision, compare kernel and operator on a small case, and raise an exception where
@@ -43,14 +42,16 @@ def trusted(
 ) -> bool:
     """Return whether the kernel in the module `name` equals `plain` on this device and in this precision.
 
-    With `backward`, its gradient is meant. The first call runs the module's check. Where that raises an
-    exception, a warning is given, and the plain operator is used in this process from then on.
+    With `backward`, their gradients must be equal, too. The first call runs the module's check. Where that
+    raises an exception, a warning is given, and the plain operator is used in this process from then on.
 
     `torch.compile` calls this while it traces: the check runs at once, eagerly, and its verdict becomes a
     constant of the graph. Nothing can be checked while a CUDA graph is captured or tensors are fake
     (`torch.export`): a kernel is trusted there only if it was checked before. So capture after a warm-up, as
     PyTorch asks.
     """
+    if backward and not trusted(name, device, dtype, plain):
+        return False
     key = (name, backward, device, dtype)
     verdict = _VERDICTS.get(key)
     if verdict is None and _can_check(device):

@@ -14,11 +14,10 @@ from maskrcnn.types import Detections
 class BoxBranch(nn.Module):
     """Classifies regions, refines their boxes for each class, and selects the detections.
 
-    `maskrcnn.network.learning` has its losses.
-
     `head` maps region features to vectors of `head.out_features`. Class K is background. `res5` is applied to
     the pooled features of every region first, in C4 networks, where other branches share its output (Figure
-    4, left). `beta` is where the smooth L1 loss becomes linear; 0 is L1.
+    4, left). `beta` is where the smooth L1 loss becomes linear; 0 is L1. `maskrcnn.network.learning` has the
+    losses.
     """
 
     def __init__(

@@ -164,9 +164,8 @@ def box_losses(
     of_class = regions.labels.clamp(max=deltas.shape[1] - 1)
     deltas = deltas[torch.arange(len(deltas), device=deltas.device), of_class]
     gt_boxes = targets.boxes[regions.images, regions.gt_index]
-    error = smooth_l1(deltas - box_ops.encode(gt_boxes, regions.boxes, branch.box_weights), branch.beta).sum(
-        -1
-    )
+    target = box_ops.encode(gt_boxes, regions.boxes, branch.box_weights)
+    error = smooth_l1(deltas - target, branch.beta).sum(-1)
     cross_entropy = F.cross_entropy(logits, regions.labels, reduction="none")
     return {
         "loss_class": masked_mean(cross_entropy, regions.valid),

@@ -211,9 +211,7 @@ def _has_kernel(pyramid: Pyramid) -> bool:
     if not fits or device.type not in kernels.DEVICES or torch.are_deterministic_algorithms_enabled():
         return False
     learns = torch.is_grad_enabled() and pyramid.table.requires_grad
-    return kernels.trusted("roi_align", device, dtype, _plain) and (
-        not learns or kernels.trusted("roi_align", device, dtype, _plain, backward=True)
-    )
+    return kernels.trusted("roi_align", device, dtype, _plain, backward=learns)
 
 
 def _plain(table: Tensor, boxes: Tensor, images: Tensor, levels: Tensor, maps: list[int], bins: int,
