@@ -79,6 +79,16 @@ def test_a_kernel_that_fails_or_differs_is_not_used_and_warned_of_once(
     assert len(check.runs) == 1
 
 
+def test_a_gradient_is_trusted_only_together_with_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    check, check_backward = Counted(RuntimeError("no")), Counted()
+    install(monkeypatch, "a", check=check, check_backward=check_backward)
+    with pytest.warns(UserWarning, match="kernel a is not used"):
+        assert not kernels.trusted("a", CPU, torch.float32, plain, backward=True)
+    install(monkeypatch, "b", check=Counted(), check_backward=check_backward)
+    assert kernels.trusted("b", CPU, torch.float32, plain, backward=True)
+    assert len(check.runs) == len(check_backward.runs) == 1
+
+
 def test_a_kernel_that_is_not_installed_is_not_used() -> None:
     with pytest.warns(UserWarning, match="kernel absent is not used on cpu.*ModuleNotFoundError"):
         assert not kernels.trusted("absent", CPU, torch.float32, plain)
