@@ -79,11 +79,11 @@ def measure(title: str, contestants: Contestants, repeats: int) -> dict[str, flo
 @contextmanager
 def plain() -> Iterator[None]:
     """Use the plain operators within this context."""
-    available, kernels.AVAILABLE = kernels.AVAILABLE, False
+    devices, kernels.DEVICES = kernels.DEVICES, ()
     try:
         yield
     finally:
-        kernels.AVAILABLE = available
+        kernels.DEVICES = devices
 
 
 def without_kernels(run: Callable[..., Any], *args: Any) -> Any:

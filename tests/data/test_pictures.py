@@ -6,11 +6,12 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from PIL import EpsImagePlugin, Image, ImageOps
+from PIL import EpsImagePlugin, Image
 
 from maskrcnn.data.formats import FORMATS
 from maskrcnn.data.picture_files import find_pictures
-from maskrcnn.data.pictures import WHITES, read_picture, read_to_resize
+from maskrcnn.data.pictures import read_picture, read_to_resize
+from maskrcnn.data.values import WHITES
 from maskrcnn.data.white import common_white
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -107,38 +108,6 @@ def test_formats_without_exif(tmp_path, format_):
 
 def test_all_formats_are_tested_here():
     assert {name.split()[0] for name in WITH_EXIF} | {"BMP", "GIF", "PPM", "HEIF"} == {*FORMATS, "MPO"}
-
-
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
-    values = np.array([[0, 257, 65535, 32896]], dtype=np.uint16)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    for source in (tmp_path / "a.png", values):
-        assert read_picture(source, channels=1).tolist() == [[[0, 1, 255, 128]]]
-    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    assert np.array_equal(read_picture(every, channels=1)[0], np.rint(every / 257))
-
-
-@pytest.mark.parametrize("white", WHITES)
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_fewer_bits_keep_all_levels(tmp_path, white, suffix):
-    """10, 12, 14 bits in a 16-bit file: the picture looks as its 8-bit version, black and white included."""
-    gradient = np.linspace(0, white, 1024).round().astype(np.uint16).reshape(32, 32)
-    Image.fromarray(gradient).save(tmp_path / f"a.{suffix}")
-    expected = np.rint(np.arange(1024).reshape(32, 32) * 255 / 1023)
-    for source in (tmp_path / f"a.{suffix}", gradient, Image.fromarray(gradient)):
-        picture = read_picture(source, channels=1)[0].numpy()
-        assert len(np.unique(picture)) == 256
-        assert np.abs(picture - expected).max() <= 1 and np.array_equal(
-            picture, read_picture(source, 1, white)[0]
-        )
-
-
-def test_a_given_white_holds_for_every_picture():
-    dark, bright = (np.array([[0, 500, value]], np.uint16) for value in (900, 4000))
-    assert read_picture(dark, 1)[0, 0, 1] != read_picture(bright, 1)[0, 0, 1]  # guessed one by one
-    assert read_picture(dark, 1, 4095).tolist() == [[[0, 31, 56]]]
-    assert read_picture(bright, 1, 4095).tolist() == [[[0, 31, 249]]]
-    assert read_picture(np.array([[0, 5000, 65535]], np.uint16), 1, 4095).tolist() == [[[0, 255, 255]]]
 
 
 @pytest.mark.parametrize("white", [None, *WHITES])
@@ -298,52 +267,6 @@ def test_a_read_array_is_not_shared_with_the_callers():
     mine = RGB.copy()
     read_picture(mine).zero_()
     assert np.array_equal(mine, RGB)
-
-
-def jpeg_with_square(path, size_hw, orientation=1):
-    """Write a JPEG of a black rectangle with an EXIF orientation; return its upright size and box."""
-    height, width = size_hw
-    pixels = np.full((height, width), 255, np.uint8)
-    y, x = height // 3, width // 5
-    pixels[y : y + 40, x : x + 60] = 0
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(pixels).save(path, quality=100, exif=exif)
-    with Image.open(path) as image:
-        upright = np.array(ImageOps.exif_transpose(image)) < 128
-    rows, columns = upright.any(1).nonzero()[0], upright.any(0).nonzero()[0]
-    return upright.shape, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size_hw", [(201, 323), (322, 207)])
-def test_what_a_shrunk_jpeg_shows_is_where_it_says(tmp_path, size_hw, orientation):
-    """The centre of the darkness, to a twentieth of a pixel."""
-    file_hw, square = jpeg_with_square(tmp_path / "a.jpg", size_hw, orientation)
-    picture = read_to_resize(tmp_path / "a.jpg", lambda size: (size[0] // 5, size[1] // 5))
-    assert picture.file_hw == file_hw and picture.target_hw == (file_hw[0] // 5, file_hw[1] // 5)
-    assert picture.image.shape == (3, -(-file_hw[0] // 4), -(-file_hw[1] // 4))  # a quarter is not below it
-    x1, y1, x2, y2 = picture.extent
-    assert (x2 - x1, y2 - y1) == (file_hw[1] / 4, file_hw[0] / 4)
-    darkness = 1 - picture.image[0].double() / 255
-    for axis, first, (low, high) in ((0, x1, square[::2]), (1, y1, square[1::2])):
-        profile = darkness.sum(axis) / darkness.sum()
-        centre = (profile * (torch.arange(len(profile)) + 0.5)).sum()
-        assert centre == pytest.approx(first + (low + high) / 2 / 4, abs=0.05)
-
-
-def test_a_jpeg_is_never_decoded_below_what_is_wanted(tmp_path):
-    jpeg_with_square(tmp_path / "a.jpg", (240, 320))
-    for target, expected in (
-        ((240, 320), (240, 320)),
-        ((121, 160), (240, 320)),
-        ((120, 160), (120, 160)),
-        ((61, 20), (120, 160)),
-        ((2, 2), (30, 40)),
-        ((480, 640), (240, 320)),
-    ):
-        image = read_to_resize(tmp_path / "a.jpg", lambda _, target=target: target).image
-        assert image.shape == (3, *expected)
 
 
 def test_what_is_not_shrunk_is_the_whole_picture_to_the_bit(tmp_path):

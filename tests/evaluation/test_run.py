@@ -11,12 +11,13 @@ from PIL import Image
 from cities import add_picture, detection, street
 from maskrcnn.data.dataset import PackedDataset
 from maskrcnn.data.folder import read_split
+from maskrcnn.data.loader import PictureError
 from maskrcnn.data.readers.coco import read_coco
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics
 from maskrcnn.evaluation.coco import coco_metrics
 from maskrcnn.evaluation.lvis import lvis_metrics
 from maskrcnn.evaluation.run import detections_to_coco, evaluate
-from maskrcnn.predict.predictor import PictureError, Predictor
+from maskrcnn.predict.predictor import Predictor
 from maskrcnn.results.result import Result
 from maskrcnn.types import Metadata
 

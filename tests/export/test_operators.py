@@ -9,6 +9,7 @@ from torch.export import Dim
 
 from maskrcnn.ops.boxes import keep_in_order
 from maskrcnn.ops.roi_align import assign_levels, flatten_levels, roi_align
+from maskrcnn.ops.roi_align_adaptive import adaptive_roi_align
 from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp
 
 pytest.importorskip("onnxscript", reason="onnxscript writes ONNX files")
@@ -96,10 +97,11 @@ def maps_and_boxes(count, seed):
 OPERATORS = {
     "aligned": partial(roi_align, aligned=True, sampling_ratio=2),
     "legacy": partial(roi_align, aligned=False, sampling_ratio=2),
-    "adaptive": partial(roi_align, sampling_ratio=0),
+    "adaptive": adaptive_roi_align,
+    "adaptive, legacy": partial(adaptive_roi_align, aligned=False),
     "max": partial(roi_align, reduction=maximum, sampling_ratio=2),
-    "warped": partial(roi_warp, sampling_ratio=2),
-    "warped, max": partial(roi_warp, sampling_ratio=2, reduction=maximum),
+    "warped": roi_warp,
+    "warped, max": partial(roi_warp, align=partial(roi_align, sampling_ratio=3, reduction=maximum)),
     "pooled": roi_pool,
 }
 
@@ -120,6 +122,6 @@ def test_regions(name, tmp_path):
 
 def test_operators_without_an_onnx_form_are_rejected():
     with pytest.raises(ValueError, match="set sampling_ratio"):
-        onnx_operator(partial(roi_align, reduction=maximum, sampling_ratio=0))
+        onnx_operator(partial(adaptive_roi_align, reduction=maximum))
     with pytest.raises(ValueError, match="is not supported in ONNX: use RoIAlign"):
         onnx_operator(lambda *arguments: None)

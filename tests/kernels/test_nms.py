@@ -3,6 +3,7 @@ import torch
 
 from maskrcnn import kernels
 from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops.nms_cuda import keep_in_blocks
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -55,5 +56,12 @@ def test_empty_boxes_are_kept(device):
 
 
 def test_passes_its_check(device):
-    verdict = kernels._passes("nms", torch.device(device), torch.float32, box_ops._check_kernel)
-    assert verdict
+    assert kernels._passes("nms", False, torch.device(device), torch.float32, keep_in_blocks)
+
+
+def test_a_wrong_kernel_fails_its_check(monkeypatch, device):
+    from maskrcnn.kernels import nms
+
+    monkeypatch.setattr(nms, "keep_in_order", lambda boxes, segments, threshold: segments >= 0)
+    with pytest.warns(UserWarning, match="kernel nms is not used .*AssertionError: Tensor-likes are not"):
+        assert not kernels._passes("nms", False, torch.device(device), torch.float32, keep_in_blocks)

@@ -9,6 +9,7 @@ from maskrcnn import kernels
 from maskrcnn.ops import roi_align as roi
 from maskrcnn.ops import roi_pool
 from maskrcnn.ops.roi_align import first_levels, flatten_levels
+from maskrcnn.ops.roi_align_adaptive import adaptive_roi_align
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -35,9 +36,8 @@ def regions(device):
 
 
 def use_kernel(monkeypatch, by_kernel):
-    monkeypatch.setattr(kernels, "AVAILABLE", True)
-    monkeypatch.setattr(kernels, "can_run_on", lambda device: by_kernel)
-    monkeypatch.setattr(kernels, "trusted", lambda *args: True)
+    monkeypatch.setattr(kernels, "DEVICES", ("cpu", "cuda") if by_kernel else ())
+    monkeypatch.setattr(kernels, "trusted", lambda *args, backward=False: True)
 
 
 def both(monkeypatch, operator, maps, device, bins=3, dtype=torch.float32, places=None):
@@ -108,7 +108,7 @@ def test_the_plain_operator_computes_what_the_kernel_does_not_support(monkeypatc
     use_kernel(monkeypatch, True)
     monkeypatch.setattr(kernel, "roi_align", None)  # it would fail if it were called
     places, pyramid = regions(device), flatten_levels([level.to(device) for level in maps[:2]], (8, 16))
-    roi.roi_align(pyramid, *places, 2, sampling_ratio=0)
+    adaptive_roi_align(pyramid, *places, 2)
     roi.roi_align(pyramid, *places, 2, reduction=roi_pool.maximum)
     roi.roi_align(pyramid._replace(table=pyramid.table.double()), *places, 2)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
@@ -125,9 +125,9 @@ def test_the_operator_is_registered_as_pytorch_expects(device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", [roi._check_kernel, roi._check_kernel_backward])
-def test_passes_its_checks(device, check):
-    assert kernels._passes("roi_align", torch.device(device), torch.float32, check)
+@pytest.mark.parametrize("backward", [False, True])
+def test_passes_its_checks(device, backward):
+    assert kernels._passes("roi_align", backward, torch.device(device), torch.float32, roi._plain)
 
 
 def test_a_wrong_kernel_fails_its_check(monkeypatch, device):
@@ -137,12 +137,12 @@ def test_a_wrong_kernel_fails_its_check(monkeypatch, device):
         return roi._plain(table, boxes, pictures, 1 - levels, *rest)
 
     monkeypatch.setattr(kernel, "roi_align", wrong)
-    for check in (roi._check_kernel, roi._check_kernel_backward):
+    for backward in (False, True):
         with pytest.warns(UserWarning, match="AssertionError: Tensor-likes are not close"):
-            assert not kernels._passes("roi_align", torch.device(device), torch.float32, check)
+            assert not kernels._passes("roi_align", backward, torch.device(device), torch.float32, roi._plain)
     monkeypatch.setattr(kernel, "roi_align", roi._plain)
-    for check in (roi._check_kernel, roi._check_kernel_backward):
-        assert kernels._passes("roi_align", torch.device(device), torch.float32, check)
+    for backward in (False, True):
+        assert kernels._passes("roi_align", backward, torch.device(device), torch.float32, roi._plain)
 
 
 @pytest.mark.slow
@@ -153,8 +153,7 @@ import torch
 from maskrcnn import kernels
 from maskrcnn.ops.roi_align import flatten_levels, roi_align
 
-kernels.AVAILABLE = True
-kernels.can_run_on = lambda device: True
+kernels.DEVICES = ("cpu", "cuda")
 level = torch.randn(1, 3, 4, 4, device="{device}", requires_grad=True)
 boxes = torch.tensor([[3.0, 5, 20, 28]], device="{device}")
 zero = torch.zeros(1, dtype=int, device="{device}")

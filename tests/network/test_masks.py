@@ -23,7 +23,7 @@ def test_a_region_learns_its_own_channel_alone(head):
     torch.nn.init.normal_(head.logits.bias)
     features = torch.randn(4, 6, 3, 3, requires_grad=True)
     learnt = [features, *head.parameters()]
-    found = head.one_channel(features, LABELS)
+    found = head(features, LABELS)
     weight = torch.randn_like(found)
     gradients = torch.autograd.grad((found * weight).sum(), learnt)
     every = head(features)

@@ -3,7 +3,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops import nms_blocks
+from maskrcnn.ops import nms_cuda
 
 
 def greedy(boxes, scores, groups, valid, threshold):
@@ -85,16 +85,16 @@ def test_blocks_on_the_device_equal_the_host(segments, block):
     for threshold in (0.3, 0.5):
         expected = box_ops.keep_in_order(boxes, segment, threshold)
         assert 50 < expected.sum() < (segment >= 0).sum()
-        assert torch.equal(nms_blocks.keep_in_blocks(boxes, segment, threshold, block=block), expected)
+        assert torch.equal(nms_cuda.keep_in_blocks(boxes, segment, threshold, block=block), expected)
 
 
 def test_blocks_on_the_device_of_no_boxes_and_of_a_chain():
     nothing = torch.zeros(0, dtype=torch.int64)
-    assert nms_blocks.keep_in_blocks(torch.zeros(0, 4), nothing, 0.5).shape == (0,)
-    assert not nms_blocks.keep_in_blocks(random_boxes(1, 9)[0], torch.full((9,), -1), 0.5).any()
+    assert nms_cuda.keep_in_blocks(torch.zeros(0, 4), nothing, 0.5).shape == (0,)
+    assert not nms_cuda.keep_in_blocks(random_boxes(1, 9)[0], torch.full((9,), -1), 0.5).any()
     x = torch.arange(50) * 2.5
     boxes = torch.stack((x, torch.zeros(50), x + 10, torch.full((50,), 10.0)), 1)
-    keep = nms_blocks.keep_in_blocks(boxes, torch.zeros(50, dtype=torch.int64), 0.5, block=16)
+    keep = nms_cuda.keep_in_blocks(boxes, torch.zeros(50, dtype=torch.int64), 0.5, block=16)
     assert keep.tolist() == [i % 2 == 0 for i in range(50)]
 
 
@@ -116,19 +116,19 @@ def test_blocks_on_the_device_bound_the_memory(segments):
     count, block = 4000, 100
     boxes, segment = random_boxes(1, count)[0], torch.randint(segments, (count,)).sort().values
     with LargestTensor() as largest:
-        nms_blocks.keep_in_blocks(boxes, segment, 0.5, block=block)
+        nms_cuda.keep_in_blocks(boxes, segment, 0.5, block=block)
     assert block**2 <= largest.elements <= max(block**2, 4 * count)
 
 
 def test_blocks_on_the_device_are_compared_within_their_segments_alone(monkeypatch):
     """Work grows with the number of segments, not with its square."""
-    overlapping, comparisons = nms_blocks._overlapping, []
+    overlapping, comparisons = nms_cuda._overlapping, []
     monkeypatch.setattr(
-        nms_blocks, "_overlapping", lambda *args: comparisons.append(args[2:4]) or overlapping(*args)
+        nms_cuda, "_overlapping", lambda *args: comparisons.append(args[2:4]) or overlapping(*args)
     )
     for count, expected in ((1000, 15), (2000, 30)):
         comparisons.clear()
-        nms_blocks.keep_in_blocks(random_boxes(1, count)[0], torch.arange(count) // 200, 0.5, block=100)
+        nms_cuda.keep_in_blocks(random_boxes(1, count)[0], torch.arange(count) // 200, 0.5, block=100)
         assert len(comparisons) == expected  # of two blocks of a segment, three
 
 

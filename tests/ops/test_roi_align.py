@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from maskrcnn.ops.roi_align import assign_levels, flatten_levels, roi_align, scatter_to_slots, valid_indices
+from maskrcnn.ops.roi_align_adaptive import adaptive_roi_align
 from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp
 
 
@@ -99,7 +100,8 @@ def read(operator, maps, bins=4):
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "maximum"])
 def test_roi_align_equals_the_loops(pyramid_maps, ratio, aligned, reduction):
-    operator = partial(roi_align, sampling_ratio=ratio, aligned=aligned)
+    operator = partial(roi_align, sampling_ratio=ratio) if ratio else adaptive_roi_align
+    operator = partial(operator, aligned=aligned)
     if reduction == "maximum":
         operator = partial(operator, reduction=maximum)
     answer, places = read(operator, pyramid_maps)
@@ -116,13 +118,15 @@ def test_roi_pool_equals_the_loops(pyramid_maps):
         assert torch.equal(got, expected)
 
 
-def test_roi_warp_is_roi_align_of_the_rounded_box(pyramid_maps):
-    answer, places = read(roi_warp, pyramid_maps)
+@pytest.mark.parametrize("ratio", [2, 3, 0])
+def test_roi_warp_is_roi_align_of_the_rounded_box(pyramid_maps, ratio):
+    align = {2: roi_align, 3: partial(roi_align, sampling_ratio=3), 0: adaptive_roi_align}[ratio]
+    answer, places = read(partial(roi_warp, align=align), pyramid_maps)
     for got, (box, picture, level) in zip(answer, places, strict=True):
         stride = (8, 16)[level]
         x1, y1, x2, y2 = (math.floor(float(v) / stride + 0.5) for v in box)
         rounded = [v * stride for v in (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))]
-        expected = naive_align(pyramid_maps[level][picture], rounded, stride, 4)
+        expected = naive_align(pyramid_maps[level][picture], rounded, stride, 4, ratio)
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
 
 
@@ -152,7 +156,7 @@ def test_the_four_operators_differ():
     "operator",
     [
         roi_align,
-        partial(roi_align, sampling_ratio=0),
+        adaptive_roi_align,
         partial(roi_align, reduction=maximum),
         roi_warp,
         roi_pool,
@@ -164,7 +168,7 @@ def test_no_regions_give_no_features(operator):
     assert operator(pyramid, torch.zeros(0, 4), nothing, nothing, 7).shape == (0, 3, 7, 7)
 
 
-@pytest.mark.parametrize("operator", [roi_align, partial(roi_align, sampling_ratio=0), roi_warp])
+@pytest.mark.parametrize("operator", [roi_align, adaptive_roi_align, roi_warp])
 def test_gradients_reach_the_cells(operator):
     maps = torch.randn(1, 2, 6, 8, dtype=torch.float64, requires_grad=True)
     boxes = torch.tensor([[3.0, 5.0, 50.0, 40.0], [-9.0, 2.0, 20.0, 99.0]])

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from maskrcnn.data.loader import PictureError
 from maskrcnn.fast.acceleration import Acceleration
-from maskrcnn.predict.predictor import PictureError, to_file
+from maskrcnn.predict.predictor import to_file
 from maskrcnn.types import Metadata
 from rectangles import FindsTheRectangle, picture, predictor, save
 

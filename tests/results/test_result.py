@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -54,30 +52,8 @@ def test_choosing_objects() -> None:
     assert turned.class_names == result.class_names
 
 
-def test_coco_results_by_hand() -> None:
-    result = _result(
-        1,
-        boxes=np.array([[2, 3, 12, 7]], np.float32),
-        scores=np.array([0.75], np.float32),
-        labels=np.array([2]),
-        mask_probs=np.ones((1, 28, 28), np.float32),
-        keypoints=np.array([[[3.5, 4.5, 6.0], [0.5, 1.0, -2.0]]], np.float32),
-    )
-    [found] = json.loads(json.dumps(result.to_coco(17)))
-    assert found.pop("segmentation") == {"size": [30, 40], "counts": result.rle()[0]["counts"]}
-    assert found == {
-        "image_id": 17,
-        "category_id": 90,
-        "bbox": [2.0, 3.0, 10.0, 4.0],
-        "score": 0.75,
-        "keypoints": [3.0, 4.0, 6.0, 0.0, 0.5, -2.0],
-    }
-    assert coco.area(result.rle()[0]) == 40
-
-
 def test_boxes_alone() -> None:
     result = _result(mask_probs=None, keypoints=None)
-    assert set(result.to_coco(1)[0]) == {"image_id", "category_id", "bbox", "score"}
     with pytest.raises(ValueError, match="has no mask branch"):
         _ = result.masks
     with pytest.raises(ValueError, match="has no mask branch"):
@@ -87,7 +63,7 @@ def test_boxes_alone() -> None:
 def test_nothing_found() -> None:
     nothing = _result().above(2.0)
     assert nothing.masks.shape == (0, 30, 40)
-    assert nothing.rle() == nothing.polygons() == nothing.to_coco(1) == nothing.names == []
+    assert nothing.rle() == nothing.polygons() == nothing.names == []
     assert nothing.table() == "no objects"
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.network.backbone import FPN, BasicBlock, ResNet
+from maskrcnn.network.backbone import FPN, ResNet
 from maskrcnn.network.norms import batch_norm
-from maskrcnn.network.resnets import resnet50
+from maskrcnn.network.resnets import BasicBlock, resnet50
 from maskrcnn.weights.init import load_matching, read_initial_weights
 from maskrcnn.weights.layouts import to_native
 

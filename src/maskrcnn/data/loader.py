@@ -148,20 +148,18 @@ class _TrainingBatches(TorchDataset):
 
 
 @dataclass(frozen=True)
-class PictureInput(Generic[S]):
+class PictureInput:
     """A picture that is in a batch."""
 
-    source: S
     affine: Affine  # file → network's input
     size_hw: SizeHW  # of the file, upright
 
 
 @dataclass(frozen=True)
-class PictureFailure(Generic[S]):
-    """A picture that cannot be read."""
+class PictureError:
+    """A picture that cannot be read: `message` names it and says why."""
 
-    source: S
-    message: str  # why, in a sentence that names the file
+    message: str
 
 
 @dataclass(frozen=True)
@@ -169,17 +167,17 @@ class PictureBatch(Generic[S]):
     """Consecutive pictures for prediction."""
 
     batch: Batch | None  # row n is the n-th of `inputs`; None if there is none
-    records: list[PictureInput[S] | PictureFailure[S]]  # in the order of the sources
+    records: list[tuple[S, PictureInput | PictureError]]  # each source in order
 
     @property
-    def inputs(self) -> list[PictureInput[S]]:
+    def inputs(self) -> list[PictureInput]:
         """The pictures in `batch`."""
-        return [record for record in self.records if isinstance(record, PictureInput)]
+        return [record for _, record in self.records if isinstance(record, PictureInput)]
 
     @property
-    def failures(self) -> list[PictureFailure[S]]:
+    def errors(self) -> list[PictureError]:
         """The pictures that cannot be read."""
-        return [record for record in self.records if isinstance(record, PictureFailure)]
+        return [record for _, record in self.records if isinstance(record, PictureError)]
 
 
 def picture_batches(
@@ -197,7 +195,7 @@ def picture_batches(
 
     `sources` can be of any length, also a generator: a few of them are read ahead. Files are read by
     `workers` processes; pictures in memory are prepared in this process. A picture that cannot be read
-    becomes a `PictureFailure`, not an exception. `pin` returns batches in pinned memory, for a CUDA device.
+    becomes a `PictureError`, not an exception. `pin` returns batches in pinned memory, for a CUDA device.
 
     `white` is as in `read_picture`; without it, a list of sources gets its `common_white`, and each picture
     of a generator one of its own.
@@ -205,16 +203,16 @@ def picture_batches(
     if white is None and isinstance(sources, Sequence) and len(sources) > 1:
         white = common_white(sources)
     images: list[Tensor] = []
-    records: list[PictureInput[S] | PictureFailure[S]] = []
+    records: list[tuple[S, PictureInput | PictureError]] = []
     for source, item in _prepared(sources, _Pictures(resize, channels, white), workers):
         if isinstance(item, Exception):
-            records.append(PictureFailure(source, str(item)))
+            records.append((source, PictureError(str(item))))
             continue
         if images and _padded_hw(item.image, stride) != _padded_hw(images[0], stride):
             yield _picture_batch(images, records, stride, pin)
             images, records = [], []
         images.append(item.image)
-        records.append(PictureInput(source, item.affine, item.size_hw))
+        records.append((source, PictureInput(item.affine, item.size_hw)))
         if len(images) == batch_size:
             yield _picture_batch(images, records, stride, pin)
             images, records = [], []
@@ -227,7 +225,7 @@ def _padded_hw(image: Tensor, stride: int) -> list[int]:
 
 
 def _picture_batch(
-    images: list[Tensor], records: list[PictureInput[S] | PictureFailure[S]], stride: int, pin: bool
+    images: list[Tensor], records: list[tuple[S, PictureInput | PictureError]], stride: int, pin: bool
 ) -> PictureBatch[S]:
     batch = pad(images, stride) if images else None
     return PictureBatch(batch.pinned() if batch and pin else batch, records)

@@ -6,25 +6,21 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from maskrcnn.data.formats import FORMATS, reason_of, register_formats, unknown_format
+from maskrcnn.data.jpeg import decode_shrunk
+from maskrcnn.data.values import to_uint8
 
 Source = str | Path | np.ndarray | Image.Image | Tensor
 
-# EXIF orientations that exchange rows and columns, mirror the picture, or turn it upside down
-_SIDEWAYS, _MIRRORED, _UPSIDE_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
-
-WHITES = (1023, 4095, 16383, 65535)  # of pictures that use 10, 12, 14 or 16 bits
-
 SizeHW = tuple[int, int]
-N = TypeVar("N", int, float)
 
 
 class Picture(NamedTuple):
@@ -46,7 +42,7 @@ def read_picture(source: Source, channels: int = 3, white: int | None = None) ->
     picture's own.
 
     Of 16-bit values, `white` and above become 255: equal values stay equal in all pictures that are read with
-    the same `white`. Without it, the smallest of `WHITES` that contains the picture's values is taken:
+    the same `white`. Without it, the smallest of `values.WHITES` that contains the picture's values is taken:
     microscopes and X-ray cameras store 12 bits in 16-bit files, which would become 16 levels of grey.
 
     Raises FileNotFoundError for a missing file, and ValueError that names the file if it is not readable, not
@@ -64,11 +60,15 @@ def read_to_resize(
     A JPEG file that will shrink is decoded at 1/2, 1/4 or 1/8 of its size, in a fraction of the time, but
     never below the new size. Everything else, errors included, is as in `read_picture`.
     """
+
+    def decode(image: Image.Image) -> Tensor:
+        return _to_picture(_upright_array(image), channels, white)
+
     if isinstance(source, str | Path):
         with open_picture(Path(source)) as image:
             if image.format in ("JPEG", "MPO"):
-                return _decode_jpeg(image, resize, channels)
-            return _whole(_to_picture(_upright_array(image), channels, white), resize)
+                return Picture(*decode_shrunk(image, resize, decode))
+            return _whole(decode(image), resize)
     return _whole(_to_picture(as_array(source), channels, white), resize)
 
 
@@ -129,26 +129,6 @@ def as_array(source: np.ndarray | Image.Image | Tensor) -> np.ndarray:
     raise ValueError(f"a picture is {kinds}, but this one is of type {type(source).__name__}")
 
 
-def _decode_jpeg(image: Image.Image, resize: Callable[[SizeHW], SizeHW], channels: int) -> Picture:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    file_hw = _turned(image.size, orientation)[::-1]
-    target_hw = resize(file_hw)
-    drafted = image.draft(None, _turned(target_hw[::-1], orientation))
-    stored = drafted[1][2:] if drafted else image.size
-    upright_hw = _turned(image.size, orientation)[::-1]
-    pixels = _to_picture(_upright_array(image), channels, None)  # 8 bits
-    assert pixels.shape[-2:] == upright_hw, "Pillow applied the orientation of a JPEG before we did"
-    width, height = _turned(stored, orientation)
-    # Pixels beyond the file's right and lower edge are on the other side in a mirror image
-    x1 = pixels.shape[-1] - width if orientation in _MIRRORED else 0.0
-    y1 = pixels.shape[-2] - height if orientation in _UPSIDE_DOWN else 0.0
-    return Picture(pixels, file_hw, target_hw, (x1, y1, x1 + width, y1 + height))
-
-
-def _turned(size: tuple[N, N], orientation: int) -> tuple[N, N]:
-    return size[::-1] if orientation in _SIDEWAYS else size
-
-
 def _upright_array(image: Image.Image) -> np.ndarray:
     """Decode, and apply the orientation unless decoding did: Pillow turns TIFF files itself."""
     return _to_array(ImageOps.exif_transpose(image))
@@ -175,33 +155,11 @@ def _to_picture(pixels: np.ndarray, channels: int, white: int | None) -> UInt8[T
         raise ValueError(
             f"an array of shape {pixels.shape}, where a picture (H, W) or (H, W, C) was expected"
         )
-    pixels = _to_bytes(pixels, white)
+    # A copy, because the caller can still write to the original
+    pixels = pixels.copy() if pixels.dtype == np.uint8 else to_uint8(pixels, white)
     pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     picture = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     return _to_channels(picture, channels)
-
-
-def _to_bytes(pixels: np.ndarray, white: int | None) -> np.ndarray:
-    if pixels.dtype == np.uint8:
-        return pixels.copy()  # the caller can still write to the original
-    if pixels.dtype == np.bool_:
-        return pixels.astype(np.uint8) * np.uint8(255)
-    if pixels.dtype == np.uint16:
-        white = white or white_of(int(pixels.max()))
-        scaled = (pixels.astype(np.uint32) * 255 + white // 2) // white  # rounded
-        return scaled.clip(max=255).astype(np.uint8)
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise ValueError(f"values of type {pixels.dtype}; expected bool, uint8, uint16, or floats in 0 … 1")
-    if not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN, too
-        raise ValueError(
-            f"float values from {pixels.min()} to {pixels.max()}; expected 0 … 1 (divide by white)"
-        )
-    return np.rint(pixels * 255).astype(np.uint8)
-
-
-def white_of(largest: int) -> int:
-    """Return the smallest of `WHITES` that is at least the value `largest`."""
-    return next(white for white in WHITES if largest <= white)
 
 
 def _to_channels(picture: Tensor, channels: int) -> Tensor:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskrcnn.data.pictures import Source, as_array, open_picture, white_of
+from maskrcnn.data.pictures import Source, as_array, open_picture
+from maskrcnn.data.values import white_of
 
 _SAMPLED = 256  # pictures that decide about the white of many
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.loader import PictureError
 from maskrcnn.evaluation.cityscapes import cityscapes_metrics, is_cityscapes
 from maskrcnn.evaluation.coco import FIELDS, Metrics, check_max_detections, coco_metrics
 from maskrcnn.evaluation.coco_format import Entry
 from maskrcnn.evaluation.lvis import check_lvis, lvis_metrics
 from maskrcnn.messages import first_few, nearest
-from maskrcnn.predict.predictor import PictureError, Predictor
+from maskrcnn.predict.predictor import Predictor
+from maskrcnn.results.coco import to_coco
 from maskrcnn.results.result import Result
 
 _MAX_FAULTS = 8  # of images, after which an evaluation that fails anyway stops
@@ -128,7 +130,7 @@ def detections_to_coco(
         check_labels(result, dataset)
         faults += _size_faults(result, dataset, index)
         kinds = _kinds(result)
-        detections += [] if faults else result.to_coco(int(dataset.image_ids[index]))
+        detections += [] if faults else to_coco(result, int(dataset.image_ids[index]))
     if faults:
         raise ValueError(f"cannot evaluate on {dataset.source}: {'; '.join(faults)}")
     if count != len(dataset):

@@ -23,8 +23,9 @@ from torch.onnx import ONNXProgram
 from maskrcnn.export.graph import INPUTS, export_graph, output_names
 from maskrcnn.extras import import_extra
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.ops.roi_align import Pyramid, RegionOperator, flatten_levels, map_slices, roi_align
-from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp, round_to_cells
+from maskrcnn.ops.roi_align import Pyramid, RegionOperator, flatten_levels, roi_align
+from maskrcnn.ops.roi_align_adaptive import adaptive_roi_align
+from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp
 from maskrcnn.runtimes.description import KEY, Description
 
 _FLOAT, _BOOL = 1, 9  # data types in ONNX's numbering
@@ -51,23 +52,25 @@ def onnx_operator(operator: RegionOperator) -> RegionOperator:
     """
     function = operator.func if isinstance(operator, partial) else operator
     keywords = dict(operator.keywords) if isinstance(operator, partial) else {}
-    reduction = keywords.pop("reduction", None)
     if function is roi_pool:
         return _roi_pool
-    if function not in (roi_align, roi_warp):
+    if function is roi_warp:
+        return partial(roi_warp, align=onnx_operator(keywords.get("align", roi_align)))
+    if function not in (roi_align, adaptive_roi_align):
         raise ValueError(
             f"the region operator {function} is not supported in ONNX: use RoIAlign, RoIWarp or RoIPool"
         )
-    read = partial(_roi_align if function is roi_align else _roi_warp, **keywords)
-    if reduction is not maximum:
-        return read
-    ratio = keywords.get("sampling_ratio", 2)
+    ratio = 0 if function is adaptive_roi_align else keywords.get("sampling_ratio", 2)
+    aligned = keywords.get("aligned", True)
+    if keywords.get("reduction") is not maximum:
+        return partial(_roi_align, sampling_ratio=ratio, aligned=aligned)
     if ratio == 0:
         raise ValueError(
             "the maximum of an adaptive number of samples is not supported in ONNX: "
             "set sampling_ratio to 1 or more"
         )
-    return partial(_max_of_samples, read=partial(read, sampling_ratio=1), ratio=ratio)
+    read = partial(_roi_align, sampling_ratio=1, aligned=aligned)
+    return partial(_max_of_samples, read=read, ratio=ratio)
 
 
 def _roi_align(
@@ -77,21 +80,14 @@ def _roi_align(
     levels: Tensor,
     bins: int,
     *,
-    sampling_ratio: int = 2,
-    aligned: bool = True,
+    sampling_ratio: int,
+    aligned: bool,
 ) -> Tensor:
     # ONNX's RoiAlign takes maps and boxes of one type, and boxes need single precision.
     maps = [level.float() for level in pyramid.maps]
     strides = list(pyramid.strides)
     regions = align_levels(maps, boxes, pictures, levels, strides, bins, sampling_ratio, aligned)
     return regions.to(pyramid.table.dtype)
-
-
-def _roi_warp(
-    pyramid: Pyramid, boxes: Tensor, pictures: Tensor, levels: Tensor, bins: int, *, sampling_ratio: int = 2
-) -> Tensor:
-    boxes = round_to_cells(boxes, map_slices(pyramid, pictures, levels).stride)
-    return _roi_align(pyramid, boxes, pictures, levels, bins, sampling_ratio=sampling_ratio)
 
 
 def _max_of_samples(
@@ -129,11 +125,10 @@ def align_levels(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """`roi_align` of the maps, as one operator in the graph."""
+    """`roi_align` of the maps, as one operator in the graph; with a ratio of 0, `adaptive_roi_align`."""
+    align = partial(roi_align, sampling_ratio=sampling_ratio) if sampling_ratio else adaptive_roi_align
     pyramid = flatten_levels(maps, strides)
-    return roi_align(
-        pyramid, boxes, pictures, levels, bins, sampling_ratio=sampling_ratio, aligned=aligned
-    ).contiguous()
+    return align(pyramid, boxes, pictures, levels, bins, aligned=aligned).contiguous()
 
 
 @align_levels.register_fake

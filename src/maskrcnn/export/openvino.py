@@ -118,7 +118,7 @@ def _batches(predictor: Predictor, pictures: Sequence[Path]) -> Iterator[Batch]:
     )
     for batch in batches:
         if batch.batch is None:
-            raise ValueError(f"cannot calibrate int8: {batch.failures[0].message}")
+            raise ValueError(f"cannot calibrate int8: {batch.errors[0].message}")
         yield batch.batch
 
 

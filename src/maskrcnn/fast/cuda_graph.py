@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from maskrcnn.network.model import MaskRCNN
-from maskrcnn.ops import boxes as box_ops
+from maskrcnn.ops import nms_cuda
 from maskrcnn.types import Batch, Detections
 
 _WARM_UP = 3  # detections before the recorded one: kernels are checked, compiled and chosen in them
@@ -49,7 +49,7 @@ def cuda_graphed(model: MaskRCNN, *, shapes: int = 8) -> Callable[[Batch], Detec
         images = batch.images
         if not images.is_cuda:
             raise ValueError(f"a CUDA graph needs images on a CUDA device, but these are on {images.device}")
-        if not box_ops.has_kernel(images.device):
+        if not nms_cuda.has_kernel(images.device):
             raise ValueError(
                 f"a CUDA graph needs the Triton kernel of suppression, which {images.device} does not run: "
                 "install triton and a C compiler, or detect without a CUDA graph"

@@ -39,27 +39,6 @@ class AddReLU(nn.Module):
         return F.relu(branch, inplace=True)
 
 
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, norm: Norm
-    ) -> None:
-        super().__init__()
-        self.conv1 = _conv3x3(in_channels, out_channels, stride=stride, dilation=dilation)
-        self.norm1 = norm(out_channels)
-        self.conv2 = _conv3x3(out_channels, out_channels, dilation=dilation)
-        self.norm2 = norm(out_channels)
-        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.add_relu = AddReLU()
-        damp(self.norm2)
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
-        """Return the block's map, smaller by its stride."""
-        branch = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return self.add_relu(self.norm2(self.conv2(branch)), self.shortcut(x))
-
-
 class Bottleneck(nn.Module):
     """A 1×1, a 3×3 and a 1×1 convolution beside a shortcut; with groups, the block of ResNeXt.
 
@@ -85,11 +64,11 @@ class Bottleneck(nn.Module):
         stride1, stride2 = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride1, bias=False)
         self.norm1 = norm(width)
-        self.conv2 = _conv3x3(width, width, stride=stride2, dilation=dilation, groups=groups)
+        self.conv2 = conv3x3(width, width, stride=stride2, dilation=dilation, groups=groups)
         self.norm2 = norm(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.norm3 = norm(out_channels)
-        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        self.shortcut = shortcut(in_channels, out_channels, stride, norm)
         self.add_relu = AddReLU()
         damp(self.norm3)
 
@@ -156,13 +135,15 @@ def residual_stage(
     return nn.Sequential(first, *(block(out_channels, out_channels) for _ in range(depth - 1)))
 
 
-def _conv3x3(
+def conv3x3(
     in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> nn.Conv2d:
+    """Return a 3×3 convolution without a bias, padded to keep the size at stride 1."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, groups, bias=False)
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
+def shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
+    """Return what leads past a block: nothing where the block keeps the size, else a 1×1 convolution."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return conv_norm(in_channels, out_channels, 1, stride=stride, norm=norm)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskrcnn.network.learning import SampledRegions
 from maskrcnn.network.rpn import Proposals
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops.losses import masked_mean, smooth_l1
 from maskrcnn.ops.roi_align import Pyramid, RoIPooler, is_static, scatter_to_slots, valid_indices
-from maskrcnn.types import Detections, Targets
-
-_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+from maskrcnn.types import Detections
 
 
 class BoxBranch(nn.Module):
@@ -22,7 +16,8 @@ class BoxBranch(nn.Module):
 
     `head` maps region features to vectors of `head.out_features`. Class K is background. `res5` is applied to
     the pooled features of every region first, in C4 networks, where other branches share its output (Figure
-    4, left). `beta` is where the smooth L1 loss becomes linear; 0 is L1.
+    4, left). `beta` is where the smooth L1 loss becomes linear; 0 is L1. `maskrcnn.network.learning` has the
+    losses.
     """
 
     def __init__(
@@ -45,6 +40,7 @@ class BoxBranch(nn.Module):
         self.num_classes = num_classes
         self.cls_score = nn.Linear(width, num_classes + 1)
         self.bbox_pred = nn.Linear(width, num_classes * 4)
+        self.box_weights = (10.0, 10.0, 5.0, 5.0)
         self.beta = beta
         self.score_threshold = score_threshold
         self.nms_threshold = 0.5
@@ -68,24 +64,6 @@ class BoxBranch(nn.Module):
         vectors = self.head(features)
         return self.cls_score(vectors).float(), self.bbox_pred(vectors).float().unflatten(1, (-1, 4))
 
-    def losses(
-        self, features: Float[Tensor, "N C h w"], regions: SampledRegions, targets: Targets
-    ) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss_class` and `loss_box` of N regions (Fast R-CNN, equations 1 and 2).
-
-        Both are divided by the number of regions. Only positive regions have a box loss.
-        """
-        logits, deltas = self(features)
-        of_class = regions.labels.clamp(max=deltas.shape[1] - 1)
-        deltas = deltas[torch.arange(len(deltas), device=deltas.device), of_class]
-        gt_boxes = targets.boxes[regions.images, regions.gt_index]
-        error = smooth_l1(deltas - box_ops.encode(gt_boxes, regions.boxes, _WEIGHTS), self.beta).sum(-1)
-        cross_entropy = F.cross_entropy(logits, regions.labels, reduction="none")
-        return {
-            "loss_class": masked_mean(cross_entropy, regions.valid),
-            "loss_box": torch.where(regions.positive, error, 0.0).sum() / regions.valid.sum().clamp(min=1),
-        }
-
     def detect(self, pyramid: Pyramid, proposals: Proposals, sizes_hw: Int[Tensor, "B 2"]) -> Detections:
         """Return each image's best detections: above the score threshold, without duplicates of a class."""
         index = valid_indices(proposals.valid)
@@ -108,7 +86,7 @@ class BoxBranch(nn.Module):
         index, scores = self._above_threshold(probs.flatten(1))
         region, labels = index // self.num_classes, index % self.num_classes
         deltas = box_ops.gather_rows(deltas.flatten(1, 2), index)
-        boxes = box_ops.decode(deltas, box_ops.gather_rows(proposals.boxes, region), _WEIGHTS)
+        boxes = box_ops.decode(deltas, box_ops.gather_rows(proposals.boxes, region), self.box_weights)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = (scores > self.score_threshold) & box_ops.is_larger(boxes, self.min_size)
         keep = box_ops.suppress(boxes, scores, labels, valid, self.nms_threshold)

@@ -1,6 +1,6 @@
-"""What the network learns from ground truth: sampled anchors and regions, and the losses of the RPN.
+"""What the network learns from ground truth: sampled anchors and regions, the losses of RPN and box branch.
 
-The losses of a branch stand with the branch, which takes the `SampledRegions` of this file.
+The losses of a further branch stand with the branch, which takes the `SampledRegions` of this file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskrcnn.network.rpn import BOX_WEIGHTS, RPN, AnchorPredictions, Proposals, RPNHead
+from maskrcnn.network.boxes import BoxBranch
+from maskrcnn.network.rpn import RPN, AnchorPredictions, Proposals, RPNHead
 from maskrcnn.ops import boxes as box_ops
-from maskrcnn.ops.losses import binary_cross_entropy, masked_sum, smooth_l1
+from maskrcnn.ops.losses import binary_cross_entropy, masked_mean, masked_sum, smooth_l1
 from maskrcnn.ops.matching import IGNORED, ignore_crowds, match, positive_capacity, sample
 from maskrcnn.ops.roi_align import MapSlices, Pyramid, map_slices, valid_indices
 from maskrcnn.types import Targets
@@ -92,7 +93,7 @@ def rpn_losses(
     objectness = binary_cross_entropy(logits, sampled.positive.float())
     gt_index = box_ops.gather_rows(gt_index, sampled.candidates).clamp(min=0)
     gt_boxes = box_ops.gather_rows(targets.boxes, gt_index)
-    target = box_ops.encode(gt_boxes, box_ops.gather_rows(anchors, sampled.candidates), BOX_WEIGHTS)
+    target = box_ops.encode(gt_boxes, box_ops.gather_rows(anchors, sampled.candidates), rpn.box_weights)
     error = smooth_l1(deltas - target, rpn.beta).sum(-1)
     divisor = rpn.samples_per_image * len(objects) if rpn.fixed_divisor else sampled.valid.sum().clamp(min=1)
     return {
@@ -150,3 +151,23 @@ def predict_at_centres(
         inside = inside[:, :, 1:-1, 1:-1]
         windows = windows * inside  # the next convolution is padded by zeros
     return head.objectness(windows).flatten(1), head.deltas(windows).flatten(1).unflatten(1, (-1, 4))
+
+
+def box_losses(
+    branch: BoxBranch, features: Float[Tensor, "N C h w"], regions: SampledRegions, targets: Targets
+) -> dict[str, Float[Tensor, ""]]:
+    """Return `loss_class` and `loss_box` of N regions (Fast R-CNN, equations 1 and 2).
+
+    Both are divided by the number of regions. Only positive regions have a box loss.
+    """
+    logits, deltas = branch(features)
+    of_class = regions.labels.clamp(max=deltas.shape[1] - 1)
+    deltas = deltas[torch.arange(len(deltas), device=deltas.device), of_class]
+    gt_boxes = targets.boxes[regions.images, regions.gt_index]
+    target = box_ops.encode(gt_boxes, regions.boxes, branch.box_weights)
+    error = smooth_l1(deltas - target, branch.beta).sum(-1)
+    cross_entropy = F.cross_entropy(logits, regions.labels, reduction="none")
+    return {
+        "loss_class": masked_mean(cross_entropy, regions.valid),
+        "loss_box": torch.where(regions.positive, error, 0.0).sum() / regions.valid.sum().clamp(min=1),
+    }

@@ -29,7 +29,7 @@ def _softmax_probs(logits: Tensor, labels: Tensor) -> Tensor:
 # One mask whatever the class (section 4.2, "Class-Specific vs. Class-Agnostic Masks").
 CLASS_AGNOSTIC = MaskCoding(lambda num_classes: 1, torch.zeros_like, sigmoid_loss, sigmoid_probs)
 # A class (or background) for each pixel, as in semantic segmentation (Table 2b).
-SOFTMAX = MaskCoding(lambda num_classes: num_classes + 1, None, _softmax_loss, _softmax_probs)
+SOFTMAX = MaskCoding(lambda num_classes: num_classes + 1, lambda labels: None, _softmax_loss, _softmax_probs)
 
 
 class MLPHead(nn.Sequential):
@@ -58,9 +58,11 @@ class MLPHead(nn.Sequential):
                 nn.init.kaiming_uniform_(layer.weight, a=1)
                 nn.init.zeros_(layer.bias)
 
-    def one_channel(
-        self, features: Float[Tensor, "N C h w"], channel: Int[Tensor, " N"]
-    ) -> Float[Tensor, "N 1 M M"]:
-        """Return of each region the one channel that it needs."""
-        each = torch.arange(channel.shape[0], device=channel.device)
-        return self(features)[each, channel].unsqueeze(1)
+    def forward(
+        self, features: Float[Tensor, "N C h w"], channel: Int[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N c M M"]:
+        """Return the logits: all channels, or of each region only `channel`."""
+        logits: Tensor = super().forward(features)
+        if channel is None:
+            return logits
+        return logits[torch.arange(channel.shape[0], device=channel.device), channel].unsqueeze(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -21,13 +21,14 @@ class MaskCoding(NamedTuple):
     """How mask logits are encoded: number of channels, the channel of a class, the loss, the probability.
 
     `channels` maps the number of classes to the number of channels. `channel` maps labels (N,) to the one
-    channel (N,) that each region needs; None: it needs all. `loss` takes the logits (N, c, M, M) of these
-    channels, labels (N,) and target masks (N, M, M) and returns a loss for each pixel (N, M, M); `probs`
-    takes logits and labels and returns the probability (N, M, M) that each pixel belongs to the object.
+    channel (N,) that each region needs, or to None where it needs all. `loss` takes the logits (N, c, M, M)
+    of these channels, labels (N,) and target masks (N, M, M) and returns a loss for each pixel (N, M, M);
+    `probs` takes logits and labels and returns the probability (N, M, M) that each pixel belongs to the
+    object.
     """
 
     channels: Callable[[int], int]
-    channel: Callable[[Tensor], Tensor] | None
+    channel: Callable[[Tensor], Tensor | None]
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
     probs: Callable[[Tensor, Tensor], Tensor]
 
@@ -44,17 +45,6 @@ def sigmoid_probs(logits: Float[Tensor, "N 1 M M"], labels: Tensor) -> Tensor:
 
 # A mask for each class, without competition among classes: the paper's choice.
 SIGMOID = MaskCoding(lambda num_classes: num_classes, lambda labels: labels, sigmoid_loss, sigmoid_probs)
-
-
-@runtime_checkable
-class MaskHead(Protocol):
-    """Maps region features to mask logits."""
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Return all channels (N, c, M, M)."""
-
-    def one_channel(self, features: Tensor, channel: Tensor) -> Tensor:
-        """Return of each region (N,) the channel that it needs: (N, 1, M, M)."""
 
 
 class FCNHead(nn.Sequential):
@@ -87,10 +77,12 @@ class FCNHead(nn.Sequential):
                     nn.init.zeros_(layer.bias)
         nn.init.normal_(self.get_submodule("logits").get_parameter("weight"), std=0.001)
 
-    def one_channel(
-        self, features: Float[Tensor, "N C h w"], channel: Int[Tensor, " N"]
-    ) -> Float[Tensor, "N 1 M M"]:
-        """Return of each region the one channel that it needs; the others are not computed."""
+    def forward(
+        self, features: Float[Tensor, "N C h w"], channel: Int[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "N c M M"]:
+        """Return the logits: all channels, or of each region only `channel`; the others are not computed."""
+        if channel is None:
+            return super().forward(features)
         *layers, last = self
         for layer in layers:
             features = layer(features)
@@ -108,6 +100,7 @@ MaskTargets = Callable[[MaskTable, Tensor, Tensor, Tensor, int], Tensor]
 class MaskBranch(nn.Module):
     """Predicts an M × M mask for each region, as `coding` encodes it; `targets` cuts what it learns from.
 
+    `head` maps region features and the channel that each region needs (None: all) to logits (N, c, M, M).
     `pooler` reads the regions; None: the branch works on the box branch's region features (C4 networks).
     """
 
@@ -124,10 +117,7 @@ class MaskBranch(nn.Module):
         self, features: Float[Tensor, "N C h w"], labels: Int[Tensor, " N"]
     ) -> Float[Tensor, "N c M M"]:
         """Return the mask logits of regions of these classes: the channels that `coding` needs."""
-        head: MaskHead = self.head  # type: ignore[assignment]
-        if self.coding.channel is None:
-            return head(features)
-        return head.one_channel(features, self.coding.channel(labels))
+        return self.head(features, self.coding.channel(labels))
 
     def losses(
         self, features: Float[Tensor, "N C h w"], regions: SampledRegions, targets: Targets

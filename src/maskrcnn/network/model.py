@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskrcnn.network.boxes import BoxBranch
-from maskrcnn.network.learning import SampledRegions, rpn_losses, sample_regions
+from maskrcnn.network.branch import Branch
+from maskrcnn.network.learning import box_losses, rpn_losses, sample_regions
 from maskrcnn.network.rpn import RPN
 from maskrcnn.ops.roi_align import (
     Pyramid,
-    RoIPooler,
     first_levels,
     flatten_levels,
     scatter_to_slots,
@@ -50,22 +49,6 @@ class Normalise(nn.Module):
         heights, widths = batch.sizes_hw[:, :, None, None].unbind(1)
         inside = (row < heights) & (column < widths)
         return torch.where(inside[:, None], images, 0.0)
-
-
-@runtime_checkable
-class Branch(Protocol):
-    """What a further branch has: a module that predicts something for each detected region."""
-
-    pooler: RoIPooler | None  # None: it works on the box branch's region features
-
-    def losses(self, features: Tensor, regions: SampledRegions, targets: Targets) -> dict[str, Tensor]:
-        """Return the branch's losses of N positive regions, some of which may be empty slots."""
-
-    def detect(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the branch's prediction (N, …) for N regions of these classes."""
-
-    def added(self, detections: Detections, prediction: Tensor) -> Detections:
-        """Return the detections with the prediction (B, D, …) in its field."""
 
 
 class MaskRCNN(nn.Module):
@@ -116,7 +99,7 @@ class MaskRCNN(nn.Module):
         )
         pyramid = first_levels(pyramid, len(self.box_branch.pooler.strides))
         box_features = self.box_branch.region_features(pyramid, regions.boxes, regions.images)
-        losses |= self.box_branch.losses(box_features, regions, targets)
+        losses |= box_losses(self.box_branch, box_features, regions, targets)
         regions = regions.at(positives)
         for branch in self._branches():
             features = (

@@ -1,4 +1,7 @@
-"""The bodies of the paper by name: ResNet and ResNeXt of their published depths, and res5 alone."""
+"""The bodies of the paper by name: ResNet and ResNeXt of their published depths, and res5 alone.
+
+ResNet-18 and 34 have a block of their own; that of the deeper ones is in `maskrcnn.network.backbone`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,42 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TypedDict, Unpack
 
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from maskrcnn.network.backbone import BasicBlock, Block, Bottleneck, ResNet, residual_stage
-from maskrcnn.network.init import init_convolutions
+from maskrcnn.network.backbone import (
+    AddReLU,
+    Block,
+    Bottleneck,
+    ResNet,
+    conv3x3,
+    residual_stage,
+    shortcut,
+)
+from maskrcnn.network.init import damp, init_convolutions
 from maskrcnn.network.norms import Norm, frozen_batch_norm
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, norm: Norm
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, out_channels, stride=stride, dilation=dilation)
+        self.norm1 = norm(out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels, dilation=dilation)
+        self.norm2 = norm(out_channels)
+        self.shortcut = shortcut(in_channels, out_channels, stride, norm)
+        self.add_relu = AddReLU()
+        damp(self.norm2)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B _ _ _"]:
+        """Return the block's map, smaller by its stride."""
+        branch = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return self.add_relu(self.norm2(self.conv2(branch)), self.shortcut(x))
 
 
 class ResNetOptions(TypedDict, total=False):

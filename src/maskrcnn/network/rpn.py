@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from maskrcnn.ops import boxes as box_ops
 
-BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
-
 
 class Anchors(NamedTuple):
     """Anchor shapes of each pyramid level: `sizes` are √area in pixels, `aspect_ratios` are height / width.
@@ -139,6 +137,7 @@ class RPN(nn.Module):
         self.anchors = anchors
         # A buffer on the network's device: copying it there in every step would make the host wait.
         self.register_buffer("anchor_shapes", anchors.shapes(), persistent=False)
+        self.box_weights = (1.0, 1.0, 1.0, 1.0)
         self.train_topn = train_topn
         self.test_topn = test_topn
         self.nms_threshold = 0.7
@@ -165,7 +164,7 @@ class RPN(nn.Module):
         index, level = _best_of_levels(predictions.logits, predictions.levels, topn.pre_nms)
         logits = box_ops.gather_rows(predictions.logits, index)
         deltas = box_ops.gather_rows(predictions.deltas, index)
-        boxes = box_ops.decode(deltas, predictions.anchors[index], BOX_WEIGHTS)
+        boxes = box_ops.decode(deltas, predictions.anchors[index], self.box_weights)
         boxes = box_ops.clip(boxes, sizes_hw)
         valid = box_ops.is_larger(boxes, self.min_size) & logits.isfinite()
         valid = box_ops.suppress(boxes, logits, level.expand_as(logits), valid, self.nms_threshold)

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from maskrcnn import kernels
-from maskrcnn.ops.nms_blocks import keep_in_blocks
+from maskrcnn.ops.nms_cuda import keep_in_order_on_cuda
 
 # An anchor is enlarged at most 1000 / 16 times, so that exp() stays finite.
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
@@ -114,40 +113,10 @@ def keep_in_order(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
 
     `segments` (N,) must not decrease. Boxes of different segments are not compared; those of segments below
     0 are neither kept nor compared.
-    """
-    return _keep_on_host(boxes, segments, threshold)
 
-
-@keep_in_order.register_kernel("cuda")
-def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    if has_kernel(boxes.device):
-        from maskrcnn.kernels import nms as kernel
-
-        return kernel.keep_in_order(boxes, segments, threshold)
-    return keep_in_blocks(boxes, segments, threshold)
-
-
-@keep_in_order.register_fake
-def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    return torch.empty_like(segments, dtype=torch.bool)
-
-
-def has_kernel(device: torch.device) -> bool:
-    """Return whether suppression on this device is a Triton kernel, which never waits for the device."""
-    return kernels.can_run_on(device) and kernels.trusted("nms", device, torch.float32, _check_kernel)
-
-
-def _check_kernel(device: torch.device, dtype: torch.dtype) -> None:
-    from maskrcnn.kernels import nms as kernel
-
-    kernel.check(_keep_on_host, device, dtype)
-
-
-def _keep_on_host(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
-    """Return `keep_in_order`, computed on the CPU.
-
-    Blocks of boxes are compared with the kept boxes before them, then within themselves. PyTorch computes
-    overlaps and NumPy truth values, each of which is several times faster there than in the other.
+    This is the computation on the CPU: blocks of boxes are compared with the kept boxes before them, then
+    within themselves. PyTorch computes overlaps and NumPy truth values, each of which is several times faster
+    there than in the other.
     """
     corners, segment = boxes.detach().cpu().T.contiguous(), segments.cpu().numpy()
     corners = torch.cat((corners, area(boxes).cpu()[None]))  # x1, y1, x2, y2, area, each (N,)
@@ -171,6 +140,14 @@ def _keep_on_host(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
         kept_segment[count : count + new] = segment[rows[rows_kept]]
         count += new
     return torch.from_numpy(keep).to(segments.device)
+
+
+keep_in_order.register_kernel("cuda", keep_in_order_on_cuda)
+
+
+@keep_in_order.register_fake
+def _(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    return torch.empty_like(segments, dtype=torch.bool)
 
 
 def _overlapping(

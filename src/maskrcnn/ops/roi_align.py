@@ -5,15 +5,14 @@ RoIAlign is one weighted table lookup without a loop over levels or images. Its 
 
 A region operator takes the pyramid, N boxes in pixels of the network's input, the image and the level of
 each, and the side of the output in bins. It returns ``(N, C, bins, bins)`` in channels-last memory,
-differentiable in the features, not in the boxes. `maskrcnn.ops.roi_pool` has the operators that round (Table
-2c).
+differentiable in the features, not in the boxes. `maskrcnn.ops.roi_align_adaptive` has the operator that
+takes a sample a cell, `maskrcnn.ops.roi_pool` those that round (Table 2c).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -189,12 +188,11 @@ def roi_align(
 ) -> Float[Tensor, "N C bins bins"]:
     """Return the mean (or another reduction) of bilinear samples of each bin; no coordinate is rounded.
 
-    A bin has `sampling_ratio`² samples on a regular grid. 0 takes about one sample per cell,
-    ``ceil(side / bins)`` on each axis, as many as each region needs. `aligned` puts a cell's value at its
-    centre, i + 0.5. The first published kernels put it at i, and widened boxes of less than one cell to one
-    cell: ``aligned=False`` is for weights trained with them.
+    A bin has `sampling_ratio`² samples on a regular grid. `aligned` puts a cell's value at its centre,
+    i + 0.5. The first published kernels put it at i, and widened boxes of less than one cell to one cell:
+    ``aligned=False`` is for weights trained with them.
     """
-    if reduction is mean and sampling_ratio and _has_kernel(pyramid):
+    if reduction is mean and _has_kernel(pyramid):
         from maskrcnn.kernels import roi_align as kernel
 
         maps = [pyramid.batch_size]
@@ -202,6 +200,46 @@ def roi_align(
             maps += [height, width, stride]
         regions = (boxes.detach(), images, levels)
         return as_maps(kernel.roi_align(pyramid.table, *regions, maps, bins, sampling_ratio, aligned), bins)
+    grid = region_grid(pyramid, boxes, images, levels, aligned=aligned)
+    return as_maps(reduction(pyramid.table, _samples(grid, bins, sampling_ratio)), bins)
+
+
+def _has_kernel(pyramid: Pyramid) -> bool:
+    """Return whether the Triton kernel reads this pyramid. Its backward is not deterministic."""
+    device, dtype = pyramid.table.device, pyramid.table.dtype
+    fits = dtype in (torch.float32, torch.bfloat16, torch.float16) and len(pyramid.strides) <= 4
+    if not fits or device.type not in kernels.DEVICES or torch.are_deterministic_algorithms_enabled():
+        return False
+    learns = torch.is_grad_enabled() and pyramid.table.requires_grad
+    return kernels.trusted("roi_align", device, dtype, _plain, backward=learns)
+
+
+def _plain(table: Tensor, boxes: Tensor, images: Tensor, levels: Tensor, maps: list[int], bins: int,
+           ratio: int, aligned: bool) -> Tensor:  # fmt: skip
+    """Return what the kernel returns for these arguments, by the plain operator."""
+    sizes_hw = tuple(zip(maps[1::3], maps[2::3], strict=True))
+    pyramid = Pyramid(table, maps[0], sizes_hw, tuple(maps[3::3]), ())
+    return mean(table, _samples(region_grid(pyramid, boxes, images, levels, aligned=aligned), bins, ratio))
+
+
+class RegionGrid(NamedTuple):
+    """Regions in cells of their maps, where cell i has its value at i; all of (N, 2) are x, y."""
+
+    origin: Float[Tensor, "N 2"]
+    sides: Float[Tensor, "N 2"]
+    base: Int[Tensor, " N"]  # the map's first row in the table
+    limits: Int[Tensor, "N 2"]  # width, height of the map
+
+
+def region_grid(
+    pyramid: Pyramid,
+    boxes: Float[Tensor, "N 4"],
+    images: Int[Tensor, " N"],
+    levels: Int[Tensor, " N"],
+    *,
+    aligned: bool,
+) -> RegionGrid:
+    """Return where N boxes lie in their maps; `aligned` as in `roi_align`."""
     at = map_slices(pyramid, images, levels)
     corners = boxes.detach() / at.stride[:, None]
     origin, sides = corners[:, :2], corners[:, 2:] - corners[:, :2]
@@ -209,59 +247,10 @@ def roi_align(
         origin = origin - 0.5
     else:
         sides = sides.clamp(min=1)
-    grid = _Grid(origin, sides, at.base, torch.stack((at.width, at.height), 1))
-    samples = _regular(grid, bins, sampling_ratio) if sampling_ratio else _adaptive(grid, bins)
-    return as_maps(reduction(pyramid.table, samples), bins)
+    return RegionGrid(origin, sides, at.base, torch.stack((at.width, at.height), 1))
 
 
-def _has_kernel(pyramid: Pyramid) -> bool:
-    """Return whether the Triton kernel reads this pyramid. Its backward is not deterministic."""
-    device, dtype = pyramid.table.device, pyramid.table.dtype
-    fits = dtype in (torch.float32, torch.bfloat16, torch.float16) and len(pyramid.strides) <= 4
-    if (
-        not (fits and kernels.AVAILABLE and kernels.can_run_on(device))
-        or torch.are_deterministic_algorithms_enabled()
-    ):
-        return False
-    learns = torch.is_grad_enabled() and pyramid.table.requires_grad
-    return kernels.trusted("roi_align", device, dtype, _check_kernel) and (
-        not learns or kernels.trusted("roi_align backward", device, dtype, _check_kernel_backward)
-    )
-
-
-def _check_kernel(device: torch.device, dtype: torch.dtype) -> None:
-    from maskrcnn.kernels import roi_align as kernel
-
-    kernel.check(_plain, device, dtype)
-
-
-def _check_kernel_backward(device: torch.device, dtype: torch.dtype) -> None:
-    from maskrcnn.kernels import roi_align as kernel
-
-    kernel.check_backward(_plain, device, dtype)
-
-
-def _plain(table: Tensor, boxes: Tensor, pictures: Tensor, levels: Tensor, maps: list[int], bins: int,
-           ratio: int, aligned: bool) -> Tensor:  # fmt: skip
-    """Return what the kernel returns for these arguments, by the plain operator."""
-    sizes_hw = tuple(zip(maps[1::3], maps[2::3], strict=True))
-    pyramid = Pyramid(table, maps[0], sizes_hw, tuple(maps[3::3]), ())
-    read = partial(roi_align, sampling_ratio=ratio, aligned=aligned)
-    # With `mean` itself as the reduction the kernel would be called.
-    features = read(pyramid, boxes, pictures, levels, bins, reduction=lambda *args: mean(*args))
-    return features.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-class _Grid(NamedTuple):
-    """Regions in cells of their maps, where cell i has its value at i; all of (N, 2) are x, y."""
-
-    origin: Tensor
-    sides: Tensor
-    base: Tensor  # (N,)
-    limits: Tensor  # width, height of the map
-
-
-def _regular(grid: _Grid, bins: int, ratio: int) -> Samples:
+def _samples(grid: RegionGrid, bins: int, ratio: int) -> Samples:
     """Return ratio × ratio samples a bin: taps are computed for each axis alone, then combined."""
     regions = grid.base.shape[0]
     fraction = (torch.arange(bins * ratio, device=grid.base.device) + 0.5) / (bins * ratio)
@@ -275,24 +264,6 @@ def _regular(grid: _Grid, bins: int, ratio: int) -> Samples:
     weight = (y.weight.view(of_y) * x.weight.view(of_x)).view(-1, 4)
     first = torch.arange(regions * bins**2, device=grid.base.device) * ratio**2
     return Samples(index, weight, first, weight.new_full((1, 1), 1 / ratio**2))
-
-
-def _adaptive(grid: _Grid, bins: int) -> Samples:
-    """Return about one sample a cell: ceil(height / bins) × ceil(width / bins) in each bin."""
-    ratio = (grid.sides / bins).ceil().clamp(min=0).long()  # (N, 2)
-    count = ratio.prod(1)[:, None].expand(-1, bins**2).flatten()
-    bag, within = ragged(count)
-    region, bin_y, bin_x = bag // bins**2, bag % bins**2 // bins, bag % bins
-    ratio = ratio[region]
-    step = torch.stack((bin_x + (within % ratio[:, 0] + 0.5) / ratio[:, 0],
-                        bin_y + (within // ratio[:, 0] + 0.5) / ratio[:, 1]), 1)  # fmt: skip
-    position = grid.origin[region] + step * (grid.sides / bins)[region]
-    limits = grid.limits[region]
-    taps = bilinear_taps(position, limits)
-    row = grid.base[region, None] + taps.cell[:, 1] * limits[:, :1]
-    index = (row[:, :, None] + taps.cell[:, 0][:, None]).view(-1, 4)
-    weight = (taps.weight[:, 1][:, :, None] * taps.weight[:, 0][:, None]).view(-1, 4)
-    return Samples(index, weight, count.cumsum(0) - count, 1 / count[bag, None].to(weight.dtype))
 
 
 class AxisTaps(NamedTuple):
@@ -315,12 +286,6 @@ def bilinear_taps(position: Float[Tensor, "*samples"], size: Int[Tensor, "*#samp
     cell = torch.stack((first, torch.minimum(first + 1, size - 1)), -1)
     weight = torch.stack((1 - rest, rest), -1) * inside.unsqueeze(-1)
     return AxisTaps(cell, weight)
-
-
-def ragged(count: Int[Tensor, " bags"]) -> tuple[Int[Tensor, " items"], Int[Tensor, " items"]]:
-    """Return for each of sum(count) items the bag that it belongs to and its index within the bag."""
-    bag = torch.arange(len(count), device=count.device).repeat_interleave(count)
-    return bag, torch.arange(len(bag), device=count.device) - (count.cumsum(0) - count)[bag]
 
 
 def as_maps(rows: Float[Tensor, "bags C"], bins: int) -> Float[Tensor, "N C bins bins"]:

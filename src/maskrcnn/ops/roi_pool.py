@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskrcnn.ops.roi_align import Pyramid, Reduction, Samples, as_maps, map_slices, mean, ragged, roi_align
+from maskrcnn.ops.roi_align import Pyramid, RegionOperator, Samples, as_maps, map_slices, roi_align
+from maskrcnn.ops.roi_align_adaptive import ragged
 
 
 def maximum(table: Float[Tensor, "rows C"], samples: Samples) -> Float[Tensor, "bags C"]:
@@ -27,19 +28,13 @@ def roi_warp(
     levels: Int[Tensor, " N"],
     bins: int,
     *,
-    sampling_ratio: int = 2,
-    reduction: Reduction = mean,
+    align: RegionOperator = roi_align,
 ) -> Float[Tensor, "N C bins bins"]:
-    """Return `roi_align` of the boxes rounded to whole cells, at least one cell wide (RoIWarp)."""
-    boxes = round_to_cells(boxes, map_slices(pyramid, images, levels).stride)
-    return roi_align(pyramid, boxes, images, levels, bins, sampling_ratio=sampling_ratio, reduction=reduction)
-
-
-def round_to_cells(boxes: Float[Tensor, "N 4"], stride: Int[Tensor, " N"]) -> Float[Tensor, "N 4"]:
-    """Return the boxes, in pixels, rounded to whole cells of `stride` pixels, at least one cell wide."""
-    corners = _round(boxes.detach() / stride[:, None])
+    """Return `align` of the boxes rounded to whole cells, at least one cell wide (RoIWarp)."""
+    stride = map_slices(pyramid, images, levels).stride[:, None]
+    corners = _round(boxes.detach() / stride)
     corners = torch.cat((corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)), 1)
-    return corners * stride[:, None]
+    return align(pyramid, corners * stride, images, levels, bins)
 
 
 def roi_pool(

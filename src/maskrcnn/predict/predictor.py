@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskrcnn.data.loader import PictureFailure, picture_batches
+from maskrcnn.data.loader import PictureError, picture_batches
 from maskrcnn.data.pictures import SizeHW, Source
 from maskrcnn.data.prepare import Affine, Resize, fit, pad, prepare, resize
 from maskrcnn.device import resolve_device
@@ -28,13 +27,6 @@ from maskrcnn.weights.finite import check_finite
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 S = TypeVar("S", bound=Source)
-
-
-@dataclass(frozen=True)
-class PictureError:
-    """A picture that cannot be read: `message` names it and says why."""
-
-    message: str
 
 
 class Predictor:
@@ -136,12 +128,11 @@ class Predictor:
         for batch in batches:
             detections = None if batch.batch is None else self._detect(batch.batch)
             slots = itertools.count()
-            for record in batch.records:
-                if isinstance(record, PictureFailure):
-                    yield record.source, PictureError(record.message)
+            for source, record in batch.records:
+                if isinstance(record, PictureError):
+                    yield source, record
                 elif detections is not None:
-                    result = self._result(detections, next(slots), record.affine, record.size_hw, score)
-                    yield record.source, result
+                    yield source, self._result(detections, next(slots), record.affine, record.size_hw, score)
 
     @torch.inference_mode()
     def _detect(self, batch: Batch) -> Detections:

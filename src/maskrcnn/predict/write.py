@@ -33,6 +33,7 @@ from maskrcnn.messages import nearest
 from maskrcnn.predict.journal import Journal, Line, read_images
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.progress import with_progress
+from maskrcnn.results.coco import to_coco
 from maskrcnn.results.draw import draw
 from maskrcnn.results.result import Result
 
@@ -224,7 +225,7 @@ class _Pictures:
         (image, pixels), result = one
         with replacing(self.output / image["overlay"]) as unfinished:
             draw(pixels, result).save(unfinished, format="PNG", pnginfo=overlay_mark())
-        return {"image": image, "objects": result.to_coco(image["id"])}
+        return {"image": image, "objects": to_coco(result, image["id"])}
 
 
 def in_threads(

@@ -14,7 +14,6 @@ from inspect import signature
 from typing import Any
 
 from maskrcnn.network import resnets
-from maskrcnn.network.backbone import BasicBlock
 from maskrcnn.network.mobilenet import MobileNetV2
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import Option, options_of, with_values
@@ -69,7 +68,7 @@ def mobilenet_v2_fpn(
 
 def resnet18_c4(num_classes: int, options: C4Options = C4Options()) -> MaskRCNN:
     """ResNet-18-C4: the form of the paper's C4 networks for small machines."""
-    res5 = partial(resnets.res5_stage, BasicBlock, depth=2)
+    res5 = partial(resnets.res5_stage, resnets.BasicBlock, depth=2)
     return c4(resnets.resnet18, num_classes, options, res5=res5)
 
 

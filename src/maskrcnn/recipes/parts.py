@@ -21,6 +21,7 @@ from maskrcnn.network.model import Normalise
 from maskrcnn.network.norms import FrozenBatchNorm2d, Norm, batch_norm, group_norm, sync_batch_norm
 from maskrcnn.network.rpn import RPN, Anchors, RPNHead, TopN
 from maskrcnn.ops.roi_align import RegionOperator, RoIPooler, roi_align
+from maskrcnn.ops.roi_align_adaptive import adaptive_roi_align
 from maskrcnn.ops.roi_pool import maximum, roi_pool, roi_warp
 from maskrcnn.recipes.options import (
     Body,
@@ -93,16 +94,17 @@ def body(build: Callable[..., Backbone], options: Options) -> Backbone:
 
 def region_operator(options: Regions) -> RegionOperator:
     """Return what the branches read their regions with."""
-    align = partial(roi_align, aligned=options.aligned)
-    operators: dict[str, Callable[..., Tensor]] = {
-        "roi_align": align,
-        "roi_align_max": partial(align, reduction=maximum),
-        "roi_warp": roi_warp,
-        "roi_warp_max": partial(roi_warp, reduction=maximum),
+    align: Callable[..., Tensor] = adaptive_roi_align
+    if options.sampling_ratio:
+        align = partial(roi_align, sampling_ratio=options.sampling_ratio)
+    operators: dict[str, RegionOperator] = {
+        "roi_align": partial(align, aligned=options.aligned),
+        "roi_align_max": partial(align, aligned=options.aligned, reduction=maximum),
+        "roi_warp": partial(roi_warp, align=align),
+        "roi_warp_max": partial(roi_warp, align=partial(align, reduction=maximum)),
+        "roi_pool": roi_pool,
     }
-    if options.operator == "roi_pool":
-        return roi_pool
-    return partial(operators[options.operator], sampling_ratio=options.sampling_ratio)
+    return operators[options.operator]
 
 
 def pyramid_rpn(channels: int, strides: tuple[int, ...], options: Proposals) -> RPN:

@@ -89,27 +89,6 @@ class Result:
         """
         return [polygons(crop, origin_xy) for crop, origin_xy in self._crops()]
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Return COCO's result list, one dictionary per object, with the data set's category ids.
-
-        COCO counts keypoints from the centre of the first pixel, hence 0.5 less; their third number is the
-        score.
-        """
-        low, high = self.boxes[:, :2], self.boxes[:, 2:]
-        columns: dict[str, list] = {
-            "category_id": [int(self.category_ids[label]) for label in self.labels],
-            "bbox": np.concatenate([low, high - low], 1).tolist(),
-            "score": self.scores.tolist(),
-        }
-        if self.mask_probs is not None:
-            columns["segmentation"] = self.rle()
-        if self.keypoints is not None:
-            columns["keypoints"] = [points.ravel().tolist() for points in self.keypoints - [0.5, 0.5, 0]]
-        return [
-            {"image_id": image_id, **dict(zip(columns, row, strict=True))}
-            for row in zip(*columns.values(), strict=True)
-        ]
-
     def table(self) -> str:
         """Return the objects as text, a line each."""
         if not len(self):

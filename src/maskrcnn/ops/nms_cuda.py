@@ -1,13 +1,28 @@
-"""Non-maximum suppression on a device without a Triton kernel, in bounded memory."""
+"""Non-maximum suppression on a CUDA device: by the Triton kernel, or without one in bounded memory."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from maskrcnn import kernels
 from maskrcnn.ops.overlaps import iou
 
 _BLOCK = 1024  # 4 MB for each matrix of a block with a block
+
+
+def keep_in_order_on_cuda(boxes: Tensor, segments: Tensor, threshold: float) -> Tensor:
+    """Return `maskrcnn.ops.boxes.keep_in_order` of boxes on a CUDA device."""
+    if not has_kernel(boxes.device):
+        return keep_in_blocks(boxes, segments, threshold)
+    from maskrcnn.kernels import nms as kernel
+
+    return kernel.keep_in_order(boxes, segments, threshold)
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Return whether suppression on this device is a Triton kernel, which never waits for the device."""
+    return device.type in kernels.DEVICES and kernels.trusted("nms", device, torch.float32, keep_in_blocks)
 
 
 def keep_in_blocks(boxes: Tensor, segments: Tensor, threshold: float, *, block: int = _BLOCK) -> Tensor:
@@ -37,7 +52,7 @@ def _overlapping(boxes: Tensor, segment: Tensor, rows: slice, columns: slice, th
 
 
 def _greedy(earlier: Tensor, alive: Tensor) -> Tensor:
-    """Return the fixed point of `_greedy` among the boxes that are `alive`."""
+    """Return what the greedy rule keeps of the boxes that are `alive`, as `_greedy` of `ops.boxes` does."""
     keep = alive
     while not torch.equal(settled := alive & ~(earlier & keep).any(1), keep):
         keep = settled
