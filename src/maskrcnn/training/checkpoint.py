@@ -40,7 +40,7 @@ class Checkpoint:
     # Absent in files of older versions
     average: dict[str, Any] = field(default_factory=dict)  # of the weights, see `ema.Average`; empty without
     evaluated: int = 0  # step of the last evaluation
-    plateau: Plateau = Plateau()
+    plateau: Plateau = field(default_factory=Plateau)
     setbacks: int = 0  # times that the training went back to a save and halved its rate
 
 

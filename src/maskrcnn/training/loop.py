@@ -125,7 +125,7 @@ def _train_steps(
     validation: Dataset | None,
     stop_signal: Callable[[], int],
 ) -> None:
-    """Train until the end; after a loss that is not finite, from the last save on, while there are retries."""
+    """Train until the end; after a loss that is not finite from the last save on, while retries are left."""
     state, settings = saver.state, saver.run.settings
     while True:
         try:

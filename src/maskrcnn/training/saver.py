@@ -27,7 +27,7 @@ class Saver:
 
     Weights with which the loss was not finite never replace ``last.pt``: they are the end of a divergence, of
     which ``last.pt`` holds a state before, and go to ``diverged.pt`` for inspection. Where the run may be
-    retried, each process keeps a copy of the last save in memory, on the CPU.
+    retried, each process keeps copies of the last two saves in memory, on the CPU.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Saver:
         self.folder, self.run, self.state, self.log = folder, run, state, log
         self.resume_command = resume_command
         self.saved_step = run.step
-        self._good = run
+        self._good = [run]
         self._start = time.monotonic() - run.elapsed
 
     @property
@@ -55,11 +55,10 @@ class Saver:
                 "set gradient_clip"
             )
         checkpoint = self._checkpoint()
-        if self.state.processes.leads:
-            save(self.folder / LAST, checkpoint)
+        self._write(checkpoint)
         if self.run.setbacks < self.run.settings.optimiser.retries:
-            self._good = _copied(checkpoint)
-        self.saved_step = self.state.step
+            before = [good for good in self._good if good.step < checkpoint.step]
+            self._good = [*before[-1:], _copied(checkpoint)]
 
     def keep(self, judged: Sequence[Judged], plateau: Plateau) -> None:
         """Save the run after an evaluation.
@@ -80,15 +79,19 @@ class Saver:
     def set_back(self, error: FloatingPointError, pictures: Sequence[Path]) -> None:
         """Go back to the last save, from which on the learning rate is half of what it was, and log that.
 
+        Where the training fails again before the next save, the weights may have been on their way out when
+        they were saved: it goes back to the save before. After a resume only ``last.pt`` is known.
+
         `pictures` are those of the step that failed. Raises `error` where the run has no retries left.
         """
-        retries = self.run.settings.optimiser.retries
-        if self.run.setbacks >= retries:
+        retries, setbacks = self.run.settings.optimiser.retries, self.run.setbacks + 1
+        if setbacks > retries:
             raise error
-        setbacks = self.run.setbacks + 1
-        restore(self.state, self._good)
-        self.run = replace(self._good, setbacks=setbacks, elapsed=self.elapsed)
-        self.save()
+        has_saved_since = self._good[-1].setbacks == self.run.setbacks
+        good = self._good[-1] if has_saved_since else self._good[0]
+        restore(self.state, good)
+        self.run = replace(good, setbacks=setbacks, elapsed=self.elapsed, best_ap=self.run.best_ap)
+        self._write(self._checkpoint())
         sentence = (
             f"{', '.join([str(error), *error.__notes__])}; back to step {self.run.step}, from there on with "
             f"half the learning rate (retry {setbacks} of {retries})"
@@ -122,6 +125,11 @@ class Saver:
         except Exception as second:  # must not hide the first
             return f"that step could not be saved ({second}); "
         return ""
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        if self.state.processes.leads:
+            save(self.folder / LAST, checkpoint)
+        self.saved_step = checkpoint.step
 
     def _checkpoint(self) -> Checkpoint:
         state = self.state
