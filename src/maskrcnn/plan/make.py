@@ -102,7 +102,8 @@ def describe_length(planned: Planned, device: str) -> str:
     settings = planned.settings
     steps, minutes = settings.length.steps, settings.length.time_limit
     if steps is None or minutes is not None:
-        return f"the training takes {minutes:g} minutes, and an evaluation at the end"
+        evaluations = "an evaluation" if settings.optimiser.ema is None else "two evaluations"
+        return f"the training takes {minutes:g} minutes, and {evaluations} at the end"
     if planned.plan.recipe is None:
         return f"the training takes {steps:,} steps"
     seconds = step_seconds(planned.dataset, settings, planned.plan.recipe, planned.recipe_arguments, device)

@@ -50,11 +50,12 @@ def train(
 ) -> Path:
     """Train a network on a data set in COCO's or Cityscapes' format; return the path of the best checkpoint.
 
-    `output` gets ``last.pt``, ``best.pt`` (highest AP of masks, or of boxes where there are no masks),
-    ``metrics.jsonl`` and, where TensorBoard is installed, ``tensorboard/``. Without validation pictures the
-    last checkpoint is the best. `init` names weights to start from, a file or a published name: a class
-    takes the weights of their class of the same name, or of its name in `synonyms`, and the recipe is theirs
-    unless `recipe` names another. Without either, it is ``resnet50_fpn``.
+    `output` gets ``last.pt``, ``best.pt`` (highest AP of masks, or of boxes where there are no masks; of the
+    weights or of their moving average, where there is one), ``metrics.jsonl`` and, where TensorBoard is
+    installed, ``tensorboard/``. Without validation pictures the last checkpoint is the best. `init` names
+    weights to start from, a file or a published name: a class takes the weights of their class of the same
+    name, or of its name in `synonyms`, and the recipe is theirs unless `recipe` names another. Without
+    either, it is ``resnet50_fpn``.
 
     On a CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule. Under
     ``torchrun`` its processes share every batch (see `training.distributed`).
@@ -65,7 +66,8 @@ def train(
 
     Raises ValueError and FileNotFoundError for what cannot be trained or is in use by another training,
     OSError where the output cannot be written, FloatingPointError where the loss or the gradient is not
-    finite, KeyboardInterrupt after Ctrl-C, and SystemExit (128 + signal) after SIGTERM and SIGHUP.
+    finite and no retries are left, KeyboardInterrupt after Ctrl-C, and SystemExit (128 + signal) after
+    SIGTERM and SIGHUP.
     """
     output = Path(output)
 
@@ -154,23 +156,23 @@ def _train_from(
         progress = completed(settings.length, state.step, elapsed)
         finished = progress >= run.plateau.end
         saving, evaluating = (
-            finished or bool(every and state.step % every == 0)
+            finished or (every and state.step % every == 0)
             for every in (settings.logging.save_every, settings.logging.eval_every)
         )
-        evaluating = evaluating and validation is not None and run.evaluated < state.step
+        due = validation if evaluating and run.evaluated < state.step else None
 
         # Save first: an error in the evaluation then loses no training
-        if (saving or evaluating or signal_number) and state.step > saver.saved_step:
+        if (saving or due or signal_number) and state.step > saver.saved_step:
             saver.save()
 
-        if finished and not evaluating:
+        if finished and not due:
             return
         if signal_number:
             raise interruption(signal_number)
 
         # Evaluate, keep the best, and look at the clock again
-        if evaluating and validation:
-            elapsed = _evaluate(saver, validation)
+        if due:
+            elapsed = _evaluate(saver, due)
             continue
 
         # One step, with random numbers of its own
