@@ -85,10 +85,25 @@ def test_the_plain_form_survives_json():
     assert from_plain(Everything, to_plain(Everything())) == Everything()
 
 
+def test_a_value_that_is_missing_has_its_default_if_there_is_one():
+    plain = to_plain(Everything(rate=Rate(0.5, "adamw"), fast=True))
+    del plain["sides"], plain["rate"]["kind"]
+    assert from_plain(Everything, plain) == Everything(rate=Rate(0.5), fast=True)
+
+    @dataclass(frozen=True)
+    class Needed:
+        number: int
+        word: str = "a"
+
+    assert from_plain(Needed, {"number": 3}) == Needed(3)
+    with pytest.raises(ValueError, match="should hold number, word, but holds word"):
+        from_plain(Needed, {"word": "b"})
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda plain: plain.pop("sides"), "should hold rate, points, sides"),
+        (lambda plain: plain.update(side=3), "should hold rate, points, sides"),
         (lambda plain: plain["rate"].update(lr="x"), "rate.lr must be a number or none, not 'x'"),
         (lambda plain: plain.update(rate=3), "rate must be Rate, not 3"),
         (lambda plain: plain["rate"].update(lr=-1.0), "lr must be more than 0"),

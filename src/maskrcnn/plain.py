@@ -128,18 +128,21 @@ def to_plain(value: Any) -> dict[str, Any]:
 def from_plain(kind: type[T], values: Any) -> T:
     """Return the dataclass that `to_plain` made `values` of; lists are taken as tuples.
 
-    Raises ValueError that names the field where values are missing, unknown, of a wrong type or out of range.
+    A value that is missing has its default: an older version did not know it. Raises ValueError that names
+    the field where values without a default are missing, and where they are unknown, of a wrong type or out
+    of range.
     """
     return _from_plain(kind, values, "")
 
 
 def _from_plain(kind: Any, values: Any, place: str) -> Any:
     names = [part.name for part in fields(kind)]
-    if not isinstance(values, Mapping) or set(values) != set(names):
+    needed = {part.name for part in fields(kind) if part.default is part.default_factory is MISSING}
+    if not isinstance(values, Mapping) or not needed <= set(values) <= set(names):
         have = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
         raise ValueError(f"{place or kind.__name__} should hold {', '.join(names)}, but holds {have:.200}")
     built = {}
-    for name in names:
+    for name in values:
         hint, where = _hints(kind)[name], f"{place}{name}"
         value, group = _as_tuples(values[name]), _group_of(_hints(kind)[name])
         if group is not None and isinstance(value, Mapping):

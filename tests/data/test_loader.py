@@ -13,6 +13,7 @@ from maskrcnn.data.loader import (
     ORDER,
     AugmentedDataset,
     PictureError,
+    batch_indices,
     batches_per_epoch,
     picture_batches,
     plan_epoch,
@@ -108,6 +109,7 @@ def test_an_epoch_shows_every_picture_once(dataset):
     first, second = greys(0), greys(5)
     assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(10))
     assert first != second and batches_per_epoch(dataset, 2) == 5
+    assert [sorted(batch_indices(dataset, 2, 5, number)) for number in range(5, 10)] == second
 
 
 def test_a_picture_looks_different_each_time(tmp_path):

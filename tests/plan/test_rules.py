@@ -220,3 +220,31 @@ def test_replaced_lines_say_why():
     assert [line.name for line in made.lines] == [*(line.name for line in before.lines), "seed"]
     assert value(made, "optimiser.lr") == 0.5 and value(made, "seed") == 3
     assert {line.name for line in made.lines if line.reason == "set by --set"} == {"optimiser.lr", "seed"}
+
+
+def test_what_keeps_the_best_of_a_training_is_on():
+    for minutes in (None, 15.0):
+        made = plan(NUCLEI, CPU, Wish(minutes=minutes))
+        assert value(made, "optimiser.retries") == 3
+    assert value(made, "optimiser.ema") == 0.9999  # its ramp follows the number of steps
+    names = {line.name for line in made.lines}
+    assert "length.patience" not in names and "logging.validation_loss" not in names  # one evaluation
+
+
+@pytest.mark.parametrize(
+    ("pictures", "start", "steps", "decay", "evaluations", "patience"),
+    [
+        (564, "scratch", 42_300, 0.9995, 20, 10),
+        (40, "detector", 1000, 0.99, 20, 10),
+        (60_000, "detector", 180_000, 0.9999, 6, None),  # 12 passes
+    ],
+)
+def test_average_evaluations_and_patience_follow_the_length(
+    pictures, start, steps, decay, evaluations, patience
+):
+    made = plan(replace(NUCLEI, pictures=pictures), CPU, Wish(start=start))
+    assert value(made, "length.steps") == steps and value(made, "optimiser.ema") == decay
+    assert value(made, "logging.eval_every") == steps // evaluations
+    assert value(made, "logging.validation_loss") is True
+    found = [line.value for line in made.lines if line.name == "length.patience"]
+    assert found == ([] if patience is None else [patience])

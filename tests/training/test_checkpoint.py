@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from maskrcnn import recipes
+from maskrcnn.plain import to_plain
 from maskrcnn.predict.load import load as load_predictor
 from maskrcnn.training.checkpoint import Checkpoint, load, save
+from maskrcnn.training.plateau import Plateau
 from maskrcnn.training.settings import Settings
 from maskrcnn.types import Metadata
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint
@@ -38,6 +40,10 @@ def checkpoint() -> Checkpoint:
         elapsed=1.5,
         metrics={"bbox": {"AP": 1.0, "APl": None}},
         best_ap=1.0,
+        average={"weights": {"scale": torch.tensor(2.0)}, "updates": 3},
+        evaluated=6,
+        plateau=Plateau(ap=1.0, evaluations=2, begins=0.75),
+        setbacks=1,
     )
 
 
@@ -73,6 +79,29 @@ def test_a_plan_is_kept_and_older_files_have_none(checkpoint, file, tmp_path):
     torch.save({**content, "plan": "mine"}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="plan is a str, not a tuple"):
         load(tmp_path / "other.pt")
+
+
+def test_files_of_older_versions_are_loaded(checkpoint, tmp_path):
+    """They lack the newer fields and settings; what was due after their step was done."""
+    values = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(Checkpoint)}
+    settings = to_plain(checkpoint.settings)
+    for name in ("plan", "average", "evaluated", "plateau", "setbacks"):
+        del values[name]
+    for group, name in (("optimiser", "ema"), ("optimiser", "retries"), ("length", "patience")):
+        del settings[group][name]
+    trained = checkpoint.trained.plain()
+    torch.save({**values, "trained": trained, "settings": settings, "format": 2}, tmp_path / "old.pt")
+    loaded = load(tmp_path / "old.pt")
+    assert loaded.settings == checkpoint.settings
+    assert (loaded.evaluated, loaded.average, loaded.plateau, loaded.setbacks) == (7, {}, Plateau(), 0)
+
+
+def test_a_damaged_plateau_is_refused(checkpoint, tmp_path):
+    values = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(Checkpoint)}
+    plain = {"trained": checkpoint.trained.plain(), "settings": to_plain(checkpoint.settings)}
+    torch.save({**values, **plain, "plateau": {"ap": "high"}, "format": 2}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"x\.pt is not a checkpoint .*: ap must be a number"):
+        load(tmp_path / "x.pt")
 
 
 def test_a_disk_that_takes_no_more_leaves_the_file_before(checkpoint, file):
@@ -119,7 +148,8 @@ def test_other_files_are_refused_in_a_sentence(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="should hold trained"):
         load(path)
     values = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(Checkpoint)}
-    torch.save({**values, "trained": {}, "settings": {}, "step": "3", "format": 2}, path)
+    plain = {"trained": {}, "settings": {}, "plateau": {}}
+    torch.save({**values, **plain, "step": "3", "format": 2}, path)
     with pytest.raises(ValueError, match="step is a str, not a int"):
         load(path)
 

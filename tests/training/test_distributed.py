@@ -43,6 +43,8 @@ def test_alone_nothing_is_exchanged(tmp_path):
     ALONE.average(layer.parameters())
     assert torch.equal(layer.weight.grad, before)
     assert ALONE.agree(3.0, 15, torch.device("cpu")) == (3.0, 15)
+    assert ALONE.largest([3.0, -1.0], torch.device("cpu")) == [3.0, -1.0]
+    assert torch.equal(ALONE.mean(torch.ones(2)), torch.ones(2))
     with joined("cpu", tmp_path) as (processes, place, output):
         assert (processes, place.type, output) == (ALONE, "cpu", tmp_path)
 
@@ -60,6 +62,7 @@ with joined("cpu", Path(sys.argv[1])) as (processes, place, output):
         second.weight.grad = torch.tensor([[4.0]])
     processes.average([*first.parameters(), *second.parameters()])
     agreed = processes.agree(10.0 + rank, 15 * rank, place)
+    agreed += (processes.largest([-1.0 - rank], place)[0], processes.mean(torch.tensor(1.0 + rank)).item())
     gradients = [p.grad.unique().tolist() for p in (first.weight, second.weight, second.bias)]
     values = [gradients, agreed, str(output) == sys.argv[1]]
     (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(values))
@@ -82,7 +85,7 @@ def test_gradients_are_averaged_the_clock_is_one_and_the_first_process_prints(tm
     assert ran.stdout.split() == ["from", "0"]
     for rank in range(2):
         gradients, agreed, writes_there = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert gradients == [[1.5], [2.0], [0.0]] and agreed == [11.0, 15]
+        assert gradients == [[1.5], [2.0], [0.0]] and agreed == [11.0, 15, -1.0, 1.5]
         assert writes_there == (rank == 0)
 
 
@@ -133,3 +136,46 @@ def test_a_folder_in_use_ends_all_processes(data, tmp_path):
         words = ["train", str(data), "--output", str(tmp_path / "run"), "--device", "cpu"]
         ran = torchrun("-c", FAILS, "none", *words, "--set", "steps=1", is_well=False)
     assert f"in use by another process (process {os.getpid()} on" in ran.stderr
+
+
+DIVERGES = """
+import math, os, sys, torch
+from pathlib import Path
+from maskrcnn.cli import main
+from maskrcnn.network.model import MaskRCNN
+from maskrcnn.training import loop
+rank, calls = os.environ["RANK"], []
+forward, train_steps = MaskRCNN.forward, loop._train_steps
+def explode(self, batch, targets):
+    calls.append(1)
+    given = forward(self, batch, targets)
+    is_last = rank == "1" and len(calls) == 4
+    return {**given, "loss_box": given["loss_box"] * math.nan} if is_last else given
+def leave(saver, *rest):
+    train_steps(saver, *rest)
+    state, run = saver.state, saver.run
+    left = state.model.state_dict(), state.average.weights, run.setbacks, run.plateau.begins, state.step
+    torch.save(left, Path(sys.argv[1]) / f"{rank}.pt")
+MaskRCNN.forward, loop._train_steps = explode, leave
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_go_back_and_stop_early_together(data, tmp_path):
+    """The loss of one is not finite at step 4; evaluations of the other end patience at step 6 of 10."""
+    recipe = ["pyramid.channels=16", "boxes.hidden=16", "body.frozen=", "boxes.samples_per_image=16"]
+    settings = ["steps=10", "batch_size=2", "short_sides=64", "long_side=64", "workers=0", "log_every=1"]
+    settings += ["eval_every=2", "patience=1", "ema=0.9", "retries=3", "validation_loss=true"]
+    words = ["train", str(data), "--recipe", "resnet18_fpn", "--output", str(tmp_path / "run")]
+    words += ["--device", "cpu", "--set", *settings, *recipe]
+    ran = torchrun("-c", DIVERGES, str(tmp_path), *words)
+    assert "not finite at step 4, " in ran.stdout and "back to step 2, " in ran.stdout
+    ours, theirs = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert ours[2:] == theirs[2:] == (1, 0.6, 7)
+    for one, other in zip(ours[:2], theirs[:2], strict=True):
+        assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    [setback] = [line for line in lines if "setback" in line]
+    assert len(setback["pictures"]) == 2  # of both processes
+    assert [line["step"] for line in lines if "bbox" in line] == [2, 4, 6, 7]

@@ -1,9 +1,11 @@
 """Whatever ends a training, its last good step is saved; resumed, it equals an uninterrupted one."""
 
+import itertools
 import math
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +254,99 @@ def test_an_error_in_an_evaluation_loses_no_training(drawn, whole, tmp_path, mon
     assert load(tmp_path / "last.pt").step == 4
     resume_training(drawn, output=tmp_path, device="cpu")
     assert_same_training(tmp_path, whole)
+
+
+EVERYTHING = {
+    "steps": 10,
+    "eval_every": 2,
+    "save_every": 3,
+    "patience": 1,
+    "ema": 0.99,
+    "validation_loss": True,
+    "retries": 3,
+    "decay": "cosine",
+}
+# Small files, and statistics of norms
+SMALL = {"recipe": "mobilenet_v2_fpn", "recipe_arguments": {**TINY_RECIPE, "body.norm": "batch"}}
+
+
+@pytest.fixture(scope="module")
+def everything(drawn, tmp_path_factory):
+    """A training with all that evaluations and updates leave, whose patience is over at step 6."""
+    folder = tmp_path_factory.mktemp("everything")
+    run(drawn, folder, tiny(**EVERYTHING), **SMALL)
+    return folder
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing is done after it."""
+
+
+def kill_at(patch, owner, name, number, after=False):
+    """Kill the training at call `number`, from 1, of a function."""
+    function, calls = getattr(owner, name), itertools.count(1)
+
+    def killing(*arguments):
+        is_last = next(calls) == number
+        if is_last and not after:
+            raise Killed
+        result = function(*arguments)
+        if is_last:
+            raise Killed
+        return result
+
+    patch.setattr(owner, name, killing)
+    patch.setattr(saver.Saver, "__exit__", lambda *_: None)
+
+
+def evaluations(output):
+    return [record for record in records(output) if "bbox" in record]
+
+
+def test_everything_ends_early_with_the_last_decay(everything):
+    steps = losses(everything)
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6, 7]
+    shares = [0.2, 0.3, 0.4, 0.5, 0.6]
+    expected = [0.0025 * (0.5 + 0.5 * math.cos(math.pi * share)) for share in shares]
+    assert [record["lr"] for record in steps[2:]] == pytest.approx(expected)
+    assert [record["step"] for record in evaluations(everything)] == [2, 4, 6, 7]
+    last = load(everything / "last.pt")
+    assert (last.evaluated, last.plateau.begins, last.average["updates"]) == (7, 0.6, 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("owner", "name", "number", "after"),
+    [
+        (loop, "train_step", 6, True),  # between saves
+        (loop, "evaluate_run", 3, False),  # before the evaluation with which patience is over
+        (loop, "evaluate_run", 3, True),  # after it, before its save
+        (saver, "save", 2, True),  # between best.pt and last.pt
+    ],
+)
+def test_a_kill_with_everything_on(drawn, everything, tmp_path, monkeypatch, owner, name, number, after):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, owner, name, number, after)
+        run(drawn, tmp_path, tiny(**EVERYTHING), **SMALL)
+    resume_training(drawn, output=tmp_path, device="cpu")
+    assert_same_training(tmp_path, everything)
+    assert evaluations(tmp_path) == evaluations(everything)
+    for file in ("last.pt", "best.pt"):
+        ours, theirs = load(tmp_path / file), load(everything / file)
+        assert ours.plateau == theirs.plateau
+        for field in ("step", "metrics", "best_ap", "evaluated", "setbacks"):
+            assert getattr(ours, field) == getattr(theirs, field), field
+        assert all(torch.equal(ours.trained.weights[n], t) for n, t in theirs.trained.weights.items())
+    ours, theirs = (load(folder / "last.pt").average for folder in (tmp_path, everything))
+    assert ours["updates"] == theirs["updates"]
+    assert all(torch.equal(ours["weights"][name], tensor) for name, tensor in theirs["weights"].items())
+
+
+def test_a_finished_training_is_not_evaluated_again(drawn, everything, tmp_path):
+    shutil.copytree(everything, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    resume_training(drawn, output=tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
 COMMAND = """

@@ -3,6 +3,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ import torch
 from maskrcnn.data.folder import read_split
 from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.training import log, loop, saver, setup
-from maskrcnn.training.checkpoint import load
+from maskrcnn.training.checkpoint import load, save
+from maskrcnn.training.judged import Judged
 from maskrcnn.training.loop import resume_training
+from maskrcnn.training.plateau import Plateau
 from trainings import TINY_RECIPE, losses, records, run, tiny
 
 
@@ -66,9 +69,10 @@ def test_saving_and_evaluating_happen_when_they_are_due(drawn, tmp_path, monkeyp
     saved = []
     monkeypatch.setattr(saver, "save", lambda path, checkpoint: saved.append((path.name, checkpoint.step)))
     aps = iter([10.0, 5.0, 7.0])
-    monkeypatch.setattr(loop, "evaluate_run", lambda *_: {"bbox": {"AP": 90.0}, "segm": {"AP": next(aps)}})
+    judge = lambda *_: [Judged({}, {"bbox": {"AP": 90.0}, "segm": {"AP": next(aps)}})]  # noqa: E731
+    monkeypatch.setattr(loop, "evaluate_run", judge)
     run(drawn, tmp_path, tiny(save_every=3, eval_every=2, steps=5))
-    at_two = [("last.pt", 2), ("last.pt", 2), ("best.pt", 2)]
+    at_two = [("last.pt", 2), ("best.pt", 2), ("last.pt", 2)]
     assert saved == [*at_two, ("last.pt", 3), ("last.pt", 4), ("last.pt", 4), ("last.pt", 5), ("last.pt", 5)]
 
 
@@ -194,3 +198,96 @@ def test_bf16_and_accumulation_and_adamw_train(drawn, tmp_path):
 def test_fp16_needs_a_gpu(drawn, tmp_path):
     with pytest.raises(ValueError, match="precision=fp16 needs a CUDA device"):
         run(drawn, tmp_path, tiny(precision="fp16"))
+
+
+def test_the_average_is_judged_beside_the_weights_and_the_better_is_kept(
+    drawn, tmp_path, monkeypatch, capsys
+):
+    """APs of weights and average by hand: the average is better at step 2, the weights at step 3."""
+    judged, evaluation = [], loop.evaluate
+    aps = iter([5.0, 6.0, 8.0, 7.0])
+
+    def evaluate(predictor, dataset, **more):
+        judged.append(predictor.model.state_dict())
+        result = evaluation(predictor, dataset, **more)
+        result.metrics["segm"]["AP"] = next(aps)
+        return result
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    kept = {}
+    monkeypatch.setattr(
+        saver,
+        "save",
+        lambda path, run: save(path, run) or kept.setdefault(path.name, []).append(load(path)),
+    )
+    run(drawn, tmp_path, tiny(steps=3, eval_every=2, ema=0.9))
+    plain, averaged = kept["best.pt"][1], kept["best.pt"][0]
+    assert (averaged.step, averaged.best_ap, plain.step, plain.best_ap) == (2, 6.0, 3, 8.0)
+    assert averaged.metrics["segm"]["AP"] == 6.0 and plain.metrics["segm"]["AP"] == 8.0
+    at_two = next(one for one in kept["last.pt"] if one.evaluated == 2)
+    assert at_two.metrics["segm"]["AP"] == 5.0  # of its own weights
+    assert equal(averaged.trained.weights, at_two.average["weights"])
+    assert not equal(averaged.trained.weights, at_two.trained.weights)
+    assert equal(plain.trained.weights, kept["last.pt"][-1].trained.weights)
+    logged = [r for r in records(tmp_path) if "bbox" in r]
+    assert [(r["segm"]["AP"], r["average"]["segm"]["AP"]) for r in logged] == [(5.0, 6.0), (8.0, 7.0)]
+    assert "step 2: AP 5.0, of the averaged weights 6.0\n" in capsys.readouterr().out
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name], tensor) for name, tensor in other.items()
+    )
+
+
+def test_the_average_is_that_of_the_weights_after_each_step(drawn, tmp_path, monkeypatch):
+    weights = []
+
+    def collect(_, checkpoint):
+        weights.append({n: t.double() for n, t in checkpoint.trained.weights.items()})
+        weights.append({n: t.clone() for n, t in checkpoint.average["weights"].items()})
+
+    monkeypatch.setattr(saver, "save", collect)
+    recipe = {**TINY_RECIPE, "body.norm": "batch"}
+    run(drawn, tmp_path, tiny(steps=3, eval_every=0, save_every=1, ema=0.2), recipe_arguments=recipe)
+    first, second, third = weights[0::2]
+    name = "backbone.body.stem.norm.running_mean"
+    assert weights[5].keys() == third.keys()
+    for number, decay, before in ((3, 0.2, second), (5, 0.2, third)):
+        previous = {n: t.double() for n, t in weights[number - 2].items()}
+        assert before[name].shape == previous[name].shape
+        for key in previous:
+            expected = decay * previous[key] + (1 - decay) * before[key]
+            if first[key].ndim:
+                torch.testing.assert_close(weights[number][key].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_validation_loss_is_logged(drawn, tmp_path, capsys):
+    run(drawn, tmp_path, tiny(steps=1, validation_loss=True))
+    loss = records(tmp_path)[-1]["validation_loss"]
+    assert loss.keys() == {name for name in records(tmp_path)[0] if name.startswith("loss")}
+    assert f"step 1: validation loss {loss['loss']:.3f}\n" in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_has_no_state_of_the_optimiser(drawn, whole, tmp_path, capsys):
+    """It can be used as a network, and resumed, although without momentum, in place of last.pt."""
+    best, last = whole / "best.pt", whole / "last.pt"
+    assert best.stat().st_size < 0.51 * last.stat().st_size
+    assert not load(best).optimiser and load(last).optimiser
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.copy(best, tmp_path / "run" / "last.pt")
+    resume_training(drawn, output=tmp_path / "run", device="cpu", settings={"length.steps": 5})
+    assert "; resumes after step 4 without momentum, which last.pt does not hold\n" in capsys.readouterr().out
+    assert load(tmp_path / "run" / "last.pt").step == 5
+
+
+def test_another_length_begins_a_new_plateau(drawn, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    last = tmp_path / "run" / "last.pt"
+    save(last, replace(load(last), plateau=Plateau(begins=0.6)))
+    for name, value, begins in (
+        ("logging.save_every", 7, 0.6),
+        ("length.steps", 8, 1.0),
+        ("length.patience", 3, 1.0),
+    ):
+        assert setup.resumed_run(tmp_path / "run", None, {}, {name: value}).plateau.begins == begins

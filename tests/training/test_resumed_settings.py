@@ -7,7 +7,7 @@ import torch
 
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import options_of
-from maskrcnn.training import batches, saver
+from maskrcnn.training import batches, loop, saver
 from maskrcnn.training.checkpoint import load
 from maskrcnn.training.loop import resume_training
 from maskrcnn.training.settings import Settings
@@ -51,6 +51,9 @@ REFUSED = {"optimiser.algorithm": "adamw"}
 OBSERVED = {
     "length.steps": (4, lambda seen: seen["steps"] == [1, 2, 3, 4]),
     "length.time_limit": (1e-6, lambda seen: seen["steps"] == [1, 2]),
+    "length.patience": (1, lambda seen: "evaluations did not gain" in seen["output"]),
+    "optimiser.ema": (0.9, lambda seen: seen["averaged"]),
+    "optimiser.retries": (1, lambda seen: seen["copies"]),
     "step.compiled": (True, lambda seen: seen["compiled"]),
     "pictures.test_short_side": (56, lambda seen: seen["trained"].short_side == 56),
     "pictures.test_long_side": (57, lambda seen: seen["trained"].long_side == 57),
@@ -58,6 +61,13 @@ OBSERVED = {
     "logging.log_every": (1, lambda seen: "step 3 (100%)" in seen["output"]),
     "logging.save_every": (1, lambda seen: seen["saved"] == [3, 4]),
     "logging.eval_every": (None, lambda seen: seen["evaluations"] == 1),
+    "logging.validation_loss": (True, lambda seen: seen["validation_losses"]),
+}
+# What some of them need to have an effect
+TOGETHER = {
+    "length.patience": {"length.steps": 6, "logging.eval_every": 1},
+    "logging.save_every": {"length.steps": 4},
+    "logging.validation_loss": {"logging.eval_every": None},
 }
 
 
@@ -106,7 +116,7 @@ def test_a_refused_setting_gets_a_sentence(drawn, stopped, tmp_path, name):
 @pytest.mark.parametrize("name", OBSERVED)
 def test_another_effect_is_observed(drawn, stopped, tmp_path, monkeypatch, capsys, name):
     seen = {"compiled": False, "saved": []}
-    training_batches, save = batches.training_batches, saver.save
+    training_batches, save, copied = batches.training_batches, saver.save, saver._copied
 
     def observe_workers(*arguments, workers, **more):
         seen["workers"] = workers
@@ -114,17 +124,28 @@ def test_another_effect_is_observed(drawn, stopped, tmp_path, monkeypatch, capsy
 
     def observe_save(path, checkpoint):
         seen["saved"].append(checkpoint.step)
-        seen["trained"] = checkpoint.trained
-        seen["steps"] = [step["step"] for step in losses(path.parent)]
+        seen["trained"], seen["averaged"] = checkpoint.trained, bool(checkpoint.average)
         save(path, checkpoint)
 
     monkeypatch.setattr(batches, "training_batches", observe_workers)
+
+    def observe_copies(checkpoint):
+        seen["copies"] = True
+        return copied(checkpoint)
+
+    def observe_loss(*_):
+        seen["validation_losses"] = True
+        return {}
+
     monkeypatch.setattr(saver, "save", observe_save)
+    monkeypatch.setattr(saver, "_copied", observe_copies)
+    monkeypatch.setattr(loop, "validation_loss", observe_loss)
     monkeypatch.setattr(MaskRCNN, "compile", lambda self, dynamic: seen.update(compiled=True))
     monkeypatch.setattr(saver.TrainingLog, "evaluation", lambda *_: seen.update(evaluations=1))
     value, is_observed = OBSERVED[name]
-    steps = 4 if name == "logging.save_every" else 3
-    resumed(drawn, stopped, tmp_path / "run", **{"length.steps": steps, name: value})
+    settings = {"length.steps": 3, **TOGETHER.get(name, {}), name: value}
+    steps, _ = resumed(drawn, stopped, tmp_path / "run", **settings)
+    seen["steps"] = [step["step"] for step in steps]
     seen["output"] = capsys.readouterr().out
     assert is_observed(seen)
 
@@ -138,6 +159,7 @@ def test_without_a_change_none_of_this_is_observed(stopped):
             "output": "",
             "workers": 0,
             "steps": [1, 2, 3],
+            **dict.fromkeys(("averaged", "copies", "validation_losses"), False),
         }
         seen["trained"] = load(stopped / "last.pt").trained
         assert not is_observed(seen), name

@@ -20,6 +20,8 @@ def test_the_defaults_are_the_papers():
     assert (settings.step.pictures, settings.peak_lr) == (16, 0.02)
     assert (settings.optimiser.momentum, settings.optimiser.weight_decay) == (0.9, 1e-4)
     assert settings.pictures.test_sides == (800, 1333)
+    assert (settings.optimiser.ema, settings.optimiser.retries, settings.length.patience) == (None, 0, None)
+    assert not settings.logging.validation_loss
 
 
 def test_the_rate_is_proportional_to_the_pictures_of_a_step_unless_it_is_given():
@@ -63,6 +65,10 @@ def test_values_are_set_by_short_names_in_python_and_on_the_command_line():
         ({"steps": 0}, "steps must be at least 1, or none, not 0"),
         ({"steps": None}, "steps must be a number where time_limit is none"),
         ({"time_limit": 0.0}, "time_limit must be more than 0, or none, not 0"),
+        ({"patience": 0}, "patience must be at least 1, or none, not 0"),
+        ({"ema": 1.0}, "ema must be 0 or more and less than 1, or none, not 1"),
+        ({"ema": -0.5}, "ema must be 0 or more and less than 1, or none, not -0.5"),
+        ({"retries": -1}, "retries must be 0 or more, not -1"),
         ({"accumulate": 0}, "accumulate must be at least 1, not 0"),
         ({"lr": -1.0}, "lr must be more than 0, or none, not -1"),
         ({"momentum": 1.5}, "momentum must be from 0 to 1"),

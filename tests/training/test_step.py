@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from maskrcnn import recipes
+from maskrcnn.training.ema import restored
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.step import (
     TrainState,
@@ -181,3 +182,14 @@ def test_a_step_waits_for_the_device_only_for_its_losses(precision):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(torch.tensor(list(to_floats(values).values()))))
+
+
+def test_an_update_that_fp16_skips_is_not_averaged():
+    state = make_state(Settings())
+    state.scaler, state.average = torch.amp.GradScaler("cpu", init_scale=4.0), restored(state.model, 0.9, {})
+    for factor, updates in ((torch.inf, 0), (1.0, 1), (torch.inf, 1)):
+        weights = next(state.model.box_branch.parameters())
+        state.scaler.scale((weights * factor).sum()).backward()
+        update(state, 0.5)
+        assert state.average.updates == updates
+    assert state.step == 3

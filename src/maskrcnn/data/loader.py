@@ -81,13 +81,17 @@ def training_batches(
     them by orientation, which keeps padding small; if `batch_size` does not divide an epoch, some are
     repeated. `pin` returns batches in pinned memory, for a CUDA device. Raises as `AugmentedDataset.sample`.
     """
-    sizes_hw = data.dataset.sizes_hw
-    is_portrait = (sizes_hw[:, 0] > sizes_hw[:, 1]).tobytes()
-    batches = _TrainingBatches(data, is_portrait, batch_size, stride, seed, share or range(batch_size))
+    share = share or range(batch_size)
+    batches = _TrainingBatches(data, _is_portrait(data.dataset), batch_size, stride, seed, share)
     for item in in_workers(batches, count(start), workers, pin):
         if isinstance(item, Exception):
             raise item
         yield item
+
+
+def batch_indices(dataset: Dataset, batch_size: int, seed: int, number: int) -> list[int]:
+    """Return the indices of the pictures of batch `number` of `training_batches`."""
+    return _batch_indices(_is_portrait(dataset), batch_size, seed, number)
 
 
 def random_stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
@@ -123,6 +127,15 @@ def _epoch_plan(is_portrait: bytes, batch_size: int, seed: int, epoch: int) -> n
     return plan
 
 
+def _is_portrait(dataset: Dataset) -> bytes:
+    return (dataset.sizes_hw[:, 0] > dataset.sizes_hw[:, 1]).tobytes()
+
+
+def _batch_indices(is_portrait: bytes, batch_size: int, seed: int, number: int) -> list[int]:
+    epoch, row = divmod(number, batches_per_epoch(is_portrait, batch_size))
+    return _epoch_plan(is_portrait, batch_size, seed, epoch)[row].tolist()
+
+
 @dataclass(frozen=True)
 class _TrainingBatches(TorchDataset):
     """Batch `number`, built in one worker. An error is returned, not raised: torch would add a traceback."""
@@ -135,8 +148,7 @@ class _TrainingBatches(TorchDataset):
     share: range
 
     def __getitem__(self, number: int) -> tuple[Batch, Targets] | Exception:
-        epoch, row = divmod(number, batches_per_epoch(self.data, self.batch_size))
-        indices = _epoch_plan(self.is_portrait, self.batch_size, self.seed, epoch)[row].tolist()
+        indices = _batch_indices(self.is_portrait, self.batch_size, self.seed, number)
         try:
             samples = [
                 self.data.sample(indices[slot], random_stream(self.seed, AUGMENTATION, number, slot))

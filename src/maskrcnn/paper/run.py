@@ -46,7 +46,10 @@ SMALL = Settings.of(
     workers=1,
 )
 # What may change from one call to the next: no figure comes from it.
-_NO_FIGURE = {"pictures.workers", "logging.log_every", "logging.save_every", "logging.eval_every"}
+_NO_FIGURE = {
+    *("pictures.workers", "logging.log_every", "logging.save_every", "logging.eval_every"),
+    "logging.validation_loss",
+}
 
 
 def settings_of(table: Table, row: Row, scale: Literal["full", "small"]) -> Settings:
@@ -181,13 +184,15 @@ def run_row(
 
 def _claim(folder: Path, asked: dict[str, Any]) -> None:
     """Write down in which way a row is trained, or raise ValueError where that was another way."""
-    asked = json.loads(json.dumps(asked))  # as it will be read
+    asked, usual = json.loads(json.dumps([asked, values_of(Settings())]))  # as they will be read
     file = folder / "row.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(file, asked)
         return
     held = json.loads(file.read_text(encoding="utf-8"))
+    for name in usual.keys() & asked.keys():
+        held.setdefault(name, usual[name])  # a setting that an older version did not have
     others = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
     if others:
         now, before = (", ".join(f"{name}={way.get(name)}" for name in others) for way in (asked, held))

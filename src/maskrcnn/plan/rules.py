@@ -25,6 +25,8 @@ _KNOWN_SIDE = 32.0  # px of the smallest objects that a trained network knows we
 _LEARNING = 0.92  # share of the minutes that are steps
 _SMALL_GPU = 6 << 30  # bytes, too few for a ResNet-50
 _NMS = 0.5  # of the detections of a class
+_PATIENCE = 10  # evaluations, as OTX and RF-DETR have it
+_LONGEST_AVERAGE = 0.9999  # decay
 
 
 class Line(NamedTuple):
@@ -280,15 +282,36 @@ def _length_lines(data: Fingerprint, lines: Sequence[Line], wish: Wish) -> list[
             Line("length.steps", None, "the clock ends the training"),
             Line("schedule.warmup_steps", 30, "a short rise, whatever the number of steps"),
             Line("logging.eval_every", None, "at the end: an evaluation takes time of the training"),
-            Line("logging.save_every", 200, "what a power failure can cost"),
+            *_safety_lines(None),
         ]
     passes = _passes(data.pictures) * (3 if wish.start == "scratch" else 1)
     least = 5000 if wish.start == "scratch" else 1000
     steps = max(least, math.ceil(passes * data.pictures / batch_size))
     reason = f"{passes} passes over {data.pictures:,} pictures, at least {least:,} steps"
-    return [
+    evaluations = int(min(max(steps * batch_size / data.pictures / 2, 5), 20))
+    lines = [
         Line("length.steps", steps, reason),
-        Line("logging.eval_every", max(1, steps // 5), "five evaluations"),
+        Line(
+            "logging.eval_every",
+            max(1, steps // evaluations),
+            f"{evaluations} evaluations, which take about a twelfth of the time or less",
+        ),
+        Line("logging.validation_loss", True, "tells when the training pictures are learnt by heart"),
+    ]
+    if evaluations > _PATIENCE:
+        reason = f"{_PATIENCE} evaluations without 0.1 AP, after half of the training, are enough"
+        lines.append(Line("length.patience", _PATIENCE, reason))
+    return [*lines, *_safety_lines(steps)]
+
+
+def _safety_lines(steps: int | None) -> list[Line]:
+    """Return what keeps the best of a training, of `steps` or as many as the time allows."""
+    decay = _LONGEST_AVERAGE if steps is None else min(max(1 - 20 / steps, 0.99), _LONGEST_AVERAGE)
+    reach = "a ninth of the steps" if steps is None else f"{1 / (1 - decay):.0f} of {steps:,} steps"
+    reason = f"the average reaches back over {reach}, and is judged beside the weights"
+    return [
+        Line("optimiser.ema", round(decay, 4), reason),
+        Line("optimiser.retries", 3, "a loss that is not finite costs the steps since the last save"),
         Line("logging.save_every", 200, "what a power failure can cost"),
     ]
 

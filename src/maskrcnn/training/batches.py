@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from maskrcnn.data import prepare, transforms
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.loader import AugmentedDataset, training_batches
+from maskrcnn.data.loader import AugmentedDataset, batch_indices, training_batches
 from maskrcnn.training.settings import Augmentation, Settings
 from maskrcnn.training.step import TrainState
 from maskrcnn.types import Batch, Targets
@@ -38,6 +39,16 @@ def open_batches(
         start=state.step * step.accumulate,
         pin=state.device.type == "cuda",
     )
+
+
+def pictures_of_step(dataset: Dataset, settings: Settings, number: int) -> list[Path]:
+    """Return the pictures of step `number`, counted from 1: those of all its batches and processes."""
+    step = settings.step
+    return [
+        dataset.path(index)
+        for batch in range((number - 1) * step.accumulate, number * step.accumulate)
+        for index in batch_indices(dataset, step.batch_size, settings.seed, batch)
+    ]
 
 
 def resizing(settings: Settings) -> prepare.Resize:

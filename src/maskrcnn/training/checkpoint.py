@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -10,6 +10,7 @@ import torch
 
 from maskrcnn.files import replacing
 from maskrcnn.plain import from_plain, to_plain
+from maskrcnn.training.plateau import Plateau
 from maskrcnn.training.settings import Settings
 from maskrcnn.weights.files import read_checkpoint
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint, model_from_plain
@@ -23,6 +24,9 @@ class Checkpoint:
 
     `settings.seed` and `step` stand for its random states: they seed the random numbers of every step, and
     the order and augmentation of its pictures.
+
+    ``last.pt`` holds all of it. ``best.pt`` holds the weights that an evaluation found best, without the
+    states of optimiser, scaler and average: half of the size, or less.
     """
 
     trained: ModelCheckpoint
@@ -31,15 +35,24 @@ class Checkpoint:
     scaler: dict[str, Any]  # of fp16's gradients
     step: int
     elapsed: float  # seconds
-    metrics: dict[str, Any]  # of the last evaluation; empty before the first
+    metrics: dict[str, Any]  # of these weights in the last evaluation; empty before the first
     best_ap: float  # percent, of masks where there are masks; -1 before the first evaluation
+    # Absent in files of older versions
     plan: tuple[tuple[str, str, str], ...] = ()  # name, value and reason of each line; () without a plan
+    average: dict[str, Any] = field(default_factory=dict)  # of the weights, see `ema.Average`; empty without
+    evaluated: int = 0  # step of the last evaluation
+    plateau: Plateau = field(default_factory=Plateau)
+    setbacks: int = 0  # times that the training went back to a save and halved its rate
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all. Raises OSError, naming `path`, where that is impossible."""
-    values = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
-    plain = {"trained": checkpoint.trained.plain(), "settings": to_plain(checkpoint.settings)}
+    values = {part.name: getattr(checkpoint, part.name) for part in fields(checkpoint)}
+    plain = {
+        "trained": checkpoint.trained.plain(),
+        "settings": to_plain(checkpoint.settings),
+        "plateau": to_plain(checkpoint.plateau),
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished, unfinished.open("wb") as file:
@@ -70,12 +83,26 @@ def _checked(values: Any) -> Checkpoint:
         raise ValueError("it does not name its format (other weights start a training by --init)")
     if (version := values.pop("format")) != _FORMAT:
         raise ValueError(f"its format is {version!r:.20}, not {_FORMAT}")
-    values = {"plan": (), **values}  # absent in older files
-    kinds = get_type_hints(Checkpoint) | {"settings": dict, "trained": dict}
+    kinds = get_type_hints(Checkpoint) | {"settings": dict, "trained": dict, "plateau": dict}
+    if "step" in values:  # in files of older versions, what was due after a step was done
+        values = {
+            "plan": (),
+            "average": {},
+            "evaluated": values["step"],
+            "plateau": {},
+            "setbacks": 0,
+            **values,
+        }
     if values.keys() != kinds.keys():
         raise ValueError(f"it should hold {', '.join(kinds)}, but holds {', '.join(map(str, values)):.200}")
     for name, kind in kinds.items():
         if not isinstance(values[name], kind := get_origin(kind) or kind):
             raise ValueError(f"{name} is a {type(values[name]).__name__}, not a {kind.__name__}")
-    trained, settings = model_from_plain(values["trained"]), from_plain(Settings, values["settings"])
-    return Checkpoint(**{**values, "trained": trained, "settings": settings})
+    return Checkpoint(
+        **{
+            **values,
+            "trained": model_from_plain(values["trained"]),
+            "settings": from_plain(Settings, values["settings"]),
+            "plateau": from_plain(Plateau, values["plateau"]),
+        }
+    )

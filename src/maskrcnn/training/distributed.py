@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.nn import Parameter
 
 from maskrcnn.device import resolve_device
@@ -45,12 +45,24 @@ class Processes(NamedTuple):
 
     def agree(self, elapsed: float, stop_signal: int, device: torch.device) -> tuple[float, int]:
         """Return the longest time of all processes, and the number of a signal that any received (else 0)."""
-        if self.size == 1:
-            return elapsed, stop_signal
-        values = torch.tensor([elapsed, float(stop_signal)], dtype=torch.float64, device=device)
-        distributed.all_reduce(values, distributed.ReduceOp.MAX)
-        longest, number = values.tolist()
+        longest, number = self.largest([elapsed, float(stop_signal)], device)
         return longest, int(number)
+
+    def largest(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """Return the largest of each value over the processes."""
+        if self.size == 1:
+            return list(values)
+        over_all = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(over_all, distributed.ReduceOp.MAX)
+        return over_all.tolist()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of a tensor over the processes."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total / self.size
 
     def average(self, parameters: Iterable[Parameter]) -> None:
         """Replace every gradient by its mean over the processes; a missing gradient counts as 0."""

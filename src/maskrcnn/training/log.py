@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -18,11 +18,11 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
 from maskrcnn.data.pictures import read_picture
-from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.tables import metrics_tables
 from maskrcnn.files import replacing
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.results.draw import draw
+from maskrcnn.training.judged import Judged
 from maskrcnn.training.settings import Settings
 
 Record = dict[str, Any]
@@ -33,18 +33,30 @@ _SILENCE = 15.0  # seconds after which the console gets a line although none is 
 class TrainingLog:
     """Logs a run from `step` on. Records of later steps, from a run killed after its last save, are removed.
 
-    ``metrics.jsonl`` has a JSON object per line: for every step its losses, gradient norm, rate and the
-    seconds since the start of the training, for every evaluation its step and metrics. A terminal gets a
-    progress bar; any other console gets a line after the first step, then every `log_every` steps, and where
-    steps are slow every 15 seconds, or 2 % of the time so far. TensorBoard is written where it is installed.
+    ``metrics.jsonl`` has a JSON object per line, of three kinds:
+
+    - a step: "step", "loss" and its parts, "gradient_norm", "lr", and "seconds" since the training's start;
+    - an evaluation: "step", and the metrics of each kind ("bbox", "segm", …); where there is an average of
+      the weights, "average" has its metrics, and where it is asked for, "validation_loss" the loss and its
+      parts (None: not finite);
+    - a loss that was not finite: "step", that of the save that the training went back to, "setback", a
+      sentence, and "pictures", the paths of the pictures of the step that failed.
+
+    A terminal gets a progress bar; any other console gets a line after the first step, then every `log_every`
+    steps, and where steps are slow every 15 seconds, or 2 % of the time so far. TensorBoard is written where
+    it is installed. `evaluated` is the step of the last evaluation; a later one was cut off, and is repeated.
     """
 
-    def __init__(self, output: Path, settings: Settings, device: torch.device, step: int) -> None:
+    def __init__(
+        self, output: Path, settings: Settings, device: torch.device, step: int, evaluated: int = 0
+    ) -> None:
         output.mkdir(parents=True, exist_ok=True)
         self.device, self.pictures_per_step = device, settings.step.pictures
         self.log_every = settings.logging.log_every
         self.path = output / "metrics.jsonl"
-        self.file = _reopened(self.path, step)
+        if not step:
+            self.path.unlink(missing_ok=True)
+        self.file = _reopened(self.path, step, evaluated)
         self.board = _board(output)
         self.recent: deque[Record] = deque(maxlen=self.log_every)
         self.printed = -math.inf  # seconds of the training at the last line
@@ -89,13 +101,35 @@ class TrainingLog:
         if self.board and is_due:
             self._scalars("train", record, record["step"])
 
-    def evaluation(self, metrics: Metrics, step: int) -> None:
-        """Log the metrics of an evaluation after `step` steps."""
-        self._write({"step": step, **metrics})
-        self.print(metrics_tables(metrics))
+    def evaluation(self, step: int, judged: Sequence[Judged], loss: Mapping[str, float]) -> None:
+        """Log an evaluation after `step` steps: of the weights and, where there is one, of their average.
+
+        `loss` is the validation loss with its parts, empty where it is not computed. The console gets the
+        tables of the better.
+        """
+        plain, *average = judged
+        record: Record = {"step": step, **plain.metrics}
+        if average:
+            record["average"] = average[0].metrics
+        if loss:
+            record["validation_loss"] = {n: v if math.isfinite(v) else None for n, v in loss.items()}
+        self._write(record)
+        if line := evaluation_line(judged, loss):
+            self.print(f"step {step}: {line}")
+        self.print(metrics_tables(max(judged, key=lambda one: one.ap).metrics))
         if self.board:
-            for kind, numbers in metrics.items():
-                self._scalars(kind, numbers, step)
+            for group, one in zip(("", "average/"), judged, strict=False):
+                for kind, numbers in one.metrics.items():
+                    self._scalars(f"{group}{kind}", numbers, step)
+            self._scalars("validation", dict(loss), step)
+
+    def set_back(self, step: int, evaluated: int, sentence: str, pictures: Sequence[Path]) -> None:
+        """Remove the records after `step`, and log why the training goes back to it."""
+        self.file.close()
+        self.file = _reopened(self.path, step, evaluated)
+        self.recent.clear()
+        self._write({"step": step, "setback": sentence, "pictures": list(map(str, pictures))})
+        self.print(sentence)
 
     def pictures(self, predictor: Predictor, paths: Iterable[Path], step: int) -> None:
         """Draw the detections in some pictures after `step` steps for TensorBoard."""
@@ -129,6 +163,14 @@ def progress_line(recent: Sequence[Record], pictures: int, progress: float, memo
     return f"step {last['step']} ({progress:.0%})  {loss}  {speed}  {left} left  {memory}"
 
 
+def evaluation_line(judged: Sequence[Judged], loss: Mapping[str, float]) -> str:
+    """Return what the tables of an evaluation do not say, in short: both APs, and the validation loss."""
+    plain, *average = judged
+    parts = [f"AP {plain.ap:.1f}, of the averaged weights {average[0].ap:.1f}"] if average else []
+    parts += [f"validation loss {loss['loss']:.3f}"] if loss else []
+    return "; ".join(parts)
+
+
 def peak_memory(device: torch.device) -> str:
     """Return the peak memory as a text: of a GPU what torch allocated, otherwise that of the process."""
     if device.type == "cuda":
@@ -141,20 +183,21 @@ def peak_memory(device: torch.device) -> str:
     return f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GB"
 
 
-def _reopened(path: Path, step: int) -> TextIO:
-    """Open the file for more records, with those of the first `step` steps only."""
-    lines = path.read_text(encoding="utf-8").splitlines() if step and path.is_file() else []
+def _reopened(path: Path, step: int, evaluated: int) -> TextIO:
+    """Open the file for more records, without those of later steps and later evaluations."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     with replacing(path) as unfinished:
-        kept = "".join(f"{line}\n" for line in lines if _step(line) <= step)
+        kept = "".join(f"{line}\n" for line in lines if _is_before(line, step, evaluated))
         unfinished.write_text(kept, encoding="utf-8")
     return path.open("a", encoding="utf-8")
 
 
-def _step(line: str) -> float:
+def _is_before(line: str, step: int, evaluated: int) -> bool:
     try:
-        return float(json.loads(line)["step"])
+        record = json.loads(line)
     except json.JSONDecodeError:  # cut off when the machine stopped
-        return math.inf
+        return False
+    return record["step"] <= (evaluated if "bbox" in record else step)
 
 
 def _board(output: Path) -> Any:

@@ -5,29 +5,34 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.run import evaluate
 from maskrcnn.lock import claimed
+from maskrcnn.messages import first_few
 from maskrcnn.predict.predictor import Predictor
-from maskrcnn.training.batches import open_batches
+from maskrcnn.training.batches import open_batches, pictures_of_step
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import joined
+from maskrcnn.training.judged import Judged
 from maskrcnn.training.log import TrainingLog
+from maskrcnn.training.plateau import GAIN
 from maskrcnn.training.saver import BEST, LAST, Saver
 from maskrcnn.training.schedule import learning_rate
 from maskrcnn.training.settings import Length, Settings
 from maskrcnn.training.setup import check_data, new_run, open_data, resumed_run, with_initial_weights
 from maskrcnn.training.signals import interruption, stop_signals
-from maskrcnn.training.step import make_train_state, step_seed, train_step
+from maskrcnn.training.step import is_finite, make_train_state, step_seed, train_step
+from maskrcnn.training.validation import validation_loss
 from maskrcnn.types import Batch, Targets
 
 _BOARD_PICTURES = 4  # validation pictures in TensorBoard
+_NAMED_PICTURES = 16  # of a step that failed
 
 Start = tuple[Checkpoint, Dataset, Dataset | None]  # the run, training and validation pictures
 
@@ -45,11 +50,12 @@ def train(
 ) -> Path:
     """Train a network on a data set in COCO's or Cityscapes' format; return the path of the best checkpoint.
 
-    `output` gets ``last.pt``, ``best.pt`` (highest AP of masks, or of boxes where there are no masks),
-    ``metrics.jsonl`` and, where TensorBoard is installed, ``tensorboard/``. Without validation pictures the
-    last checkpoint is the best. `init` names weights to start from, a file or a published name: a class
-    takes the weights of their class of the same name, or of its name in `synonyms`, and the recipe is theirs
-    unless `recipe` names another. Without either, it is ``resnet50_fpn``.
+    `output` gets ``last.pt``, ``best.pt`` (highest AP of masks, or of boxes where there are no masks; of the
+    weights or of their moving average, where there is one), ``metrics.jsonl`` and, where TensorBoard is
+    installed, ``tensorboard/``. Without validation pictures the last checkpoint is the best. `init` names
+    weights to start from, a file or a published name: a class takes the weights of their class of the same
+    name, or of its name in `synonyms`, and the recipe is theirs unless `recipe` names another. Without
+    either, it is ``resnet50_fpn``.
 
     On a CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule. Under
     ``torchrun`` its processes share every batch (see `training.distributed`).
@@ -60,8 +66,8 @@ def train(
 
     Raises ValueError and FileNotFoundError for what cannot be trained or is in use by another training,
     OSError where the output cannot be written, FloatingPointError where the loss or the gradient is not
-    finite, KeyboardInterrupt after Ctrl-C, and SystemExit (128 + signal) after SIGTERM, SIGHUP
-    and SIGUSR1.
+    finite and no retries are left, KeyboardInterrupt after Ctrl-C, and SystemExit (128 + signal) after
+    SIGTERM, SIGHUP and SIGUSR1.
     """
     output = Path(output)
     return train_run(
@@ -127,14 +133,35 @@ def _train(start: Callable[[], Start], data: str | Path, output: Path, device: s
         state = make_train_state(run, own_device, processes)
         check_data(run, dataset, validation)
         batches = open_batches(state, dataset, run.settings, run.trained.white)
-        with TrainingLog(folder, run.settings, own_device, run.step) as log:
+        with TrainingLog(folder, run.settings, own_device, run.step, run.evaluated) as log:
             log.print(introduction(run, dataset, validation, processes.size))
             with Saver(folder, run, state, log, resume_command(data, output, device)) as saver:
-                _train_steps(saver, batches, validation, stop_signal)
+                _train_steps(saver, batches, dataset, validation, stop_signal)
     return output / (BEST if validation else LAST)
 
 
 def _train_steps(
+    saver: Saver,
+    batches: Iterator[tuple[Batch, Targets]],
+    dataset: Dataset,
+    validation: Dataset | None,
+    stop_signal: Callable[[], int],
+) -> None:
+    """Train until the end; after a loss that is not finite from the last save on, while retries are left."""
+    state, settings = saver.state, saver.run.settings
+    while True:
+        try:
+            _train_from(saver, batches, validation, stop_signal)
+            return
+        except FloatingPointError as error:
+            failed = state.step + 1 if is_finite(state) else state.step
+            pictures = pictures_of_step(dataset, settings, failed)
+            error.add_note(f"pictures of step {failed}: {first_few(pictures, _NAMED_PICTURES)}")
+            saver.set_back(error, pictures)
+        batches = open_batches(state, dataset, settings, saver.run.trained.white)
+
+
+def _train_from(
     saver: Saver,
     batches: Iterator[tuple[Batch, Targets]],
     validation: Dataset | None,
@@ -142,60 +169,83 @@ def _train_steps(
 ) -> None:
     """Train until the end, or until a signal: then raise `interruption`, everything saved."""
     state, log, settings = saver.state, saver.log, saver.run.settings
-    first_step, elapsed = state.step, saver.run.elapsed
+    elapsed = saver.run.elapsed
     while True:
         elapsed, signal_number = state.processes.agree(elapsed, stop_signal(), state.device)
+        run = saver.run
         progress = completed(settings.length, state.step, elapsed)
-        finished = progress >= 1
+        finished = progress >= run.plateau.end
         saving, evaluating = (
-            every and state.step > first_step and state.step % every == 0
+            finished or (every and state.step % every == 0)
             for every in (settings.logging.save_every, settings.logging.eval_every)
         )
+        due = validation if evaluating and run.evaluated < state.step else None
 
         # Save first: an error in the evaluation then loses no training
-        if finished or signal_number or saving or evaluating:
+        if (saving or due or signal_number) and state.step > saver.saved_step:
             saver.save()
 
-        # Evaluate, and keep the best
-        if state.processes.leads and validation and (finished or evaluating):
-            metrics = evaluate_run(saver, validation)
-            saver.keep(metrics, ap(metrics))
-
-        if finished:
+        if finished and not due:
             return
         if signal_number:
             raise interruption(signal_number)
 
+        # Evaluate, keep the best, and look at the clock again
+        if due:
+            elapsed = _evaluate(saver, due)
+            continue
+
         # One step, with random numbers of its own
         torch.manual_seed(step_seed(settings.seed, state.step + 1, state.processes.rank))
-        rate = learning_rate(settings, state.step, progress)
+        rate = learning_rate(settings, state.step, run.plateau.schedule_progress(progress))
+        rate *= 0.5**run.setbacks
         losses = train_step(state, batches, settings, rate)
         elapsed = saver.elapsed
         log.step(
             {"step": state.step, **losses, "lr": rate, "seconds": elapsed},
-            completed(settings.length, state.step, elapsed),
+            completed(settings.length, state.step, elapsed) / run.plateau.end,
         )
 
 
-def evaluate_run(saver: Saver, validation: Dataset) -> Metrics:
-    """Evaluate the network as it is now, and log the metrics."""
+def _evaluate(saver: Saver, validation: Dataset) -> float:
+    """Evaluate in the first process, save, and let all know whether patience is over; return the seconds."""
+    state, length, plateau = saver.state, saver.run.settings.length, saver.run.plateau
+    judged = evaluate_run(saver, validation) if state.processes.leads else []
+    ap, elapsed = state.processes.largest(
+        [max((one.ap for one in judged), default=0.0), saver.elapsed], state.device
+    )
+    saver.keep(judged, plateau.after(ap, completed(length, state.step, elapsed), length.patience))
+    if saver.run.plateau.begins < plateau.begins:
+        saver.log.print(
+            f"{saver.run.plateau.evaluations} evaluations did not gain {GAIN} AP: the learning rate falls to "
+            "the end of its schedule over the next tenth of the training, which then ends"
+        )
+    return elapsed
+
+
+def evaluate_run(saver: Saver, validation: Dataset) -> list[Judged]:
+    """Evaluate the network as it is now and, where there is one, the average of its weights; log the metrics.
+
+    The average takes a second evaluation, as long as the first. A training for minutes evaluates at its end
+    alone, after these minutes: it ends later by two evaluations instead of one.
+    """
     state, trained, log = saver.state, saver.run.trained, saver.log
-    predictor = Predictor.from_checkpoint(trained, state.model, device=state.device)
-    metrics = evaluate(predictor, validation, max_detections=trained.max_detections).metrics
-    log.evaluation(metrics, state.step)
+    weights = [state.model.state_dict()] + ([state.average.weights] if state.average else [])
+    judged = []
+    for candidate in weights:
+        predictor = Predictor.from_checkpoint(replace(trained, weights=candidate), device=state.device)
+        metrics = evaluate(predictor, validation, max_detections=trained.max_detections).metrics
+        judged.append(Judged(candidate, metrics))
+    has_loss = saver.run.settings.logging.validation_loss
+    log.evaluation(state.step, judged, validation_loss(state, trained, validation) if has_loss else {})
     log.pictures(predictor, validation.paths[:_BOARD_PICTURES], state.step)
-    return metrics
+    return judged
 
 
 def completed(length: Length, step: int, elapsed: float) -> float:
     """Return the completed share of a training, 0 … 1, after so many steps and seconds."""
     minutes = length.time_limit or math.inf
     return min(1.0, max(step / (length.steps or math.inf), elapsed / 60 / minutes))
-
-
-def ap(metrics: Metrics) -> float:
-    """Return the AP by which the best checkpoint is chosen: of masks, or of boxes."""
-    return metrics.get("segm", metrics["bbox"])["AP"] or 0.0
 
 
 def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, processes: int) -> str:
@@ -207,8 +257,14 @@ def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, 
         f"{len(dataset):,} pictures, {f'{len(validation):,}' if validation else 'no'} validation pictures; "
         f"{_describe(length, pictures, pictures / len(dataset))}"
         + (f"; {processes} processes" if processes > 1 else "")
-        + (f"; resumes after step {run.step:,}" if run.step else "")
+        + (f"; resumes after step {run.step:,}{_without_momentum(run)}" if run.step else "")
     )
+
+
+def _without_momentum(run: Checkpoint) -> str:
+    """Say where the state of the optimiser is missing: ``best.pt`` was put in place of ``last.pt``."""
+    has_state = run.settings.optimiser.algorithm != "sgd" or run.settings.optimiser.momentum > 0
+    return f" without momentum, which {LAST} does not hold" if has_state and not run.optimiser else ""
 
 
 def _describe(length: Length, pictures: int, epochs_per_step: float) -> str:

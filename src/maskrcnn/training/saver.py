@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from maskrcnn.training.checkpoint import Checkpoint, save
+from maskrcnn.training.judged import Judged
 from maskrcnn.training.log import TrainingLog
-from maskrcnn.training.step import TrainState, optimiser_state
+from maskrcnn.training.plateau import Plateau
+from maskrcnn.training.step import TrainState, is_finite, optimiser_state, restore
 
 LAST, BEST, DIVERGED = "last.pt", "best.pt", "diverged.pt"
 
@@ -20,11 +22,12 @@ LAST, BEST, DIVERGED = "last.pt", "best.pt", "diverged.pt"
 class Saver:
     """Saves a run when asked, and its last completed step when an exception ends the training.
 
-    `run` holds what the steps do not change, and the metrics of the last evaluation. Only the first of
-    several processes saves; nothing here waits for another process.
+    `run` holds what the steps do not change, and what is known from the last evaluation. Only the first of
+    several processes writes files; nothing here waits for another process.
 
     Weights with which the loss was not finite never replace ``last.pt``: they are the end of a divergence, of
-    which ``last.pt`` holds a state before, and go to ``diverged.pt`` for inspection.
+    which ``last.pt`` holds a state before, and go to ``diverged.pt`` for inspection. Where the run may be
+    retried, each process keeps copies of the last two saves in memory, on the CPU.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Saver:
         self.folder, self.run, self.state, self.log = folder, run, state, log
         self.resume_command = resume_command
         self.saved_step = run.step
+        self._good = [run]
         self._start = time.monotonic() - run.elapsed
 
     @property
@@ -40,27 +44,59 @@ class Saver:
         """Seconds of training so far, those of runs before this one included."""
         return time.monotonic() - self._start
 
-    def save(self, names: Sequence[str] = (LAST,)) -> None:
-        """Write the state after the last step under each of `names`.
+    def save(self) -> None:
+        """Write the state after the last step as ``last.pt``.
 
-        Raises OSError where a file cannot be written, and FloatingPointError where a weight is not finite.
+        Raises OSError where the file cannot be written, and FloatingPointError where a weight is not finite.
         """
-        if not self.state.processes.leads:
-            return
-        if not _is_finite(self.state):
+        if not is_finite(self.state):
             raise FloatingPointError(
                 f"the weights are not finite after step {self.state.step}: lower lr, lengthen the warm-up or "
                 "set gradient_clip"
             )
-        for name in names:
-            save(self.folder / name, self._checkpoint())
-        self.saved_step = self.state.step
+        checkpoint = self._checkpoint()
+        self._write(checkpoint)
+        if self.run.setbacks < self.run.settings.optimiser.retries:
+            before = [good for good in self._good if good.step < checkpoint.step]
+            self._good = [*before[-1:], _copied(checkpoint)]
 
-    def keep(self, metrics: dict[str, Any], ap: float) -> None:
-        """Save the run with the metrics of an evaluation, as the best where `ap` is the highest so far."""
-        is_best = ap > self.run.best_ap
-        self.run = replace(self.run, metrics=metrics, best_ap=max(ap, self.run.best_ap))
-        self.save((LAST, BEST) if is_best else (LAST,))
+    def keep(self, judged: Sequence[Judged], plateau: Plateau) -> None:
+        """Save the run after an evaluation.
+
+        `judged` are the network's weights and, where there is one, their average; empty except in the first
+        process. The better of them is the best checkpoint if its AP is the highest so far. It is written
+        first: where the machine stops in between, ``last.pt`` is one whose evaluation is to be repeated.
+        """
+        self.run = replace(self.run, evaluated=self.state.step, plateau=plateau)
+        if judged:
+            self.run = replace(self.run, metrics=judged[0].metrics)
+            best = max(judged, key=lambda one: one.ap)
+            if best.ap > self.run.best_ap:
+                self.run = replace(self.run, best_ap=best.ap)
+                save(self.folder / BEST, self._best(best))
+        self.save()
+
+    def set_back(self, error: FloatingPointError, pictures: Sequence[Path]) -> None:
+        """Go back to the last save, from which on the learning rate is half of what it was, and log that.
+
+        Where the training fails again before the next save, the weights may have been on their way out when
+        they were saved: it goes back to the save before. After a resume only ``last.pt`` is known.
+
+        `pictures` are those of the step that failed. Raises `error` where the run has no retries left.
+        """
+        retries, setbacks = self.run.settings.optimiser.retries, self.run.setbacks + 1
+        if setbacks > retries:
+            raise error
+        has_saved_since = self._good[-1].setbacks == self.run.setbacks
+        good = self._good[-1] if has_saved_since else self._good[0]
+        restore(self.state, good)
+        self.run = replace(good, setbacks=setbacks, elapsed=self.elapsed, best_ap=self.run.best_ap)
+        self._write(self._checkpoint())
+        sentence = (
+            f"{', '.join([str(error), *error.__notes__])}; back to step {self.run.step}, from there on with "
+            f"half the learning rate (retry {setbacks} of {retries})"
+        )
+        self.log.set_back(self.run.step, self.run.evaluated, sentence, pictures)
 
     def __enter__(self) -> Saver:
         return self
@@ -81,7 +117,7 @@ class Saver:
             return "the update of the weights was interrupted; "
         try:
             if isinstance(error, FloatingPointError):
-                if not _is_finite(self.state):
+                if not is_finite(self.state):
                     return ""
                 save(self.folder / DIVERGED, self._checkpoint())
                 return f"{DIVERGED} holds the state before the failed step; "
@@ -89,6 +125,11 @@ class Saver:
         except Exception as second:  # must not hide the first
             return f"that step could not be saved ({second}); "
         return ""
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        if self.state.processes.leads:
+            save(self.folder / LAST, checkpoint)
+        self.saved_step = checkpoint.step
 
     def _checkpoint(self) -> Checkpoint:
         state = self.state
@@ -99,9 +140,31 @@ class Saver:
             scaler=state.scaler.state_dict(),
             step=state.step,
             elapsed=self.elapsed,
+            average=state.average.state_dict() if state.average else {},
+        )
+
+    def _best(self, judged: Judged) -> Checkpoint:
+        return replace(
+            self._checkpoint(),
+            trained=replace(self.run.trained, weights=judged.weights),
+            metrics=judged.metrics,
+            optimiser={},
+            scaler={},
+            average={},
         )
 
 
-def _is_finite(state: TrainState) -> bool:
-    """Return whether all weights are finite; called before a save, which waits for the device anyway."""
-    return bool(torch.stack([weights.isfinite().all() for weights in state.model.parameters()]).all())
+def _copied(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a checkpoint whose tensors, on the CPU, the training does not change."""
+    return replace(
+        checkpoint,
+        trained=replace(checkpoint.trained, weights=_on_cpu(checkpoint.trained.weights)),
+        optimiser=_on_cpu(checkpoint.optimiser),
+        average=_on_cpu(checkpoint.average),
+    )
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _on_cpu(part) for name, part in value.items()}
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value

@@ -24,8 +24,12 @@ class Length:
     time_limit: float | None = option(
         None, "minutes, evaluations included; the schedule then follows the clock"
     )
+    patience: int | None = option(
+        None, "evaluations that do not gain 0.1 AP and end the training early, its last decay included"
+    )
 
     def __post_init__(self) -> None:
+        _check(self, "at least 1, or none", self.patience is None or self.patience >= 1, "patience")
         _check(self, "at least 1, or none", self.steps is None or self.steps >= 1, "steps")
         _check(self, "more than 0, or none", self.time_limit is None or self.time_limit > 0, "time_limit")
         has_end = self.steps is not None or self.time_limit is not None
@@ -65,8 +69,12 @@ class Optimiser:
     weight_decay: float = option(1e-4, "of every weight")
     decay_norms_and_biases: bool = option(True, "false: no weight decay for them")
     gradient_clip: float | None = option(None, "largest norm of the gradient")
+    ema: float | None = option(None, "decay of a moving average of the weights, which is judged, too")
+    retries: int = option(0, "times that a loss that is not finite halves the rate, from the last save on")
 
     def __post_init__(self) -> None:
+        _check(self, "0 or more and less than 1, or none", self.ema is None or 0 <= self.ema < 1, "ema")
+        _check(self, "0 or more", self.retries >= 0, "retries")
         for name in ("lr", "gradient_clip"):
             _check(self, "more than 0, or none", getattr(self, name) is None or getattr(self, name) > 0, name)
         _check(self, "from 0 to 1", 0 <= self.momentum <= 1, "momentum")
@@ -153,6 +161,7 @@ class Logging:
     log_every: int = option(20, "steps")
     save_every: int = option(1000, "steps; the end of the training also saves")
     eval_every: int | None = option(5000, "steps; the end also evaluates; none: only the end; 0: never")
+    validation_loss: bool = option(False, "true: an evaluation also computes the loss, of up to 64 pictures")
 
     def __post_init__(self) -> None:
         for name in ("log_every", "save_every"):

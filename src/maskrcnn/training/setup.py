@@ -19,6 +19,7 @@ from maskrcnn.files import reading, write_json
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import options_of, with_values
 from maskrcnn.training.checkpoint import Checkpoint, load
+from maskrcnn.training.plateau import Plateau
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.step import step_seed
 from maskrcnn.weights.class_rows import copy_class_rows, describe_matches, match_classes
@@ -93,7 +94,9 @@ def resumed_run(
         )
     short_side, long_side = settings.pictures.test_sides
     trained = replace(trained, short_side=short_side, long_side=long_side)
-    return replace(run, trained=trained, settings=settings)
+    # Shares of another length, or another patience, are not those that the plateau was found with
+    plateau = run.plateau if settings.length == run.settings.length else Plateau()
+    return replace(run, trained=trained, settings=settings, plateau=plateau)
 
 
 def open_data(data: str | Path, run: Checkpoint, output: Path) -> tuple[Dataset, Dataset | None]:

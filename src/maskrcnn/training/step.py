@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import ALONE, Processes
+from maskrcnn.training.ema import Average, restored
 from maskrcnn.training.settings import Settings
 from maskrcnn.types import Batch, Targets
 
@@ -34,10 +35,11 @@ class TrainState:
     processes: Processes = ALONE
     step: int = 0  # completed steps
     is_whole: bool = True  # False while an update is in progress
+    average: Average | None = None  # of the weights
 
 
 def make_train_state(run: Checkpoint, device: torch.device, processes: Processes = ALONE) -> TrainState:
-    """Build the network, optimiser and scaler of a checkpoint on a device.
+    """Build the network, optimiser, scaler and average of a checkpoint on a device; `run` is copied.
 
     Raises ValueError when they do not fit each other or the device.
     """
@@ -52,7 +54,21 @@ def make_train_state(run: Checkpoint, device: torch.device, processes: Processes
     scaler = torch.amp.GradScaler(device.type, enabled=settings.step.precision == "fp16")
     if run.scaler:  # absent where the run had another precision
         scaler.load_state_dict(run.scaler)
-    return TrainState(model, optimiser, scaler, device, processes, run.step)
+    decay = settings.optimiser.ema
+    average = None if decay is None else restored(model, decay, run.average)
+    return TrainState(model, optimiser, scaler, device, processes, run.step, average=average)
+
+
+def restore(state: TrainState, run: Checkpoint) -> None:
+    """Make a state, in place, that of another checkpoint of its run; `run` is copied."""
+    state.model.load_state_dict(run.trained.weights)
+    load_optimiser_state(state.optimiser, state.model, run.optimiser)
+    state.optimiser.zero_grad()
+    if run.scaler:
+        state.scaler.load_state_dict(run.scaler)
+    if state.average:
+        state.average = restored(state.model, state.average.decay, run.average)
+    state.step, state.is_whole = run.step, True
 
 
 def make_optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -95,7 +111,11 @@ def load_optimiser_state(
             raise ValueError(f"the optimiser's state of {name} does not fit the parameter")
     names = {parameter: name for name, parameter in model.named_parameters()}
     order = [names[parameter] for group in optimiser.param_groups for parameter in group["params"]]
-    by_number = {number: dict(states[name]) for number, name in enumerate(order) if name in states}
+    by_number = {
+        number: {key: value.clone() for key, value in states[name].items()}
+        for number, name in enumerate(order)
+        if name in states
+    }
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": by_number, "param_groups": groups})
 
@@ -142,6 +162,7 @@ def gradients(
         state.scaler.scale(shares.sum()).backward()
         parts = parts + shares.detach()
     state.processes.average(model.parameters())
+    parts = state.processes.mean(parts)
     state.scaler.unscale_(state.optimiser)
     norm = clip_grad_norm_(model.parameters(), settings.optimiser.gradient_clip or math.inf)
     if state.scaler.is_enabled():  # where fp16 overflows, the scaler skips the update and lowers its scale
@@ -155,13 +176,19 @@ def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def update(state: TrainState, rate: float) -> None:
-    """Change the weights by the gradients, and clear these."""
+    """Change the weights by the gradients, and clear these.
+
+    The average takes the new weights in, unless the scaler skipped the update: then it lowers its scale.
+    """
     state.is_whole = False
     for group in state.optimiser.param_groups:
         group["lr"] = rate
+    scale = state.scaler.get_scale()
     state.scaler.step(state.optimiser)
     state.scaler.update()
     state.optimiser.zero_grad()
+    if state.average and state.scaler.get_scale() >= scale:
+        state.average.update(state.model)
     state.step += 1
     state.is_whole = True
 
@@ -178,6 +205,11 @@ def unchanged_on_error(model: nn.Module) -> Iterator[None]:
         for buffer, value in zip(statistics, before, strict=True):
             buffer.copy_(value)
         raise
+
+
+def is_finite(state: TrainState) -> bool:
+    """Return whether all weights are finite; this waits for the device."""
+    return bool(torch.stack([weights.isfinite().all() for weights in state.model.parameters()]).all())
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
