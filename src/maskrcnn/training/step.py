@@ -20,6 +20,7 @@ from maskrcnn.memory import BatchLimit
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import ALONE, Processes
+from maskrcnn.training.recompute import recompute_activations
 from maskrcnn.training.settings import Settings, Step
 from maskrcnn.types import Batch, Targets
 
@@ -50,6 +51,8 @@ def make_train_state(run: Checkpoint, device: torch.device, processes: Processes
     if settings.step.precision == "fp16" and device.type != "cuda":
         raise ValueError(f"precision=fp16 needs a CUDA device, not {device.type}; bf16 works everywhere")
     model = run.trained.build().train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.step.recompute:
+        recompute_activations(model)
     if settings.step.compiled:
         model.compile(dynamic=True)  # pictures differ in size, and in how many objects they have
     optimiser = make_optimiser(model, settings)
