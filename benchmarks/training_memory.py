@@ -1,6 +1,6 @@
 """Memory of a training step of ResNet-50-FPN, by the number of objects in a picture; ours alone.
 
-python benchmarks/training_memory.py [--objects 10,1000] [--size 1024] [--batch 1] [--device cuda] [--recompute]
+python benchmarks/training_memory.py [--objects 10,1000] [--size 1024] [--batch 1] [--device cuda]
 
 With --recompute each step is measured with and without recomputed activations, its time too.
 """

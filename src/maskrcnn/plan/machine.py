@@ -15,6 +15,7 @@ from torch import nn
 
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.device import resolve_device
+from maskrcnn.plan.memory import StepMemory
 from maskrcnn.training.batches import open_batches
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import new_run, with_initial_weights
@@ -31,6 +32,8 @@ class Machine:
     cores: int
     memory: int | None  # bytes of the device; None where the system does not say
     precision: Literal["float32", "bf16"]  # the fastest one
+    step_memory: StepMemory | None = None  # of the plan that is made without it
+    recomputed_memory: StepMemory | None = None  # with `step.recompute`, where the plain step needs too much
 
 
 def probe_machine(device: str = "auto") -> Machine:
@@ -90,7 +93,25 @@ def _seconds(run: Callable[[], object]) -> float:
 def _memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    sizes = [size for size in (_available(), _left_of_limit()) if size is not None]
+    return min(sizes) if sizes else None
+
+
+def _available() -> int | None:
+    """Return the bytes that Linux can give without swapping: free ones, and of caches."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
         return None
+    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return sizes[0] if sizes else None
+
+
+def _left_of_limit() -> int | None:
+    """Return the bytes left of a container's limit (cgroup v2); None where there is no limit."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such files, or no number: "max"
+        return None
+    return max(0, limit - used)

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskrcnn import recipes
+from maskrcnn.bench.timing import memory_in_use
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_whole
+from maskrcnn.device import resolve_device
 from maskrcnn.plain import options_of, parse_value, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
-from maskrcnn.plan.machine import probe_machine, step_seconds
-from maskrcnn.plan.rules import Plan, Wish, plan
+from maskrcnn.plan.machine import Machine, probe_machine, step_seconds
+from maskrcnn.plan.memory import StepMemory, step_measure, trial_state, try_batches
+from maskrcnn.plan.rules import Plan, Wish, batch_goal, plan
 from maskrcnn.plan.write import read_plan
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import check_objects
 from maskrcnn.weights.infer import body_recipe
-from maskrcnn.weights.init import read_initial_weights
+from maskrcnn.weights.init import InitialWeights, read_initial_weights
 
 BY_USER = "set by --set"
 
@@ -61,18 +64,49 @@ def make_plan(
         recipes.options_of_recipe(recipe)
     dataset = read_whole(data)
     wish = Wish(minutes=minutes, recipe=recipe)
-    if init:
-        origin = read_initial_weights(init)
+    origin = read_initial_weights(init) if init else None
+    if origin:
         wish = replace(wish, start="detector" if origin.recipe else "backbone")
         if not origin.recipe and not recipe:
             wish = replace(wish, recipe=body_recipe(origin.weights))
     check_objects(dataset)
     about = fingerprint(dataset)
-    made = plan(about, probe_machine(device), wish)
-    if made.recipe:  # lines about parts that the recipe does not have fall away
-        known = {*options_of(Settings()), *options_of(recipes.options_of_recipe(made.recipe))}
-        made = replace(made, lines=tuple(line for line in made.lines if line.name in known))
-    return Planned(made.replaced(values or {}, BY_USER), about, dataset)
+
+    def planned(machine: Machine) -> Planned:
+        made = plan(about, machine, wish)
+        if made.recipe:  # lines about parts that the recipe does not have fall away
+            known = {*options_of(Settings()), *options_of(recipes.options_of_recipe(made.recipe))}
+            made = replace(made, lines=tuple(line for line in made.lines if line.name in known))
+        return Planned(made.replaced(values or {}, BY_USER), about, dataset)
+
+    machine = probe_machine(device)
+    return planned(with_step_memory(machine, planned(machine), origin))
+
+
+def with_step_memory(machine: Machine, planned: Planned, origin: InitialWeights | None) -> Machine:
+    """Return the machine with the memory that steps of a plan take on it, measured; `origin` as in a training.
+
+    Steps with recomputed activations are measured only where 2 pictures do not fit without. On a CPU two
+    sizes of a batch are enough: its plan does not ask for more than 4 pictures.
+    """
+    recipe = planned.plan.recipe or (origin.recipe if origin else None)
+    device = resolve_device(machine.device)
+    held, free = memory_in_use(device), machine.memory
+    if recipe is None or held is None or free is None:
+        return machine
+    goal = batch_goal(planned.fingerprint.pictures, device.type == "cuda")
+    most = min(goal, 2) if device.type == "cpu" else goal
+    objects = int(planned.fingerprint.objects.in_a_picture[-1])
+
+    def tried(settings: Settings) -> StepMemory:
+        state = trial_state(planned.dataset, settings, recipe, planned.recipe_arguments, device, origin)
+        measure = step_measure(state, planned.dataset, objects, settings)
+        return try_batches(measure, held, most=most, free=free)
+
+    machine = replace(machine, step_memory=tried(planned.settings))
+    if machine.step_memory.largest(free) < 2 and not planned.settings.step.compiled:
+        machine = replace(machine, recomputed_memory=tried(planned.settings.replaced(recompute=True)))
+    return machine
 
 
 def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any]) -> Planned:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
@@ -149,7 +150,7 @@ def gradients(
     drawn = list(islice(batches, step.accumulate))  # before the passes, which may be repeated
     in_lockstep = state.processes.size > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
     batch_size = len(drawn[0][0].images)
-    losses = state.limit.run(
+    losses, parts = state.limit.run(
         partial(add_gradients, state, drawn, step),
         batch_size,
         least=batch_size if in_lockstep else 1,
@@ -162,13 +163,13 @@ def gradients(
     norm = clip_grad_norm_(model.parameters(), settings.optimiser.gradient_clip or math.inf)
     if state.scaler.is_enabled():  # where fp16 overflows, the scaler skips the update and lowers its scale
         norm = torch.where(norm.isfinite(), norm, 0.0)
-    return {"loss": torch.stack([*losses.values()]).sum(), **losses, "gradient_norm": norm}
+    return {"loss": parts.sum(), **dict(zip(losses, parts.unbind(), strict=True)), "gradient_norm": norm}
 
 
 def add_gradients(
     state: TrainState, batches: Sequence[tuple[Batch, Targets]], step: Step, at_a_time: int
-) -> dict[str, Tensor]:
-    """Add up the gradients of batches, `at_a_time` pictures in a forward pass; return the parts of the loss.
+) -> tuple[list[str], Float[Tensor, " parts"]]:
+    """Add up the gradients of batches, `at_a_time` pictures in a pass; return the loss's parts, names first.
 
     A piece of a batch counts by its number of pictures. So the sum equals the gradient of the whole batch, up
     to rounding, where each picture has as many samples; losses of masks and keypoints are means over the
@@ -189,7 +190,7 @@ def add_gradients(
                 shares = torch.stack([loss.float() for loss in losses.values()]) / pieces_per_step
                 state.scaler.scale(shares.sum()).backward()
                 parts = parts + shares.detach()
-    return dict(zip(losses, parts.unbind(), strict=True))
+    return list(losses), parts
 
 
 def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
