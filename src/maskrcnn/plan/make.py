@@ -84,7 +84,7 @@ def make_plan(
 
 
 def with_step_memory(machine: Machine, planned: Planned, origin: InitialWeights | None) -> Machine:
-    """Return the machine with the memory that steps of a plan take on it, measured; `origin` as in a training.
+    """Return the machine with the memory that steps of a plan take on it, measured; `origin` brings options.
 
     Steps with recomputed activations are measured only where 2 pictures do not fit without. On a CPU two
     sizes of a batch are enough: its plan does not ask for more than 4 pictures.
@@ -103,10 +103,10 @@ def with_step_memory(machine: Machine, planned: Planned, origin: InitialWeights 
         measure = step_measure(state, planned.dataset, objects, settings)
         return try_batches(measure, held, most=most, free=free)
 
-    machine = replace(machine, step_memory=tried(planned.settings))
-    if machine.step_memory.largest(free) < 2 and not planned.settings.step.compiled:
-        machine = replace(machine, recomputed_memory=tried(planned.settings.replaced(recompute=True)))
-    return machine
+    plain, recomputed = tried(planned.settings), None
+    if plain.largest(free) < 2 and not planned.settings.step.compiled:
+        recomputed = tried(planned.settings.replaced(recompute=True))
+    return replace(machine, step_memory=plain, recomputed_memory=recomputed)
 
 
 def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any]) -> Planned:

@@ -171,7 +171,7 @@ def _network_lines(data: Fingerprint, wish: Wish, is_gpu: bool) -> list[Line]:
 
 
 def batch_goal(pictures: int, is_gpu: bool) -> int:
-    """Return the pictures of a step that suit so many pictures of training: 5 % of them at most, 2 at least."""
+    """Return the pictures that a step should have: at most 5 % of those of the data set, at least 2."""
     goal = next(goal for least, goal in ((1000, 16), (200, 8), (0, 4)) if pictures >= least) if is_gpu else 4
     return min(goal, max(2, pictures // 20))
 
@@ -193,10 +193,8 @@ def batch_lines(pictures: int, machine: Machine, is_gpu: bool) -> list[Line]:
     batch_size = min(goal, max(1, memory.largest(free)))
     reason += f"; {_describe(memory, batch_size, free)}"
     if batch_size < goal:
-        passes = math.ceil(goal / batch_size)
-        lines.append(
-            Line("step.accumulate", passes, f"{goal} pictures a step would suit, but memory is short")
-        )
+        short = f"memory is short for {goal} pictures at a time"
+        lines.append(Line("step.accumulate", math.ceil(goal / batch_size), short))
     return [Line("step.batch_size", batch_size, reason), *lines]
 
 
