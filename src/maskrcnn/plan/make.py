@@ -16,7 +16,7 @@ from maskrcnn.device import resolve_device
 from maskrcnn.plain import options_of, parse_value, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
 from maskrcnn.plan.machine import Machine, probe_machine, step_seconds
-from maskrcnn.plan.memory import StepMemory, step_measure, trial_state, try_batches
+from maskrcnn.plan.memory import StepMemory, sizes_to_try, step_measure, trial_state, try_batches
 from maskrcnn.plan.rules import Plan, Wish, batch_goal, plan
 from maskrcnn.plan.write import read_plan
 from maskrcnn.training.settings import Settings
@@ -86,8 +86,8 @@ def make_plan(
 def with_step_memory(machine: Machine, planned: Planned, origin: InitialWeights | None) -> Machine:
     """Return the machine with the memory that steps of a plan take on it, measured; `origin` brings options.
 
-    Steps with recomputed activations are measured only where 2 pictures do not fit without. On a CPU two
-    sizes of a batch are enough: its plan does not ask for more than 4 pictures.
+    Steps with recomputed activations are measured only where 2 pictures do not fit without. On a CPU, where
+    steps take seconds, two sizes of a batch are enough.
     """
     recipe = planned.plan.recipe or (origin.recipe if origin else None)
     device = resolve_device(machine.device)
@@ -95,13 +95,13 @@ def with_step_memory(machine: Machine, planned: Planned, origin: InitialWeights 
     if recipe is None or held is None or free is None:
         return machine
     goal = batch_goal(planned.fingerprint.pictures, device.type == "cuda")
-    most = min(goal, 2) if device.type == "cpu" else goal
+    sizes = [1, goal] if device.type == "cpu" else sizes_to_try(goal)
     objects = int(planned.fingerprint.objects.in_a_picture[-1])
 
     def tried(settings: Settings) -> StepMemory:
         state = trial_state(planned.dataset, settings, recipe, planned.recipe_arguments, device, origin)
         measure = step_measure(state, planned.dataset, objects, settings)
-        return try_batches(measure, held, most=most, free=free)
+        return try_batches(measure, sizes, held, free)
 
     plain, recomputed = tried(planned.settings), None
     if plain.largest(free) < 2 and not planned.settings.step.compiled:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,25 +60,31 @@ class StepMemory:
         if not self.peaks:
             return 0
         fixed, each = self.line
-        fits = int((self.held + SHARE * free - fixed) // each)
+        fits = math.floor((self.held + SHARE * free - fixed) / each + 1e-6)  # the line is rounded
         return max(0, fits if self.refused is None else min(fits, self.refused - 1))
 
 
-def try_batches(measure: Callable[[int], int], held: int, *, most: int, free: int) -> StepMemory:
-    """Measure steps of 1, 2, 4, … pictures: to `most`, the share of the free memory, or its end.
+def sizes_to_try(most: int) -> list[int]:
+    """Return 1, 2, 4, … below `most`, and `most`."""
+    return [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
 
-    `measure` returns the peak of a step of so many pictures, or raises what `is_out_of_memory` knows.
+
+def try_batches(measure: Callable[[int], int], sizes: Iterable[int], held: int, free: int) -> StepMemory:
+    """Measure steps of these ascending numbers of pictures, until one needs `SHARE` of the free bytes.
+
+    `measure` returns the peak of a step of so many pictures, or raises what `is_out_of_memory` knows. `held`
+    are the bytes in use before, which the peaks include.
     """
     peaks: list[tuple[int, int]] = []
-    pictures = 1
-    while pictures <= most and (not peaks or peaks[-1][1] - held <= SHARE * free):
+    for pictures in sizes:
         try:
             peaks.append((pictures, measure(pictures)))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return StepMemory(held, tuple(peaks), refused=pictures)
-        pictures *= 2
+        if peaks[-1][1] - held >= SHARE * free:
+            break
     return StepMemory(held, tuple(peaks))
 
 
