@@ -209,7 +209,7 @@ def _describe(memory: StepMemory, pictures: int, free: int) -> str:
     )
 
 
-def _gb(size: float) -> str:
+def _gb(size: int | float) -> str:
     return f"{size / 2**30:.2g} GB"
 
 
