@@ -33,6 +33,7 @@ class Checkpoint:
     elapsed: float  # seconds
     metrics: dict[str, Any]  # of the last evaluation; empty before the first
     best_ap: float  # percent, of masks where there are masks; -1 before the first evaluation
+    at_a_time: int = 0  # pictures in a forward pass of a process, since memory ran out; 0: a batch
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -70,6 +71,7 @@ def _checked(values: Any) -> Checkpoint:
     if (version := values.pop("format")) != _FORMAT:
         raise ValueError(f"its format is {version!r:.20}, not {_FORMAT}")
     kinds = get_type_hints(Checkpoint) | {"settings": dict, "trained": dict}
+    values = {"at_a_time": 0, **values}  # absent in files of older versions
     if values.keys() != kinds.keys():
         raise ValueError(f"it should hold {', '.join(kinds)}, but holds {', '.join(map(str, values)):.200}")
     for name, kind in kinds.items():

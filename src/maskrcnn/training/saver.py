@@ -99,6 +99,7 @@ class Saver:
             scaler=state.scaler.state_dict(),
             step=state.step,
             elapsed=self.elapsed,
+            at_a_time=state.limit.pictures or 0,
         )
 
 

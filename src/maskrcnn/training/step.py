@@ -61,7 +61,8 @@ def make_train_state(run: Checkpoint, device: torch.device, processes: Processes
     scaler = torch.amp.GradScaler(device.type, enabled=settings.step.precision == "fp16")
     if run.scaler:  # absent where the run had another precision
         scaler.load_state_dict(run.scaler)
-    return TrainState(model, optimiser, scaler, device, processes, run.step)
+    limit = BatchLimit(run.at_a_time or None)
+    return TrainState(model, optimiser, scaler, device, processes, run.step, limit=limit)
 
 
 def make_optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -140,9 +141,10 @@ def gradients(
     """Add up the gradients of one step's batches; return the loss, its parts, and the gradient's norm.
 
     The values stay on the device, and nothing here waits for it. Where memory runs out, this and all later
-    steps compute the batches in smaller pieces (`BatchLimit`, `add_gradients`). Processes average when all
-    passes are done, so one that repeats its own keeps the others waiting, no more. Only synchronised batch
-    norms exchange statistics in the passes themselves, and then nothing is repeated.
+    steps compute the batches in smaller pieces (`BatchLimit`, `add_gradients`); so does a resumed training,
+    to give what an uninterrupted one would have given. Processes average when all passes are done, so one
+    that repeats its own keeps the others waiting, no more. Only synchronised batch norms exchange statistics
+    in the passes themselves, and then nothing is repeated.
 
     Raises MemoryShortage where memory does not suffice.
     """
