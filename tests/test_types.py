@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from maskrcnn.types import Batch, Detections, Metadata
+from scenes import scene
 
 
 def test_detections_come_to_the_cpu_as_they_are():
@@ -22,6 +23,21 @@ def test_no_detections_come_to_the_cpu():
     nothing = torch.zeros(1, 0)
     found = Detections(torch.zeros(1, 0, 4), nothing, nothing.long(), nothing.bool()).cpu()
     assert found.boxes.shape == (1, 0, 4) and found.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("keypoints", [0, 2])
+def test_pieces_of_a_batch_hold_its_pictures_and_their_masks(keypoints):
+    batch, targets = scene([2, 0, 3], keypoints=keypoints)
+    (first, last), (first_targets, last_targets) = batch.split(2), targets.split(2)
+    assert torch.equal(torch.cat((first.images, last.images)), batch.images) and len(last.sizes_hw) == 1
+    for name in ("boxes", "labels", "valid", "crowd", "keypoints"):
+        parts = [getattr(first_targets, name), getattr(last_targets, name)]
+        whole = getattr(targets, name)
+        assert (parts == [None, None]) if whole is None else torch.equal(torch.cat(parts), whole)
+    table, piece = targets.masks, last_targets.masks
+    crops = [t.pixels[t.starts[b, 1] :][: int(t.sizes_hw[b, 1].prod())] for t, b in ((table, 2), (piece, 0))]
+    assert torch.equal(*crops) and torch.equal(piece.affine[0], table.affine[2]) and len(piece.starts) == 1
+    assert targets._replace(masks=None).split(2)[0].masks is None
 
 
 @pytest.mark.gpu

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,10 @@ class Batch(NamedTuple):
     def pinned(self) -> Batch:
         """Return the same batch in pinned memory, from which a CUDA device copies asynchronously."""
         return Batch(*(field.pin_memory() for field in self))
+
+    def split(self, size: int) -> list[Batch]:
+        """Return batches of `size` consecutive images, the last one of the rest."""
+        return [Batch(*fields) for fields in zip(*(field.split(size) for field in self), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ class MaskTable(NamedTuple):
     sizes_hw: Int[Tensor, "B G 2"]  # rows and columns of each crop; 0, 0 where the object has no mask
     affine: Float[Tensor, "B G 4"]
 
+    def split(self, size: int) -> list[MaskTable]:
+        """Return the tables of `size` consecutive images, the last one of the rest, over the same pixels."""
+        parts = (field.split(size) for field in self[1:])
+        return [MaskTable(self.pixels, *fields) for fields in zip(*parts, strict=True)]
+
 
 class Targets(NamedTuple):
     """Ground truth of a batch. Slots where `valid` is False are empty, and their numbers mean nothing.
@@ -99,6 +109,11 @@ class Targets(NamedTuple):
         """Return the same targets on `device`."""
         moved = [None if field is None else _to(field, device) for field in self]
         return Targets(*moved)  # type: ignore[arg-type]
+
+    def split(self, size: int) -> list[Targets]:
+        """Return the targets of `size` consecutive images, the last ones of the rest."""
+        parts = (repeat(None) if field is None else field.split(size) for field in self)
+        return [Targets(*fields) for fields in zip(*parts, strict=False)]
 
 
 def _to(field: Tensor | MaskTable, device: torch.device | str) -> Tensor | MaskTable:

@@ -12,6 +12,7 @@ import torch
 
 from maskrcnn.cli import bench, check, demo, evaluate, export, main, paper, plan, predict, train, weights
 from maskrcnn.cli.errors import explain
+from maskrcnn.memory import MemoryShortage
 
 # Each command, with the function that executes it
 COMMANDS = {
@@ -49,6 +50,11 @@ FAULTS = {
     "mistake": (ValueError("--score must be from 0 to 1"), 2, "maskrcnn: --score must be from 0 to 1"),
     "divergence": (FloatingPointError("loss is not finite"), 3, "maskrcnn: loss is not finite"),
     "memory": (MemoryError(), 1, "maskrcnn: out of memory: use smaller pictures"),
+    "too little memory": (
+        MemoryShortage("out of memory at step 3 with 1 picture at a time: lower short_sides"),
+        1,
+        "maskrcnn: out of memory at step 3 with 1 picture at a time: lower short_sides",
+    ),
     "GPU memory": (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …\nmore lines"),
         1,

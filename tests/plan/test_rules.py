@@ -8,6 +8,7 @@ from maskrcnn import recipes
 from maskrcnn.plain import options_of, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, ObjectStatistics
 from maskrcnn.plan.machine import Machine
+from maskrcnn.plan.memory import StepMemory
 from maskrcnn.plan.rules import Wish, choose_view, plan
 from maskrcnn.training.settings import Settings
 
@@ -105,11 +106,12 @@ def test_tiny_objects_in_large_pictures_are_never_shrunk_away():
 def test_the_length_comes_from_the_data_where_no_time_is_given():
     assert value(plan(NUCLEI, CPU, Wish()), "length.steps") == 300 * 564 // 4
     assert value(plan(LARGE, CPU, Wish()), "length.steps") == 8475  # 300 passes over 113
-    few = replace(LARGE, pictures=40)
+    few = replace(LARGE, pictures=16)
+    assert value(plan(few, CPU, Wish()), "step.batch_size") == 2  # 5 % of the pictures
     assert value(plan(few, CPU, Wish()), "length.steps") == 5000  # at least
     assert value(plan(few, CPU, Wish(start="backbone")), "length.steps") == 1000
     many = replace(NUCLEI, pictures=118_000)
-    assert value(plan(many, GPU, Wish(start="detector")), "length.steps") == 12 * 118_000 // 8
+    assert value(plan(many, GPU, Wish(start="detector")), "length.steps") == 12 * 118_000 // 16
 
 
 def test_a_trained_network_keeps_what_its_weights_were_trained_with():
@@ -248,3 +250,44 @@ def test_average_evaluations_and_patience_follow_the_length(
     assert value(made, "logging.validation_loss") is True
     found = [line.value for line in made.lines if line.name == "length.patience"]
     assert found == ([] if patience is None else [patience])
+
+
+def memory_of(fixed_gb, each_gb):
+    return StepMemory(0, tuple((n, round((fixed_gb + n * each_gb) * 2**30)) for n in (1, 2, 4)))
+
+
+def on_gpu(free_gb, pictures=564, **measured):
+    """Return the lines of a step by their names, of a plan for a GPU with so much free memory."""
+    machine = replace(GPU, memory=free_gb << 30, **measured)
+    made = plan(replace(NUCLEI, pictures=pictures), machine, Wish())
+    return {line.name: line for line in made.lines if line.name.startswith(("step.", "optimiser.lr"))}
+
+
+@pytest.mark.parametrize(("pictures", "goal"), [(20, 2), (60, 3), (199, 4), (564, 8), (1000, 16)])
+def test_a_gpu_takes_as_many_pictures_as_the_data_allow(pictures, goal):
+    for measured in ({}, {"step_memory": memory_of(2, 1)}):
+        lines = on_gpu(40, pictures, **measured)
+        assert lines["step.batch_size"].value == goal and "step.accumulate" not in lines
+        assert lines["optimiser.lr"].value == pytest.approx(0.002 * (goal / 4) ** 0.5, abs=1e-6)
+
+
+def test_short_memory_is_met_by_accumulation_and_then_by_recomputed_activations():
+    plain, recomputed = memory_of(2, 1), memory_of(1, 0.5)
+    enough, short = on_gpu(40, step_memory=plain), on_gpu(6, step_memory=plain, recomputed_memory=recomputed)
+    reason = "planned memory 10 GB for 8, 1 GB of it for each of the largest size (measured), of 40 GB"
+    assert enough["step.batch_size"].reason.endswith(reason)
+    # 2 + 1 n of 0.8 * 6
+    assert short["step.batch_size"].value == 2 and short["step.accumulate"].value == 4
+    assert short["optimiser.lr"] == enough["optimiser.lr"] and "step.recompute" not in short
+    # 1 + 0.5 n of 0.8 * 3
+    shorter = on_gpu(3, step_memory=plain, recomputed_memory=recomputed)
+    assert shorter["step.recompute"].value is True and "4 GB for 2" in shorter["step.recompute"].reason
+    assert shorter["step.batch_size"].value == 2 and shorter["step.accumulate"].value == 4
+
+
+def test_memory_for_not_one_picture_is_said():
+    lines = on_gpu(1, step_memory=StepMemory(0, (), refused=1))
+    assert lines["step.batch_size"].value == 1 and lines["step.accumulate"].value == 8
+    assert "a step of 1 picture runs out of 1 GB of memory: lower short_sides" in (
+        lines["step.batch_size"].reason
+    )

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from maskrcnn.data.loader import PictureError
 from maskrcnn.fast.acceleration import Acceleration
-from maskrcnn.predict.predictor import to_file
+from maskrcnn.memory import MemoryShortage
+from maskrcnn.predict.predictor import Predictor, to_file
 from maskrcnn.types import Metadata
 from rectangles import FindsTheRectangle, picture, predictor, save
 
@@ -72,6 +73,43 @@ def test_many_in_order(tmp_path, batch_size, workers):
         else:
             np.testing.assert_array_equal(result.boxes, [[i, 10, 40 + i, 40]])
     assert list(predictor().predict_many([])) == []
+
+
+class OfLittleMemory(FindsTheRectangle):
+    """Detects in `room` pictures at most."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.sizes = room, []
+
+    def detect(self, batch):
+        self.sizes.append(len(batch.images))
+        if len(batch.images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().detect(batch)
+
+
+def test_a_batch_beyond_the_memory_is_detected_in_halves(tmp_path):
+    paths = save(tmp_path, [f"{i}.png" for i in range(12)])
+    ours = predictor(model=OfLittleMemory(1))
+    with pytest.warns(UserWarning) as caught:
+        answers = list(ours.predict_many(paths, batch_size=4, workers=0))
+    assert [str(warning.message) for warning in caught] == [
+        "out of memory with 4 pictures at a time: 2 at a time from here on",
+        "out of memory with 2 pictures at a time: 1 at a time from here on",
+    ]
+    assert ours.model.sizes == [4, 2] + [1] * 10
+    for i, (path, result) in enumerate(answers):
+        assert path == paths[i]
+        if i % 5 != 2:
+            np.testing.assert_array_equal(result.boxes, [[i, 10, 40 + i, 40]])
+
+
+def test_a_picture_beyond_the_memory_is_a_sentence():
+    sentence = "1 picture at a time: pictures of 128x160 pixels are too large for this network on cpu"
+    for run in (Predictor.predict, lambda ours, one: list(ours.predict_many([one]))):
+        with pytest.raises(MemoryShortage, match=sentence):
+            run(predictor(model=OfLittleMemory(0)), picture())
 
 
 def test_one_picture_is_read_in_this_process(monkeypatch):

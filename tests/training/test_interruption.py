@@ -64,6 +64,39 @@ def test_a_signal_stops_after_the_step(drawn, whole, tmp_path, monkeypatch, caps
     assert_same_training(output, whole)
 
 
+def fail_once(monkeypatch):
+    """Let the next forward pass of more than one picture run out of memory."""
+    forward = MaskRCNN.forward
+
+    def fails(model, batch, targets):
+        if len(batch.images) > 1:
+            monkeypatch.setattr(MaskRCNN, "forward", forward)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(model, batch, targets)
+
+    monkeypatch.setattr(MaskRCNN, "forward", fails)
+
+
+def test_what_ran_out_of_memory_goes_on_and_resumes_with_fewer_pictures_at_a_time(
+    drawn, whole, tmp_path, monkeypatch
+):
+    sentence = "^out of memory at step 2 with 2 pictures at a time: 1 at a time from here on, still 2 a step$"
+    for output, stop in (("one", None), ("two", 3)):
+        with monkeypatch.context() as patch, pytest.warns(UserWarning, match=sentence):
+            before_step(patch, 2, lambda patch=patch: fail_once(patch))
+            if stop is None:
+                run(drawn, tmp_path / output, tiny())
+                continue
+            before_step(patch, stop, send(signal.SIGTERM))
+            with pytest.raises(SystemExit):
+                run(drawn, tmp_path / output, tiny())
+    assert load(tmp_path / "two" / "last.pt").at_a_time == 1
+    resume_training(drawn, output=tmp_path / "two", device="cpu")
+    assert_same_training(tmp_path / "two", tmp_path / "one")
+    ours, theirs = losses(tmp_path / "one"), losses(whole)
+    assert len(ours) == 4 and ours[0] == theirs[0] and ours[1] != theirs[1]
+
+
 def test_a_second_signal_stops_within_the_step(drawn, whole, tmp_path, monkeypatch):
     def send_twice():
         send(signal.SIGTERM)()

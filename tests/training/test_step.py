@@ -1,6 +1,7 @@
 """One step: what it computes, compiled or not, and what an error leaves."""
 
 import copy
+import math
 import subprocess
 import sys
 from itertools import repeat
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from maskrcnn import recipes
+from maskrcnn.memory import MemoryShortage
+from maskrcnn.training.distributed import Processes
 from maskrcnn.training.ema import restored
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.step import (
@@ -74,22 +77,120 @@ def test_gradients_lie_as_their_weights_do():
         assert p.grad.squeeze().stride() == p.squeeze().stride(), name
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_error_before_the_update_leaves_the_network_as_it_was(error):
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, FloatingPointError])
+def test_an_error_before_the_update_leaves_the_network_as_it_was(error, monkeypatch):
     """The forward pass of the first batch has changed the running statistics of batch norms by then."""
-
-    def batches():
-        yield scene([2, 1])
-        raise error
-
     settings = Settings.of(accumulate=2)
     state = make_state(settings, **{"body.norm": "batch"})
+    forward, passes = state.model.forward, []
+
+    def fails_in_the_second_batch(*batch):
+        passes.append(forward(*batch))
+        if len(passes) == 2 and error is FloatingPointError:
+            return {name: loss * math.nan for name, loss in passes[-1].items()}
+        if len(passes) == 2:
+            raise error
+        return passes[-1]
+
+    monkeypatch.setattr(state.model, "forward", fails_in_the_second_batch)
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     assert any(name.endswith("running_var") for name in before)
     with pytest.raises(error):
-        train_step(state, batches(), settings, 0.01)
+        train_step(state, repeat(scene([2, 1])), settings, 0.01)
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
     assert state.step == 0 and state.is_whole
+
+
+class OutOfMemory:
+    """A network's forward pass that fails for more than `room` pictures, when half of it is computed."""
+
+    def __init__(self, model, room):
+        self.forward, self.room, self.sizes = model.forward, room, []
+
+    def __call__(self, batch, targets):
+        self.sizes.append(len(batch.images))
+        losses = self.forward(batch, targets)
+        if len(batch.images) > self.room:
+            losses["loss_class"].backward()  # gradients and running statistics are changed by then
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return losses
+
+
+def learnt(state):
+    """Return the gradients and the buffers by name."""
+    gradients = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
+    return {**gradients, **dict(state.model.named_buffers())}
+
+
+def test_out_of_memory_gives_what_a_loader_of_half_the_batch_would_have_given(monkeypatch):
+    """To the bit, batch norms and random numbers included; later steps begin with the smaller pieces."""
+    batch, targets = scene([2, 1, 3, 1])
+    settings = Settings.of(batch_size=4)
+    ours = make_state(settings, **{"body.norm": "batch"})
+    network = OutOfMemory(ours.model, room=2)
+    monkeypatch.setattr(ours.model, "forward", network)
+    halves = zip(batch.split(2), targets.split(2), strict=True)
+    by_halves = settings.replaced(batch_size=2, accumulate=2)
+    theirs = make_state(by_halves, **{"body.norm": "batch"})
+
+    torch.manual_seed(1)
+    with pytest.warns(UserWarning, match="^out of memory at step 1 with 4 pictures .* still 4 a step$"):
+        values = to_floats(gradients(ours, repeat((batch, targets)), settings))
+    torch.manual_seed(1)
+    assert values == to_floats(gradients(theirs, halves, by_halves))
+    expected = learnt(theirs)
+    assert len(expected) > 60
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in learnt(ours).items())
+    gradients(ours, repeat((batch, targets)), settings)
+    assert network.sizes == [4, 2, 2, 2, 2] and ours.limit.pictures == 2
+
+
+def test_a_split_batch_gives_the_gradient_of_the_whole_one(monkeypatch):
+    """Pieces of two sizes. The pictures are alike and all their anchors and regions are learnt from: there is
+    no chance in it.
+    """
+    batch, targets = (type(one)(*(repeated(field, 3) for field in one)) for one in scene([2]))
+    settings = Settings.of(batch_size=3)
+    options = {"boxes.samples_per_image": 8000, "proposals.samples_per_image": 8000}
+    whole, ours = (make_state(settings, **options) for _ in range(2))
+    monkeypatch.setattr(ours.model, "forward", OutOfMemory(ours.model, room=2))
+    expected = to_floats(gradients(whole, repeat((batch, targets)), settings))
+    with pytest.warns(UserWarning, match="2 at a time from here on"):
+        values = to_floats(gradients(ours, repeat((batch, targets)), settings))
+    assert values == pytest.approx(expected, rel=1e-4)
+    for (name, ours_grad), grad in zip(learnt(ours).items(), learnt(whole).values(), strict=True):
+        torch.testing.assert_close(ours_grad, grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def repeated(field, times):
+    """Return a field of a batch of one picture for several of the same."""
+    if isinstance(field, tuple):  # a table of masks, whose pixels are shared
+        return type(field)(field[0], *(repeated(part, times) for part in field[1:]))
+    return field if field is None else field.expand(times, *field.shape[1:])
+
+
+def test_one_picture_that_does_not_fit_is_one_sentence_and_changes_nothing(monkeypatch):
+    settings = Settings.of(batch_size=2)
+    state = make_state(settings, **{"body.norm": "batch"})
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    monkeypatch.setattr(state.model, "forward", OutOfMemory(state.model, room=0))
+    sentence = "out of memory at step 1 with 1 picture at a time: lower short_sides .*recompute=true"
+    with pytest.raises(MemoryShortage, match=sentence), pytest.warns(UserWarning, match="1 at a time"):
+        train_step(state, repeat(scene([2, 1])), settings, 0.01)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
+    assert all(p.grad is None for p in state.model.parameters()) and state.step == 0
+
+
+def test_processes_whose_norms_exchange_statistics_do_not_repeat_a_pass(monkeypatch):
+    """The others would wait in a pass that this process begins anew."""
+    settings = Settings.of(batch_size=4)
+    state = make_state(settings, **{"body.norm": "sync"})
+    state.processes = Processes(0, 2)
+    network = OutOfMemory(state.model, room=1)
+    monkeypatch.setattr(state.model, "forward", network)
+    with pytest.raises(MemoryShortage, match="2 pictures at a time: lower batch_size and raise accumulate"):
+        gradients(state, repeat(scene([2, 1])), settings)
+    assert network.sizes == [2]
 
 
 def test_a_step_counts_and_an_interrupted_update_is_marked(monkeypatch):

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+_CLEAR = Path("/proc/self/clear_refs")
+
 
 class Timing(NamedTuple):
     """Milliseconds of one contestant over its timed turns."""
@@ -70,27 +72,42 @@ def peak_flops(device: torch.device, dtype: torch.dtype, *, repeats: int = 5) ->
 def peak_memory(run: Callable[[], Any], device: torch.device) -> int | None:
     """Return the bytes that `run` allocates at its peak, beyond what was allocated before.
 
+    None where `memory_in_use` is.
+    """
+    before = memory_in_use(device)
+    return None if before is None else max((peak_memory_in_use(run, device) or 0) - before, 0)
+
+
+def memory_in_use(device: torch.device) -> int | None:
+    """Return the bytes that are allocated at present.
+
     On a GPU these are PyTorch's allocations; elsewhere they are resident bytes of the process, which only
     Linux counts: on another system the answer is None.
     """
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+        return torch.cuda.memory_allocated(device)
     try:
-        clear.write_text("5")  # resets VmHWM, the peak, to the present size
+        _CLEAR.write_text("5")  # resets VmHWM, the peak, to the present size
     except OSError:
         return None
-    before = _status_bytes(status, "VmRSS")
+    return _status_bytes("VmRSS")
+
+
+def peak_memory_in_use(run: Callable[[], Any], device: torch.device) -> int | None:
+    """Return the most bytes in use at a time during `run`, or None as `memory_in_use` does."""
+    if memory_in_use(device) is None:
+        return None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device)
     run()
-    return max(_status_bytes(status, "VmHWM") - before, 0)
+    return _status_bytes("VmHWM")
 
 
-def _status_bytes(status: Path, name: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class StepSpec(NamedTuple):
     objects: int  # in each picture
     threads: int
     rate: float = 1e-5  # learning rate; too small to change the work of the next steps
+    recompute: bool = False  # activations
 
 
 Step = Callable[[], dict[str, float]]  # runs a training step and returns its losses
@@ -51,7 +52,7 @@ def make_step(spec: StepSpec) -> Step:
     """Return a step of ``maskrcnn train``. Raises ValueError for an unknown recipe."""
     checkpoint = random_checkpoint(spec.recipe)
     checkpoint.arguments["masks.targets"] = "binary"
-    settings = Settings.of(precision=spec.precision, lr=spec.rate)
+    settings = Settings.of(precision=spec.precision, lr=spec.rate, recompute=spec.recompute)
     run = Checkpoint(checkpoint, settings, {}, {}, 0, 0.0, {}, -1.0)
     state = make_train_state(run, torch.device(spec.device))
     batches = repeat(collate(make_scenes(spec), stride=state.model.stride))

@@ -6,15 +6,16 @@ import errno
 import re
 from typing import NamedTuple
 
+from maskrcnn.memory import MemoryShortage, is_out_of_memory
+
 FAILED, MISUSED, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # 130 is what shells report after Ctrl-C
 
 _OUT_OF_MEMORY = (
     "out of memory{}: use smaller pictures, a smaller batch or fewer workers, "
     "or another --device where the command has one"
 )
-# What RuntimeErrors of PyTorch say when the machine is the cause, and a sentence for each
+# What further RuntimeErrors of PyTorch say when the machine is the cause, and a sentence for each
 _RUNTIME_ERRORS = {
-    r"out of memory|can't allocate memory|not enough memory|CUBLAS_STATUS_ALLOC_FAILED": _OUT_OF_MEMORY,
     r"DataLoader worker .*(killed|exited|shared memory)": (
         "a worker process that reads pictures was killed, mostly because memory is short: use fewer workers"
     ),
@@ -62,8 +63,11 @@ def explain(error: Exception) -> Explanation | None:
 
 
 def _explained(error: Exception) -> Explanation | None:
-    if isinstance(error, MemoryError):
-        return Explanation(_OUT_OF_MEMORY.format(""), FAILED)
+    if isinstance(error, MemoryShortage):
+        return Explanation(str(error), FAILED)
+    if is_out_of_memory(error):
+        size = re.search(_ALLOCATION, str(error))
+        return Explanation(_OUT_OF_MEMORY.format(f" (tried to allocate {size[1]})" if size else ""), FAILED)
     if isinstance(error, OSError):
         return Explanation(_os_error(error), FAILED if error.errno in _FAILURES else MISUSED)
     if isinstance(error, FloatingPointError):
@@ -84,6 +88,5 @@ def _os_error(error: OSError) -> str:
 def _runtime_error(text: str) -> Explanation | None:
     for pattern, sentence in _RUNTIME_ERRORS.items():
         if re.search(pattern, text):
-            size = re.search(_ALLOCATION, text)
-            return Explanation(sentence.format(f" (tried to allocate {size[1]})" if size else ""), FAILED)
+            return Explanation(sentence, FAILED)
     return None

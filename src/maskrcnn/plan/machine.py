@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,10 +14,10 @@ from torch import nn
 
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.device import resolve_device
+from maskrcnn.plan.memory import StepMemory, trial_state
 from maskrcnn.training.batches import open_batches
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.setup import new_run, with_initial_weights
-from maskrcnn.training.step import make_train_state, train_step
+from maskrcnn.training.step import train_step
 
 _PATIENCE = 3.0  # seconds of steps, after which no further one is measured
 _GAIN = 0.8  # of float32's time: below it, bf16 is worth its rounding
@@ -33,6 +32,8 @@ class Machine:
     memory: int | None  # bytes of the device; None where the system does not say
     precision: Literal["float32", "bf16"]  # the fastest one
     picture_seconds: float | None = None  # of training, measured with the plan that is made without it
+    step_memory: StepMemory | None = None  # of the plan that is made without it
+    recomputed_memory: StepMemory | None = None  # with `step.recompute`, where the plain step needs too much
 
 
 def probe_machine(device: str = "auto") -> Machine:
@@ -74,12 +75,9 @@ def step_seconds(
     Slow steps are measured fewer times; of one that takes longer than 3 s, the first alone. The weights are
     drawn, not those that the training starts from: they cost the same.
     """
-    run = with_initial_weights(
-        new_run(Path(os.devnull), recipe, recipe_arguments, settings), dataset, None, {}
-    )
-    state = make_train_state(run, resolve_device(device))
+    state = trial_state(dataset, settings, recipe, recipe_arguments, resolve_device(device))
     loading = settings.replaced(workers=0)
-    batches = open_batches(state, dataset, loading, run.trained.white)
+    batches = open_batches(state, dataset, loading, dataset.white)
     times: list[float] = []
     while len(times) < 1 + steps and sum(times) < _PATIENCE:
         times.append(_seconds(lambda: train_step(state, batches, loading, 1e-6)))
@@ -95,7 +93,25 @@ def _seconds(run: Callable[[], object]) -> float:
 def _memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    sizes = [size for size in (_available(), _left_of_limit()) if size is not None]
+    return min(sizes) if sizes else None
+
+
+def _available() -> int | None:
+    """Return the bytes that Linux can give without swapping: free ones, and of caches."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
         return None
+    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return sizes[0] if sizes else None
+
+
+def _left_of_limit() -> int | None:
+    """Return the bytes left of a container's limit (cgroup v2); None where there is no limit."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such files, or no number: "max"
+        return None
+    return max(0, limit - used)

@@ -11,13 +11,16 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from maskrcnn import recipes
+from maskrcnn.bench.timing import memory_in_use
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_whole
+from maskrcnn.device import resolve_device
 from maskrcnn.files import cache_folder
 from maskrcnn.plain import options_of, parse_value, values_of, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
 from maskrcnn.plan.machine import Machine, probe_machine, step_seconds
-from maskrcnn.plan.rules import Line, Plan, Wish, least_passes, plan
+from maskrcnn.plan.memory import StepMemory, sizes_to_try, step_measure, trial_state, try_batches
+from maskrcnn.plan.rules import Line, Plan, Wish, batch_goal, least_passes, plan
 from maskrcnn.plan.start import INIT, Available, Network, candidates, choose_start
 from maskrcnn.plan.write import FILE, plan_table, read_plan, write_plan
 from maskrcnn.training.checkpoint import Checkpoint
@@ -121,6 +124,7 @@ def make_plan(
             made = made.replaced({"recipe": recipe}, "set by --recipe")
         return Planned(made.replaced(values or {}, BY_USER), about, dataset, data, device, network)
 
+    machine = with_step_memory(machine, planned(machine))
     first = planned(machine)
     if minutes is None or (seconds := _measure(first)) is None:
         return first
@@ -167,8 +171,38 @@ def _fitting(made: Plan) -> Plan:
     return Plan(tuple(line for line in made.lines if line.name in known))
 
 
+def with_step_memory(machine: Machine, planned: Planned) -> Machine:
+    """Return the machine with the memory that steps of a plan take on it, measured.
+
+    Steps with recomputed activations are measured only where 2 pictures do not fit without. On a CPU, where
+    steps take seconds, two sizes of a batch are enough.
+    """
+    network, device = _network(planned), resolve_device(machine.device)
+    held, free = memory_in_use(device), machine.memory
+    if network is None or held is None or free is None:
+        return machine
+    goal = batch_goal(planned.fingerprint.pictures, device.type == "cuda")
+    sizes = [1, goal] if device.type == "cpu" else sizes_to_try(goal)
+    objects = int(planned.fingerprint.objects.in_a_picture[-1])
+
+    def tried(settings: Settings) -> StepMemory:
+        state = trial_state(planned.dataset, settings, *network, device)
+        return try_batches(step_measure(state, planned.dataset, objects, settings), sizes, held, free)
+
+    plain, recomputed = tried(planned.settings), None
+    if plain.largest(free) < 2 and not planned.settings.step.compiled:
+        recomputed = tried(planned.settings.replaced(recompute=True))
+    return replace(machine, step_memory=plain, recomputed_memory=recomputed)
+
+
 def _measure(planned: Planned) -> float | None:
     """Return the seconds of a step; None where the plan does not know the recipe."""
+    network = _network(planned)
+    return network and step_seconds(planned.dataset, planned.settings, *network, planned.device)
+
+
+def _network(planned: Planned) -> tuple[str, dict[str, Any]] | None:
+    """Return the recipe of the training and its options; None where the plan does not know the recipe."""
     recipe, brought = planned.plan.recipe or planned.network.recipe, planned.network.arguments
     if recipe is None:
         return None
@@ -177,8 +211,7 @@ def _measure(planned: Planned) -> float | None:
         absent = tuple(f"{group}." for group, value in brought.items() if value is None)
         options = values_of(recipes.options_of_recipe(recipe)).items()
         usual = {k: v for k, v in options if k.endswith(".norm") and not k.startswith(absent)}
-    arguments = {**usual, **brought, **planned.recipe_arguments}
-    return step_seconds(planned.dataset, planned.settings, recipe, arguments, planned.device)
+    return recipe, {**usual, **brought, **planned.recipe_arguments}
 
 
 def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any], device: str = "auto") -> Planned:

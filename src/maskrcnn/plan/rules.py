@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from maskrcnn.plain import format_value
 from maskrcnn.plan.fingerprint import Fingerprint
 from maskrcnn.plan.machine import Machine
+from maskrcnn.plan.memory import StepMemory
 
 _SHORT_SIDES_CPU = (256, 320, 384, 448, 512)
 _SHORT_SIDES_GPU = (512, 640, 800)
@@ -97,7 +98,7 @@ def plan(data: Fingerprint, machine: Machine, wish: Wish) -> Plan:
     lines = [_recipe_line(data, view, machine, wish), wish.init, *wish.kept]
     lines += [*_view_lines(data, view, largest, wish), *_region_lines(data, view, wish, is_gpu)]
     lines += _network_lines(data, wish, is_gpu)
-    lines += _step_lines(view, machine, wish, is_gpu)
+    lines += _step_lines(data, machine, wish, is_gpu)
     lines += _length_lines(data, lines, wish)
     lines += _augmentation_lines(data, view, wish)
     return Plan(tuple(lines))
@@ -255,17 +256,61 @@ def _network_lines(data: Fingerprint, wish: Wish, is_gpu: bool) -> list[Line]:
     return lines
 
 
-def _step_lines(view: View, machine: Machine, wish: Wish, is_gpu: bool) -> list[Line]:
-    batch_size = 8 if is_gpu else 4
+def batch_goal(pictures: int, is_gpu: bool) -> int:
+    """Return the pictures that a step should have: at most 5 % of those of the data set, at least 2."""
+    goal = next(goal for least, goal in ((1000, 16), (200, 8), (0, 4)) if pictures >= least) if is_gpu else 4
+    return min(goal, max(2, pictures // 20))
+
+
+def batch_lines(pictures: int, machine: Machine, is_gpu: bool) -> list[Line]:
+    """Return how the pictures of a step are computed in the memory that there is, as far as it was measured.
+
+    Activations are recomputed only where not even 2 pictures fit without that.
+    """
+    goal = batch_goal(pictures, is_gpu)
+    reason = f"{pictures:,} pictures need many steps rather than smooth ones"
+    plain, memory, free = machine.step_memory, machine.step_memory, machine.memory
+    if plain is None or memory is None or free is None:
+        return [Line("step.batch_size", goal, reason)]
+    lines = []
+    if plain.largest(free) < min(2, goal) and machine.recomputed_memory:
+        memory = machine.recomputed_memory
+        lines.append(Line("step.recompute", True, f"saves memory for time: {_describe(plain, 2, free)}"))
+    batch_size = min(goal, max(1, memory.largest(free)))
+    reason += f"; {_describe(memory, batch_size, free)}"
+    if batch_size < goal:
+        short = f"memory is short for {goal} pictures at a time"
+        lines.append(Line("step.accumulate", math.ceil(goal / batch_size), short))
+    return [Line("step.batch_size", batch_size, reason), *lines]
+
+
+def _describe(memory: StepMemory, pictures: int, free: int) -> str:
+    """Say what a step of so many pictures needs, and how that is known."""
+    if not memory.peaks:
+        return f"a step of 1 picture runs out of {_gb(free)} of memory: lower short_sides"
+    _, each = memory.line
+    return (
+        f"planned memory {_gb(memory.planned(pictures))} for {pictures}, {_gb(each)} of it for each of the "
+        f"largest size (measured), of {_gb(memory.held + free)}"
+    )
+
+
+def _gb(size: int | float) -> str:
+    return f"{size / 2**30:.2g} GB"
+
+
+def _step_lines(data: Fingerprint, machine: Machine, wish: Wish, is_gpu: bool) -> list[Line]:
+    batch = batch_lines(data.pictures, machine, is_gpu)
+    pictures = pictures_per_step(batch)
     rates = {"scratch": 0.002, "backbone": 0.0007, "detector": 0.0003}
-    rate = rates[wish.start] * math.sqrt(batch_size / 4)
+    rate = rates[wish.start] * math.sqrt(pictures / 4)
     workers = max(1, min(4, machine.cores // 2))
     return [
-        Line("step.batch_size", batch_size, "small data need many steps rather than smooth ones"),
+        *batch,
         Line("step.precision", machine.precision, "the fastest here, by a probe"),
         Line("pictures.workers", workers, f"{machine.cores} cores"),
         Line("optimiser.algorithm", "adamw", "learns faster than SGD in a short training"),
-        Line("optimiser.lr", round(rate, 6), f"from {_START[wish.start]}, for {batch_size} pictures a step"),
+        Line("optimiser.lr", round(rate, 6), f"from {_START[wish.start]}, for {pictures} pictures a step"),
         Line("optimiser.weight_decay", 0.01, "of adamw"),
         Line("schedule.decay", "cosine", "the rate falls to 0 at the end, wherever that is"),
     ]
@@ -274,8 +319,12 @@ def _step_lines(view: View, machine: Machine, wish: Wish, is_gpu: bool) -> list[
 _START = {"scratch": "drawn weights", "backbone": "a trained backbone", "detector": "a trained network"}
 
 
+def pictures_per_step(lines: Sequence[Line]) -> int:
+    """Return the pictures of a step in a plan."""
+    return math.prod(line.value for line in lines if line.name in ("step.batch_size", "step.accumulate"))
+
+
 def _length_lines(data: Fingerprint, lines: Sequence[Line], wish: Wish) -> list[Line]:
-    batch_size = next(line.value for line in lines if line.name == "step.batch_size")
     if wish.minutes is not None:
         return [
             Line("length.time_limit", float(wish.minutes), "minutes, as asked for"),
@@ -286,9 +335,9 @@ def _length_lines(data: Fingerprint, lines: Sequence[Line], wish: Wish) -> list[
         ]
     passes = _passes(data.pictures) * (3 if wish.start == "scratch" else 1)
     least = 5000 if wish.start == "scratch" else 1000
-    steps = max(least, math.ceil(passes * data.pictures / batch_size))
+    steps = max(least, math.ceil(passes * data.pictures / pictures_per_step(lines)))
     reason = f"{passes} passes over {data.pictures:,} pictures, at least {least:,} steps"
-    evaluations = int(min(max(steps * batch_size / data.pictures / 2, 5), 20))
+    evaluations = int(min(max(steps * pictures_per_step(lines) / data.pictures / 2, 5), 20))
     lines = [
         Line("length.steps", steps, reason),
         Line(

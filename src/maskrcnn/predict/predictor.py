@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from maskrcnn.data.prepare import Affine, Resize, fit, pad, prepare, resize
 from maskrcnn.device import resolve_device
 from maskrcnn.fast.acceleration import PLAIN, Acceleration
 from maskrcnn.fast.fold_norms import fold_norms
+from maskrcnn.memory import BatchLimit
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.ops.boxes import clip, is_larger
 from maskrcnn.ops.keypoints import heatmaps_to_keypoints
@@ -54,6 +54,7 @@ class Predictor:
                 f"the network has {model.num_classes} classes, but {names} class names were given"
             )
         self.metadata, self.resize, self.white = metadata, resize, white
+        self.limit = BatchLimit()  # of pictures at a time
         if isinstance(model, ExportedNetwork):
             self.device, self.model = torch.device("cpu"), model
         else:
@@ -96,11 +97,12 @@ class Predictor:
     def predict(self, picture: Source, score: float = 0.5) -> Result:
         """Return the objects of a picture with at least this score, best first.
 
-        Raises FileNotFoundError and ValueError, naming the file, as `read_picture` does.
+        Raises FileNotFoundError and ValueError, naming the file, as `read_picture` does, and MemoryShortage
+        where the device has too little memory for one picture.
         """
         image, affine, size_hw = prepare(picture, self.resize, self.model.in_channels, self.white)
-        detections = self._detect(pad([image], self.model.stride))
-        return self._result(detections, 0, affine, size_hw, score)
+        [detections] = self._detect(pad([image], self.model.stride))
+        return self._result(detections, affine, size_hw, score)
 
     def predict_many(
         self, pictures: Iterable[S], *, score: float = 0.5, batch_size: int = 1, workers: int = 2
@@ -108,8 +110,9 @@ class Predictor:
         """Yield each picture with its result, in order; one that cannot be read comes with a PictureError.
 
         `pictures` may be an iterator of any length, which is read lazily. Consecutive pictures of one padded
-        shape share a batch of at most `batch_size`; `workers` processes read ahead. Raises TypeError for a
-        single picture.
+        shape share a batch of at most `batch_size`; `workers` processes read ahead. Where the device has too
+        little memory for a batch, pictures are computed in halves of it, and so on. Raises TypeError for a
+        single picture, and MemoryShortage where one is too large.
         """
         if isinstance(pictures, str) or (isinstance(pictures, np.ndarray | Tensor) and pictures.ndim < 4):
             raise TypeError(
@@ -126,25 +129,32 @@ class Predictor:
             pin=self.device.type == "cuda",
         )
         for batch in batches:
-            detections = None if batch.batch is None else self._detect(batch.batch)
-            slots = itertools.count()
+            detections = iter(self._detect(batch.batch) if batch.batch else ())
             for source, record in batch.records:
                 if isinstance(record, PictureError):
                     yield source, record
-                elif detections is not None:
-                    yield source, self._result(detections, next(slots), record.affine, record.size_hw, score)
+                else:
+                    yield source, self._result(next(detections), record.affine, record.size_hw, score)
 
     @torch.inference_mode()
-    def _detect(self, batch: Batch) -> Detections:
+    def _detect(self, batch: Batch) -> list[Detections]:
+        """Return the detections of each picture, without the dimension B, on the CPU."""
+        height, width = batch.images.shape[2:]
+        pieces = self.limit.run(
+            lambda at_a_time: [self._detect_piece(piece) for piece in batch.split(at_a_time)],
+            len(batch.images),
+            remedy=f"pictures of {height}x{width} pixels are too large for this network on {self.device}; "
+            "use a smaller network, precision bf16 or another device",
+        )
+        return [detections for piece in pieces for detections in _of_each_picture(piece)]
+
+    def _detect_piece(self, batch: Batch) -> Detections:
         if self.device.type == "cpu":
             return self.detect(batch)
         return self.detect(batch.to(self.device)).cpu()  # moved as uint8: the network normalises
 
-    def _result(
-        self, detections: Detections, index: int, affine: Affine, size_hw: SizeHW, score: float
-    ) -> Result:
+    def _result(self, one: Detections, affine: Affine, size_hw: SizeHW, score: float) -> Result:
         """Return one picture's detections of at least `score` and positive area, in pixels of its file."""
-        one = Detections(*(None if field is None else field[index] for field in detections))  # type: ignore[arg-type]
         corners = to_file(one.boxes.unflatten(1, (2, 2)), affine)
         boxes = clip(corners.flatten(1)[None], torch.tensor([size_hw]))[0]
         keep = one.valid & (one.scores >= score) & is_larger(boxes, 0.0)
@@ -162,6 +172,12 @@ class Predictor:
             mask_probs=None if one.mask_probs is None else one.mask_probs[keep].numpy(),
             keypoints=keypoints,
         )
+
+
+def _of_each_picture(detections: Detections) -> Iterator[Detections]:
+    """Yield the detections of each picture, without the dimension B."""
+    for index in range(len(detections.valid)):
+        yield Detections(*(None if field is None else field[index] for field in detections))  # type: ignore[arg-type]
 
 
 def to_file(xy: Float[Tensor, "*n 2"], affine: Affine) -> Float[Tensor, "*n 2"]:

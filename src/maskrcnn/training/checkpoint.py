@@ -43,6 +43,7 @@ class Checkpoint:
     evaluated: int = 0  # step of the last evaluation
     plateau: Plateau = field(default_factory=Plateau)
     setbacks: int = 0  # times that the training went back to a save and halved its rate
+    at_a_time: int = 0  # pictures in a forward pass of a process, since memory ran out; 0: a batch
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -91,6 +92,7 @@ def _checked(values: Any) -> Checkpoint:
             "evaluated": values["step"],
             "plateau": {},
             "setbacks": 0,
+            "at_a_time": 0,
             **values,
         }
     if values.keys() != kinds.keys():

@@ -141,6 +141,7 @@ class Saver:
             step=state.step,
             elapsed=self.elapsed,
             average=state.average.state_dict() if state.average else {},
+            at_a_time=state.limit.pictures or 0,
         )
 
     def _best(self, judged: Judged) -> Checkpoint:

@@ -46,10 +46,15 @@ class Step:
     )
     precision: Literal["float32", "bf16", "fp16"] = option("float32", "of the network's arithmetic")
     compiled: bool = option(False, "true: torch.compile; minutes at the start, faster steps on a GPU")
+    recompute: bool = option(
+        False, "true: less memory for more time; the backward pass computes the body's activations again"
+    )
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulate"):
             _check(self, "at least 1", getattr(self, name) >= 1, name)
+        is_one = not (self.compiled and self.recompute)
+        _check(self, "false where compiled is true (a compiler decides itself)", is_one, "recompute")
 
     @property
     def pictures(self) -> int:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
+from maskrcnn.memory import BatchLimit
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import ALONE, Processes
 from maskrcnn.training.ema import Average, restored
-from maskrcnn.training.settings import Settings
+from maskrcnn.training.recompute import recompute_activations
+from maskrcnn.training.settings import Settings, Step
 from maskrcnn.types import Batch, Targets
 
+_REMEDY = "lower short_sides or samples_per_image, or set precision=bf16 or recompute=true"
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -34,6 +40,7 @@ class TrainState:
     device: torch.device
     processes: Processes = ALONE
     step: int = 0  # completed steps
+    limit: BatchLimit = field(default_factory=BatchLimit)  # of pictures in one forward pass
     is_whole: bool = True  # False while an update is in progress
     average: Average | None = None  # of the weights
 
@@ -47,6 +54,8 @@ def make_train_state(run: Checkpoint, device: torch.device, processes: Processes
     if settings.step.precision == "fp16" and device.type != "cuda":
         raise ValueError(f"precision=fp16 needs a CUDA device, not {device.type}; bf16 works everywhere")
     model = run.trained.build().train().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.step.recompute:
+        recompute_activations(model)
     if settings.step.compiled:
         model.compile(dynamic=True)  # pictures differ in size, and in how many objects they have
     optimiser = make_optimiser(model, settings)
@@ -56,7 +65,8 @@ def make_train_state(run: Checkpoint, device: torch.device, processes: Processes
         scaler.load_state_dict(run.scaler)
     decay = settings.optimiser.ema
     average = None if decay is None else restored(model, decay, run.average)
-    return TrainState(model, optimiser, scaler, device, processes, run.step, average=average)
+    limit = BatchLimit(run.at_a_time or None)
+    return TrainState(model, optimiser, scaler, device, processes, run.step, limit=limit, average=average)
 
 
 def restore(state: TrainState, run: Checkpoint) -> None:
@@ -150,17 +160,26 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Add up the gradients of one step's batches; return the loss, its parts, and the gradient's norm.
 
-    The values stay on the device, and nothing here waits for it.
+    The values stay on the device, and nothing here waits for it. Where memory runs out, this and all later
+    steps compute the batches in smaller pieces (`BatchLimit`, `add_gradients`); so does a resumed training,
+    to give what an uninterrupted one would have given. Processes average when all passes are done, so one
+    that repeats its own keeps the others waiting, no more. Only synchronised batch norms exchange statistics
+    in the passes themselves, and then nothing is repeated.
+
+    Raises MemoryShortage where memory does not suffice.
     """
-    model, device, step = state.model, state.device, settings.step
-    parts = torch.zeros((), device=device)
-    for _ in range(step.accumulate):
-        batch, targets = next(batches)
-        with torch.autocast(device.type, _DTYPES[step.precision], enabled=step.precision != "float32"):
-            losses = model(batch.to(device), targets.to(device))
-        shares = torch.stack([loss.float() for loss in losses.values()]) / step.accumulate
-        state.scaler.scale(shares.sum()).backward()
-        parts = parts + shares.detach()
+    model, step = state.model, settings.step
+    drawn = list(islice(batches, step.accumulate))  # before the passes, which may be repeated
+    in_lockstep = state.processes.size > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    batch_size = len(drawn[0][0].images)
+    losses, parts = state.limit.run(
+        partial(add_gradients, state, drawn, step),
+        batch_size,
+        least=batch_size if in_lockstep else 1,
+        place=f" at step {state.step + 1}",
+        consequence=f", still {step.pictures} a step",
+        remedy="lower batch_size and raise accumulate" if in_lockstep else _REMEDY,
+    )
     state.processes.average(model.parameters())
     parts = state.processes.mean(parts)
     state.scaler.unscale_(state.optimiser)
@@ -168,6 +187,33 @@ def gradients(
     if state.scaler.is_enabled():  # where fp16 overflows, the scaler skips the update and lowers its scale
         norm = torch.where(norm.isfinite(), norm, 0.0)
     return {"loss": parts.sum(), **dict(zip(losses, parts.unbind(), strict=True)), "gradient_norm": norm}
+
+
+def add_gradients(
+    state: TrainState, batches: Sequence[tuple[Batch, Targets]], step: Step, at_a_time: int
+) -> tuple[list[str], Float[Tensor, " parts"]]:
+    """Add up the gradients of batches, `at_a_time` pictures in a pass; return the loss's parts, names first.
+
+    A piece of a batch counts by its number of pictures. So the sum equals the gradient of the whole batch, up
+    to rounding, where each picture has as many samples; losses of masks and keypoints are means over the
+    positive regions of a pass, those of the whole batch or of a piece, as with `accumulate`. Batch norms see
+    a piece alone, and anchors and regions are sampled by other random numbers. An error leaves no gradient,
+    running statistics and random numbers as they were.
+    """
+    parts = torch.zeros((), device=state.device)
+    with unchanged_on_error(state.model), _repeatable(state.optimiser):
+        for batch, targets in batches:
+            pieces = zip(batch.split(at_a_time), targets.split(at_a_time), strict=True)
+            for images, truth in pieces:
+                with torch.autocast(
+                    state.device.type, _DTYPES[step.precision], enabled=step.precision != "float32"
+                ):
+                    losses = state.model(images.to(state.device), truth.to(state.device))
+                pieces_per_step = step.accumulate * len(batch.images) / len(images.images)
+                shares = torch.stack([loss.float() for loss in losses.values()]) / pieces_per_step
+                state.scaler.scale(shares.sum()).backward()
+                parts = parts + shares.detach()
+    return list(losses), parts
 
 
 def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -210,6 +256,17 @@ def unchanged_on_error(model: nn.Module) -> Iterator[None]:
 def is_finite(state: TrainState) -> bool:
     """Return whether all weights are finite; this waits for the device."""
     return bool(torch.stack([weights.isfinite().all() for weights in state.model.parameters()]).all())
+
+
+@contextmanager
+def _repeatable(optimiser: torch.optim.Optimizer) -> Iterator[None]:
+    """Clear the gradients and begin the random numbers anew if the block raises: each step has its seed."""
+    try:
+        yield
+    except BaseException:
+        optimiser.zero_grad()
+        torch.manual_seed(torch.initial_seed())
+        raise
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
