@@ -13,12 +13,13 @@ from rich.console import Console
 from maskrcnn import recipes
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_whole
+from maskrcnn.device import resolve_device
 from maskrcnn.files import cache_folder
-from maskrcnn.plain import options_of, parse_value, values_of, with_values
+from maskrcnn.plain import options_of, parse_value, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
-from maskrcnn.plan.machine import Machine, probe_machine, step_seconds
+from maskrcnn.plan.machine import Machine, probe_machine, step_seconds, trial_state
 from maskrcnn.plan.rules import Line, Plan, Wish, least_passes, plan
-from maskrcnn.plan.start import INIT, Available, Network, candidates, choose_start
+from maskrcnn.plan.start import INIT, Available, candidates, choose_start
 from maskrcnn.plan.write import FILE, plan_table, read_plan, write_plan
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.loop import train_run
@@ -26,7 +27,7 @@ from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import check_objects, new_run
 from maskrcnn.weights.download import fetch, is_cached, why_unreachable
 from maskrcnn.weights.infer import body_recipe
-from maskrcnn.weights.init import read_initial_weights
+from maskrcnn.weights.init import InitialWeights, read_initial_weights
 from maskrcnn.weights.published import Published, find_published
 
 BY_USER = "set by --set"
@@ -41,7 +42,7 @@ class Planned(NamedTuple):
     dataset: Dataset
     data: str | Path  # folder of the data set
     device: str = "auto"
-    network: Network = Network()  # that the initial weights bring
+    origin: InitialWeights | None = None  # what the initial weights bring, without themselves
     step_seconds: float | None = None  # where the plan needed it
 
     @property
@@ -105,21 +106,21 @@ def make_plan(
         raise ValueError(f"--minutes must be more than 0, not {minutes:g}")
     if recipe:
         recipes.options_of_recipe(recipe)
-    wish, network = Wish(minutes=minutes, recipe=recipe), Network()
+    wish, origin = Wish(minutes=minutes, recipe=recipe), None
     if init != "auto":
-        wish, network = _start_as_asked(wish, init)
+        wish, origin = _start_as_asked(wish, init)
     dataset = read_whole(data)
     check_objects(dataset)
     about, machine = fingerprint(dataset), probe_machine(device)
     if init == "auto":
         suiting = candidates(about, machine, wish)
-        wish, network = choose_start(wish, suiting, look_for(suiting.names, reach))
+        wish, origin = choose_start(wish, suiting, look_for(suiting.names, reach))
 
     def planned(machine: Machine) -> Planned:
         made = _fitting(plan(about, machine, wish))
         if recipe:
             made = made.replaced({"recipe": recipe}, "set by --recipe")
-        return Planned(made.replaced(values or {}, BY_USER), about, dataset, data, device, network)
+        return Planned(made.replaced(values or {}, BY_USER), about, dataset, data, device, origin)
 
     first = planned(machine)
     if minutes is None or (seconds := _measure(first)) is None:
@@ -147,16 +148,16 @@ def download(published: Published) -> str:
     return ""
 
 
-def _start_as_asked(wish: Wish, init: str | Path | None) -> tuple[Wish, Network]:
-    """Return the wish with the weights that a user chose, and the network that they bring."""
+def _start_as_asked(wish: Wish, init: str | Path | None) -> tuple[Wish, InitialWeights | None]:
+    """Return the wish with the weights that a user chose, and what they bring, without the weights."""
     if init is None:
-        return replace(wish, init=Line(INIT, None, "drawn weights, as asked for")), Network()
+        return replace(wish, init=Line(INIT, None, "drawn weights, as asked for")), None
     origin = read_initial_weights(init)
     wish = replace(wish, init=Line(INIT, str(init), "as asked for"))
     if origin.recipe:
-        return replace(wish, start="detector"), Network(origin.recipe, origin.arguments)
+        return replace(wish, start="detector"), origin._replace(weights={})
     recipe = wish.recipe or body_recipe(origin.weights)
-    return replace(wish, start="backbone", recipe=recipe), Network()
+    return replace(wish, start="backbone", recipe=recipe), origin._replace(weights={})
 
 
 def _fitting(made: Plan) -> Plan:
@@ -169,16 +170,13 @@ def _fitting(made: Plan) -> Plan:
 
 def _measure(planned: Planned) -> float | None:
     """Return the seconds of a step; None where the plan does not know the recipe."""
-    recipe, brought = planned.plan.recipe or planned.network.recipe, planned.network.arguments
+    origin = planned.origin
+    recipe = planned.plan.recipe or (origin.recipe if origin else None)
     if recipe is None:
         return None
-    usual: dict[str, Any] = {}
-    if planned.plan.init:  # norms are the recipe's own; from scratch they are others
-        absent = tuple(f"{group}." for group, value in brought.items() if value is None)
-        options = values_of(recipes.options_of_recipe(recipe)).items()
-        usual = {k: v for k, v in options if k.endswith(".norm") and not k.startswith(absent)}
-    arguments = {**usual, **brought, **planned.recipe_arguments}
-    return step_seconds(planned.dataset, planned.settings, recipe, arguments, planned.device)
+    device = resolve_device(planned.device)
+    state = trial_state(planned.dataset, planned.settings, recipe, planned.recipe_arguments, device, origin)
+    return step_seconds(state, planned.dataset, planned.settings)
 
 
 def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any], device: str = "auto") -> Planned:

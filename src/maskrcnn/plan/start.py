@@ -8,13 +8,13 @@ argument.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from maskrcnn.plan.fingerprint import Fingerprint
 from maskrcnn.plan.machine import Machine
 from maskrcnn.plan.rules import Line, Wish
+from maskrcnn.weights.init import InitialWeights
 from maskrcnn.weights.published import PUBLISHED, Published
 
 INIT = "init"
@@ -62,13 +62,6 @@ class Available(NamedTuple):
     folder: str = ""  # of the cache
 
 
-class Network(NamedTuple):
-    """The network that initial weights bring: nothing, where they are drawn or a backbone's."""
-
-    recipe: str | None = None
-    arguments: Mapping[str, Any] = {}
-
-
 def candidates(data: Fingerprint, machine: Machine, wish: Wish) -> Candidates:
     """Return the published weights from which a training on these data should start."""
     is_gpu = machine.device.startswith("cuda")
@@ -104,14 +97,14 @@ def _of_recipe(recipe: str, kind: str, is_photographs: bool) -> Candidates:
     return Candidates((_BODIES[body],), f"{kind}: the backbone of {recipe}")
 
 
-def choose_start(wish: Wish, suiting: Candidates, available: Available) -> tuple[Wish, Network]:
-    """Return the wish with the best weights that can be had, and the network that they bring.
+def choose_start(wish: Wish, suiting: Candidates, available: Available) -> tuple[Wish, InitialWeights | None]:
+    """Return the wish with the best weights that can be had, and what they bring, without the weights.
 
     The best are taken where they are on this machine or can be downloaded; otherwise the next best that are
     on this machine; otherwise the weights are drawn.
     """
     if not suiting.names:
-        return replace(wish, init=Line(INIT, None, f"drawn weights: {suiting.reason}")), Network()
+        return replace(wish, init=Line(INIT, None, f"drawn weights: {suiting.reason}")), None
     best, *others = suiting.names
     if best in available.cached or not available.obstacle:
         return _start_from(wish, best, suiting.reason, best in available.cached)
@@ -119,20 +112,20 @@ def choose_start(wish: Wish, suiting: Candidates, available: Available) -> tuple
     if present := [name for name in others if name in available.cached]:
         return _start_from(wish, present[0], f"{lack}, but this one", is_cached=True)
     mend = f"give a file by --init FILE, or put {PUBLISHED[best].url} into {available.folder}"
-    return replace(wish, init=Line(INIT, None, f"drawn weights: {lack}; {mend}")), Network()
+    return replace(wish, init=Line(INIT, None, f"drawn weights: {lack}; {mend}")), None
 
 
-def _start_from(wish: Wish, name: str, reason: str, is_cached: bool) -> tuple[Wish, Network]:
+def _start_from(wish: Wish, name: str, reason: str, is_cached: bool) -> tuple[Wish, InitialWeights]:
     published = PUBLISHED[name]
     where = "on this machine" if is_cached else "will be downloaded"
     line = Line(INIT, name, f"{reason}; {describe_file(published)}; {where}")
     if name in _DETECTORS:
         kept = _V2_KEPT if name == _DETECTOR_V2 else ()
         wish = replace(wish, init=line, kept=kept, start="detector")
-        return wish, Network("resnet50_fpn", _DETECTORS[name])
+        return wish, InitialWeights({}, "resnet50_fpn", _DETECTORS[name], ())
     body = next(body for body, of_body in _BODIES.items() if of_body == name)
     recipe = wish.recipe or f"{body}_fpn"
-    return replace(wish, init=line, start="backbone", recipe=recipe), Network()
+    return replace(wish, init=line, start="backbone", recipe=recipe), InitialWeights({}, None, {}, ())
 
 
 def describe_file(published: Published) -> str:
