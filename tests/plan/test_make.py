@@ -11,7 +11,7 @@ from maskrcnn.data import synthetic
 from maskrcnn.plan import make
 from maskrcnn.plan.machine import Machine
 from maskrcnn.plan.make import describe_length, download, look_for, make_plan, plan_from_file
-from maskrcnn.plan.rules import View
+from maskrcnn.plan.view import View
 from maskrcnn.training.checkpoint import load
 from maskrcnn.weights import download as downloads
 from maskrcnn.weights.describe import describe

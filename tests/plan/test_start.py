@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from maskrcnn.plan.lines import Wish
 from maskrcnn.plan.machine import Machine
-from maskrcnn.plan.rules import Wish, plan
+from maskrcnn.plan.rules import plan
 from maskrcnn.plan.start import Available, candidates, choose_start
 from maskrcnn.weights.fit import meta_state_dict
 from maskrcnn.weights.published import PUBLISHED

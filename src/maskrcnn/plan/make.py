@@ -17,9 +17,11 @@ from maskrcnn.device import resolve_device
 from maskrcnn.files import cache_folder
 from maskrcnn.plain import options_of, parse_value, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
+from maskrcnn.plan.lines import Line, Plan, Wish
 from maskrcnn.plan.machine import Machine, probe_machine, step_seconds, trial_state
-from maskrcnn.plan.rules import Line, Plan, Wish, least_passes, plan
+from maskrcnn.plan.rules import plan
 from maskrcnn.plan.start import INIT, Available, candidates, choose_start
+from maskrcnn.plan.view import least_passes
 from maskrcnn.plan.write import FILE, plan_table, read_plan, write_plan
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.loop import train_run

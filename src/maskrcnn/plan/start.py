@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from maskrcnn.plan.fingerprint import Fingerprint
+from maskrcnn.plan.lines import Line, Wish
 from maskrcnn.plan.machine import Machine
-from maskrcnn.plan.rules import Line, Wish
+from maskrcnn.plan.rules import SMALL_GPU
 from maskrcnn.weights.init import InitialWeights
 from maskrcnn.weights.published import PUBLISHED, Published
 
 INIT = "init"
 _FEW_MINUTES = 30.0  # on a CPU: too few for the steps of a ResNet-50
-_SMALL_GPU = 6 << 30  # bytes: too few for the batch of a ResNet-50
 _MANY_OBJECTS = 10_000  # enough to learn from drawn weights: 24,000 nuclei do so in minutes
 _GREY = 0.5  # share of pictures without colour from which a data set is not one of photographs
 
@@ -75,7 +75,7 @@ def candidates(data: Fingerprint, machine: Machine, wish: Wish) -> Candidates:
         return _of_recipe(wish.recipe, kind, is_photographs)
     small = ("torchvision/mobilenet_v2", "torchvision/resnet18")
     has_hours = wish.minutes is None or wish.minutes >= _FEW_MINUTES
-    if is_gpu and machine.memory is not None and machine.memory < _SMALL_GPU:
+    if is_gpu and machine.memory is not None and machine.memory < SMALL_GPU:
         return Candidates(small[::-1], f"a small backbone for {machine.memory / 2**30:.0f} GB of memory")
     if is_photographs and (is_gpu or has_hours):
         detectors = (_DETECTOR_V2, _DETECTOR) if is_gpu else (_DETECTOR,)
