@@ -11,7 +11,7 @@ from maskrcnn.data import synthetic
 from maskrcnn.plan import make
 from maskrcnn.plan.machine import Machine
 from maskrcnn.plan.make import describe_length, download, look_for, make_plan, plan_from_file
-from maskrcnn.plan.rules import View
+from maskrcnn.plan.view import View
 from maskrcnn.training.checkpoint import load
 from maskrcnn.weights import download as downloads
 from maskrcnn.weights.describe import describe
@@ -40,10 +40,14 @@ def measured(monkeypatch):
     """Replace all measurements: a step takes a second; return recipes and settings that were measured."""
     settings = []
 
-    def one_second(dataset, of, recipe, arguments, device):
-        settings.append((recipe, of))
+    def one_second(state, dataset, of):
+        settings.append((state, of))
         return 1.0
 
+    def state(dataset, settings, recipe, arguments, device, origin):
+        return recipe
+
+    monkeypatch.setattr(make, "trial_state", state)
     monkeypatch.setattr(make, "step_seconds", one_second)
     monkeypatch.setattr(make, "probe_machine", lambda device: Machine("cpu", 1, None, "float32"))
     return settings

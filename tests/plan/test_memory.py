@@ -10,12 +10,12 @@ from maskrcnn.bench.timing import memory_in_use
 from maskrcnn.data.folder import read_whole
 from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.network import model as network
+from maskrcnn.plan.machine import trial_state
 from maskrcnn.plan.memory import (
     StepMemory,
     largest_input,
     sizes_to_try,
     step_measure,
-    trial_state,
     try_batches,
 )
 from maskrcnn.training.settings import Settings

@@ -7,9 +7,11 @@ import pytest
 from maskrcnn import recipes
 from maskrcnn.plain import options_of, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, ObjectStatistics
+from maskrcnn.plan.lines import Wish
 from maskrcnn.plan.machine import Machine
 from maskrcnn.plan.memory import StepMemory
-from maskrcnn.plan.rules import Wish, choose_view, plan
+from maskrcnn.plan.rules import plan
+from maskrcnn.plan.view import choose_view
 from maskrcnn.training.settings import Settings
 
 CPU, GPU = Machine("cpu", 4, 8 << 30, "bf16"), Machine("cuda:0", 16, 40 << 30, "bf16")

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from maskrcnn.plan.lines import Wish
 from maskrcnn.plan.machine import Machine
-from maskrcnn.plan.rules import Wish, plan
+from maskrcnn.plan.rules import plan
 from maskrcnn.plan.start import Available, candidates, choose_start
 from maskrcnn.weights.fit import meta_state_dict
 from maskrcnn.weights.published import PUBLISHED
@@ -53,29 +54,29 @@ def test_a_data_set_of_photographs_may_have_grey_ones(share, is_photograph):
 
 def test_many_objects_that_are_no_photographs_need_no_weights():
     suiting = candidates(replace(NUCLEI, share_grey=0.8), GPU, Wish())
-    wish, network = choose_start(Wish(), suiting, Available())
-    assert (wish.start, wish.init.value, network.recipe) == ("scratch", None, None)
+    wish, origin = choose_start(Wish(), suiting, Available())
+    assert (wish.start, wish.init.value, origin) == ("scratch", None, None)
     assert wish.init.reason == "drawn weights: 24,197 objects in grey pictures are enough to learn from"
 
 
 def test_a_detector_is_downloaded_where_it_can():
-    wish, network = choose_start(Wish(), candidates(LARGE, GPU, Wish()), Available())
+    wish, origin = choose_start(Wish(), candidates(LARGE, GPU, Wish()), Available())
     assert (wish.init.value, wish.start, wish.recipe) == (DETECTOR_V2, "detector", None)
     assert wish.init.reason == (
         "photographs: a network that knows those of COCO; 186 MB, BSD-3-Clause (torchvision's; the training "
         "data may add terms); will be downloaded"
     )
-    assert network.recipe == "resnet50_fpn" and network.arguments["boxes.head"] == "conv"
+    assert origin.recipe == "resnet50_fpn" and origin.arguments["boxes.head"] == "conv"
     made = plan(LARGE, GPU, wish)
     kept = made.values(["init", "recipe", "body.norm", "body.norm_eps"])
     assert kept == {"init": DETECTOR_V2, "recipe": None, "body.norm": "frozen", "body.norm_eps": 1e-5}
 
 
 def test_the_options_that_are_kept_fit_the_weights():
-    wish, network = choose_start(Wish(), candidates(LARGE, GPU, Wish()), Available())
-    options = network.arguments | {line.name: line.value for line in wish.kept}
+    wish, origin = choose_start(Wish(), candidates(LARGE, GPU, Wish()), Available())
+    options = origin.arguments | {line.name: line.value for line in wish.kept}
     ours, theirs = (
-        meta_state_dict("resnet50_fpn", 90, values, 10_000) for values in (options, network.arguments)
+        meta_state_dict("resnet50_fpn", 90, values, 10_000) for values in (options, origin.arguments)
     )
     assert all(theirs[name].shape == tensor.shape for name, tensor in ours.items())
 

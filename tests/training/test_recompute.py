@@ -8,7 +8,7 @@ from torch import nn
 
 from maskrcnn import recipes
 from maskrcnn.fast.fold_norms import fold_norms
-from maskrcnn.network.backbone import BasicBlock
+from maskrcnn.network.resnets import BasicBlock
 from maskrcnn.training.recompute import recompute_activations
 from maskrcnn.training.settings import Settings
 from scenes import scene

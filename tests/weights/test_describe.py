@@ -84,7 +84,7 @@ def test_the_plan_of_a_training_is_described(file):
         "plan        recipe=resnet18_fpn  a CPU",
         "plan        optimiser.lr=0.002  from drawn? weights",
     ]
-    for other in ("mine", (1, 2), (("a", "b"),)):
+    for other in (5, "mine", (1, 2), (("a", "b"),)):
         torch.save({**content, "plan": other}, file)
         assert "plan " not in describe(file)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,12 @@ from torch import nn
 
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.device import resolve_device
-from maskrcnn.plan.memory import StepMemory, trial_state
+from maskrcnn.plan.memory import StepMemory
 from maskrcnn.training.batches import open_batches
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.step import train_step
+from maskrcnn.training.setup import new_run, recipe_arguments
+from maskrcnn.training.step import TrainState, make_train_state, train_step
+from maskrcnn.weights.init import InitialWeights
 
 _PATIENCE = 3.0  # seconds of steps, after which no further one is measured
 _GAIN = 0.8  # of float32's time: below it, bf16 is worth its rounding
@@ -61,21 +64,37 @@ def fastest_precision(device: torch.device) -> Literal["float32", "bf16"]:
     return "bf16" if half < _GAIN * plain else "float32"
 
 
-def step_seconds(
+def trial_state(
     dataset: Dataset,
     settings: Settings,
     recipe: str,
-    recipe_arguments: Mapping[str, Any],
-    device: str,
-    *,
-    steps: int = 3,
-) -> float:
+    arguments: Mapping[str, Any],
+    device: torch.device,
+    origin: InitialWeights | None,
+) -> TrainState:
+    """Return the state of a training at its beginning, with drawn weights in place of those of `origin`.
+
+    `origin` are the initial weights, which bring options of the recipe.
+    """
+    run = new_run(Path(os.devnull), recipe, arguments, settings)
+    trained = replace(
+        run.trained,
+        arguments=recipe_arguments(recipe, run.trained, len(dataset.keypoint_names), origin),
+        class_names=dataset.class_names,
+        category_ids=dataset.category_ids,
+        keypoint_names=dataset.keypoint_names,
+        skeleton=dataset.skeleton,
+    )
+    trained = replace(trained, weights=trained.build_untrained().state_dict())
+    return make_train_state(replace(run, trained=trained), device)
+
+
+def step_seconds(state: TrainState, dataset: Dataset, settings: Settings, *, steps: int = 3) -> float:
     """Return the seconds of a training step, the median of some real ones on these pictures, after one more.
 
-    Slow steps are measured fewer times; of one that takes longer than 3 s, the first alone. The weights are
-    drawn, not those that the training starts from: they cost the same.
+    Slow steps are measured fewer times; of one that takes longer than 3 s, the first alone. `state` is
+    changed.
     """
-    state = trial_state(dataset, settings, recipe, recipe_arguments, resolve_device(device))
     loading = settings.replaced(workers=0)
     batches = open_batches(state, dataset, loading, dataset.white)
     times: list[float] = []

@@ -16,20 +16,23 @@ from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_whole
 from maskrcnn.device import resolve_device
 from maskrcnn.files import cache_folder
-from maskrcnn.plain import options_of, parse_value, values_of, with_values
+from maskrcnn.plain import options_of, parse_value, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
-from maskrcnn.plan.machine import Machine, probe_machine, step_seconds
-from maskrcnn.plan.memory import StepMemory, sizes_to_try, step_measure, trial_state, try_batches
-from maskrcnn.plan.rules import Line, Plan, Wish, batch_goal, least_passes, plan
-from maskrcnn.plan.start import INIT, Available, Network, candidates, choose_start
+from maskrcnn.plan.lines import Line, Plan, Wish
+from maskrcnn.plan.machine import Machine, probe_machine, step_seconds, trial_state
+from maskrcnn.plan.memory import StepMemory, sizes_to_try, step_measure, try_batches
+from maskrcnn.plan.rules import batch_goal, plan
+from maskrcnn.plan.start import INIT, Available, candidates, choose_start
+from maskrcnn.plan.view import least_passes
 from maskrcnn.plan.write import FILE, plan_table, read_plan, write_plan
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.loop import train_run
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import check_objects, new_run
+from maskrcnn.training.step import TrainState
 from maskrcnn.weights.download import fetch, is_cached, why_unreachable
 from maskrcnn.weights.infer import body_recipe
-from maskrcnn.weights.init import read_initial_weights
+from maskrcnn.weights.init import InitialWeights, read_initial_weights
 from maskrcnn.weights.published import Published, find_published
 
 BY_USER = "set by --set"
@@ -44,7 +47,7 @@ class Planned(NamedTuple):
     dataset: Dataset
     data: str | Path  # folder of the data set
     device: str = "auto"
-    network: Network = Network()  # that the initial weights bring
+    origin: InitialWeights | None = None  # what the initial weights bring, without themselves
     step_seconds: float | None = None  # where the plan needed it
 
     @property
@@ -108,21 +111,21 @@ def make_plan(
         raise ValueError(f"--minutes must be more than 0, not {minutes:g}")
     if recipe:
         recipes.options_of_recipe(recipe)
-    wish, network = Wish(minutes=minutes, recipe=recipe), Network()
+    wish, origin = Wish(minutes=minutes, recipe=recipe), None
     if init != "auto":
-        wish, network = _start_as_asked(wish, init)
+        wish, origin = _start_as_asked(wish, init)
     dataset = read_whole(data)
     check_objects(dataset)
     about, machine = fingerprint(dataset), probe_machine(device)
     if init == "auto":
         suiting = candidates(about, machine, wish)
-        wish, network = choose_start(wish, suiting, look_for(suiting.names, reach))
+        wish, origin = choose_start(wish, suiting, look_for(suiting.names, reach))
 
     def planned(machine: Machine) -> Planned:
         made = _fitting(plan(about, machine, wish))
         if recipe:
             made = made.replaced({"recipe": recipe}, "set by --recipe")
-        return Planned(made.replaced(values or {}, BY_USER), about, dataset, data, device, network)
+        return Planned(made.replaced(values or {}, BY_USER), about, dataset, data, device, origin)
 
     machine = with_step_memory(machine, planned(machine))
     first = planned(machine)
@@ -151,16 +154,16 @@ def download(published: Published) -> str:
     return ""
 
 
-def _start_as_asked(wish: Wish, init: str | Path | None) -> tuple[Wish, Network]:
-    """Return the wish with the weights that a user chose, and the network that they bring."""
+def _start_as_asked(wish: Wish, init: str | Path | None) -> tuple[Wish, InitialWeights | None]:
+    """Return the wish with the weights that a user chose, and what they bring, without the weights."""
     if init is None:
-        return replace(wish, init=Line(INIT, None, "drawn weights, as asked for")), Network()
+        return replace(wish, init=Line(INIT, None, "drawn weights, as asked for")), None
     origin = read_initial_weights(init)
     wish = replace(wish, init=Line(INIT, str(init), "as asked for"))
     if origin.recipe:
-        return replace(wish, start="detector"), Network(origin.recipe, origin.arguments)
+        return replace(wish, start="detector"), origin._replace(weights={})
     recipe = wish.recipe or body_recipe(origin.weights)
-    return replace(wish, start="backbone", recipe=recipe), Network()
+    return replace(wish, start="backbone", recipe=recipe), origin._replace(weights={})
 
 
 def _fitting(made: Plan) -> Plan:
@@ -177,41 +180,39 @@ def with_step_memory(machine: Machine, planned: Planned) -> Machine:
     Steps with recomputed activations are measured only where 2 pictures do not fit without. On a CPU, where
     steps take seconds, two sizes of a batch are enough.
     """
-    network, device = _network(planned), resolve_device(machine.device)
+    device = resolve_device(machine.device)
     held, free = memory_in_use(device), machine.memory
-    if network is None or held is None or free is None:
+    if held is None or free is None:
         return machine
     goal = batch_goal(planned.fingerprint.pictures, device.type == "cuda")
     sizes = [1, goal] if device.type == "cpu" else sizes_to_try(goal)
     objects = int(planned.fingerprint.objects.in_a_picture[-1])
 
-    def tried(settings: Settings) -> StepMemory:
-        state = trial_state(planned.dataset, settings, *network, device)
+    def tried(settings: Settings) -> StepMemory | None:
+        if (state := _trial(planned, settings)) is None:
+            return None
         return try_batches(step_measure(state, planned.dataset, objects, settings), sizes, held, free)
 
     plain, recomputed = tried(planned.settings), None
-    if plain.largest(free) < 2 and not planned.settings.step.compiled:
+    if plain and plain.largest(free) < 2 and not planned.settings.step.compiled:
         recomputed = tried(planned.settings.replaced(recompute=True))
     return replace(machine, step_memory=plain, recomputed_memory=recomputed)
 
 
 def _measure(planned: Planned) -> float | None:
     """Return the seconds of a step; None where the plan does not know the recipe."""
-    network = _network(planned)
-    return network and step_seconds(planned.dataset, planned.settings, *network, planned.device)
+    state = _trial(planned, planned.settings)
+    return step_seconds(state, planned.dataset, planned.settings) if state else None
 
 
-def _network(planned: Planned) -> tuple[str, dict[str, Any]] | None:
-    """Return the recipe of the training and its options; None where the plan does not know the recipe."""
-    recipe, brought = planned.plan.recipe or planned.network.recipe, planned.network.arguments
+def _trial(planned: Planned, settings: Settings) -> TrainState | None:
+    """Return the state of a training at its beginning; None where the plan does not know the recipe."""
+    origin = planned.origin
+    recipe = planned.plan.recipe or (origin.recipe if origin else None)
     if recipe is None:
         return None
-    usual: dict[str, Any] = {}
-    if planned.plan.init:  # norms are the recipe's own; from scratch they are others
-        absent = tuple(f"{group}." for group, value in brought.items() if value is None)
-        options = values_of(recipes.options_of_recipe(recipe)).items()
-        usual = {k: v for k, v in options if k.endswith(".norm") and not k.startswith(absent)}
-    return recipe, {**usual, **brought, **planned.recipe_arguments}
+    device = resolve_device(planned.device)
+    return trial_state(planned.dataset, settings, recipe, planned.recipe_arguments, device, origin)
 
 
 def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any], device: str = "auto") -> Planned:
@@ -253,8 +254,7 @@ def describe_length(planned: Planned) -> str:
     if minutes:
         least = least_passes(from_scratch=planned.plan.init is None)
         advice = "" if passes >= least else f"; {least} passes or more would be better"
-        evaluations = "an evaluation" if settings.optimiser.ema is None else "two evaluations"
-        return f"the training takes {minutes:g} minutes, and {evaluations} at the end: about {about}{advice}"
+        return f"the training takes {minutes:g} minutes, and an evaluation at the end: about {about}{advice}"
     return (
         f"the training takes about {timedelta(seconds=round(seconds * steps))} here: {about}; "
         "--minutes T plans for another time"

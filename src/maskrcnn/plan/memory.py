@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +20,7 @@ from maskrcnn.data.targets import ImageTargets, MaskCrop
 from maskrcnn.memory import is_out_of_memory
 from maskrcnn.network.learning import POSITIVE_FRACTION
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.setup import new_run, with_initial_weights
-from maskrcnn.training.step import TrainState, add_gradients, make_train_state, update
+from maskrcnn.training.step import TrainState, add_gradients, update
 
 SHARE = 0.8  # of the free memory, which a training should use; the rest is for what no trial foresees
 
@@ -85,14 +81,6 @@ def try_batches(measure: Callable[[int], int], sizes: Iterable[int], held: int, 
         if peaks[-1][1] - held >= SHARE * free:
             break
     return StepMemory(held, tuple(peaks))
-
-
-def trial_state(
-    dataset: Dataset, settings: Settings, recipe: str, arguments: Mapping[str, Any], device: torch.device
-) -> TrainState:
-    """Return the state of a training at its beginning, with drawn weights whatever it starts from."""
-    run = new_run(Path(os.devnull), recipe, arguments, settings)
-    return make_train_state(with_initial_weights(run, dataset, None, {}), device)
 
 
 def step_measure(

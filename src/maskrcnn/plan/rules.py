@@ -7,87 +7,18 @@ looked at. `plan` is a pure function: the same arguments give the same plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
 
-from maskrcnn.plain import format_value
 from maskrcnn.plan.fingerprint import Fingerprint
+from maskrcnn.plan.lines import Line, Plan, Wish
 from maskrcnn.plan.machine import Machine
 from maskrcnn.plan.memory import StepMemory
+from maskrcnn.plan.view import View, affordable_view, choose_view, has_time, least_passes, view_lines
 
-_SHORT_SIDES_CPU = (256, 320, 384, 448, 512)
-_SHORT_SIDES_GPU = (512, 640, 800)
-_SMALLEST_SIDE = 16.0  # px of the network's input that all but a tenth of the objects should have
-_MANY_OBJECTS = 8  # in a picture: then windows of it are enough to learn from
-_LEAST_SIDE = 256  # px, of pictures and windows that are made smaller to be seen more often
-_TENTH_SIDE, _MEDIAN_SIDE = 6.0, 16.0  # px that all but a tenth, and half, of the objects keep then
-_KNOWN_SIDE = 32.0  # px of the smallest objects that a trained network knows well: its anchors begin there
-_LEARNING = 0.92  # share of the minutes that are steps
-_SMALL_GPU = 6 << 30  # bytes, too few for a ResNet-50
+SMALL_GPU = 6 << 30  # bytes, too few for a ResNet-50
 _NMS = 0.5  # of the detections of a class
 _PATIENCE = 10  # evaluations, as OTX and RF-DETR have it
 _LONGEST_AVERAGE = 0.9999  # decay
-
-
-class Line(NamedTuple):
-    """One setting, or option of the recipe, by its dotted name."""
-
-    name: str
-    value: Any
-    reason: str
-
-
-_DRAWN = Line("init", None, "drawn weights")
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a user asks for beside the best network."""
-
-    minutes: float | None = None  # None: as long as the data need
-    recipe: str | None = None  # None: the plan chooses
-    start: Literal["scratch", "backbone", "detector"] = "scratch"  # what the initial weights are
-    init: Line = _DRAWN  # their file or published name
-    kept: tuple[Line, ...] = ()  # options that these weights need
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A recipe, initial weights, and settings and options of the recipe that differ from their defaults."""
-
-    lines: tuple[Line, ...]
-
-    @property
-    def recipe(self) -> str | None:
-        """The recipe; None: that of the initial weights."""
-        return self.values(["recipe"]).get("recipe")
-
-    @property
-    def init(self) -> str | None:
-        """The file or the published name of the initial weights; None: drawn ones."""
-        return self.values(["init"]).get("init")
-
-    def texts(self) -> tuple[tuple[str, str, str], ...]:
-        """Return name, value and reason of each line; the value as ``--set`` takes it."""
-        return tuple((line.name, format_value(line.value), line.reason) for line in self.lines)
-
-    def replaced(self, values: Mapping[str, Any], reason: str) -> Plan:
-        """Return the plan with the lines of these names replaced, or added, for one reason."""
-        lines = {line.name: line for line in self.lines}
-        return Plan((*(lines | {name: Line(name, values[name], reason) for name in values}).values(),))
-
-    def values(self, names: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of those lines whose names are among `names`."""
-        return {line.name: line.value for line in self.lines if line.name in names}
-
-
-class View(NamedTuple):
-    """How the network sees the pictures: whole ones at a short side, or windows at the file's own scale."""
-
-    short_side: int | None  # None: windows
-    scale: float  # px of the input for a px of the file
-    crop: int | None  # side of the windows
 
 
 def plan(data: Fingerprint, machine: Machine, wish: Wish) -> Plan:
@@ -96,89 +27,12 @@ def plan(data: Fingerprint, machine: Machine, wish: Wish) -> Plan:
     largest = choose_view(data, is_gpu)
     view = affordable_view(largest, data, machine, wish)
     lines = [_recipe_line(data, view, machine, wish), wish.init, *wish.kept]
-    lines += [*_view_lines(data, view, largest, wish), *_region_lines(data, view, wish, is_gpu)]
+    lines += [*view_lines(data, view, largest, wish), *_region_lines(data, view, wish, is_gpu)]
     lines += _network_lines(data, wish, is_gpu)
     lines += _step_lines(data, machine, wish, is_gpu)
     lines += _length_lines(data, lines, wish)
     lines += _augmentation_lines(data, view, wish)
     return Plan(tuple(lines))
-
-
-def choose_view(data: Fingerprint, is_gpu: bool) -> View:
-    """Return windows where pictures hold many objects or small ones, otherwise whole pictures."""
-    _, s10, s50, s95, _ = data.objects.sides
-    short = min(data.size_hw)
-    sides = _SHORT_SIDES_GPU if is_gpu else _SHORT_SIDES_CPU
-    wanted = _SMALLEST_SIDE / s10 * short
-    side = next((side for side in sides if side >= min(wanted, short)), sides[-1])
-    crop = _to_32(min(max(4 * s95, 8 * s50, 256), 1024 if is_gpu else 384))
-    has_many = data.objects.in_a_picture[0] >= _MANY_OBJECTS
-    is_small = s10 * side / short < _SMALLEST_SIDE / 2
-    if (has_many or is_small) and s95 < crop:
-        return View(None, 1.0, crop)
-    return View(side, side / short, None)
-
-
-def affordable_view(view: View, data: Fingerprint, machine: Machine, wish: Wish) -> View:
-    """Return the largest view with which the minutes suffice for the passes wanted, or the smallest one.
-
-    Pictures are not made so small that objects can hardly be seen, nor windows smaller than objects. The time
-    of a step is taken to be in proportion to the pixels.
-    """
-    _, s10, s50, s95, _ = data.objects.sides
-    short = min(data.size_hw)
-    median = _KNOWN_SIDE if wish.start == "detector" else _MEDIAN_SIDE
-    least_scale = max(_TENTH_SIDE / s10, median / s50)
-    views = [view]
-    for side in range((view.crop or view.short_side or 0) // 32 * 32 - 32, _LEAST_SIDE - 1, -32):
-        if view.crop and side > s95:
-            views.append(view._replace(crop=side))
-        elif not view.crop and side / short >= least_scale:
-            views.append(View(side, side / short, None))
-    return next((one for one in views if has_time(data, machine, wish, one, view)), views[-1])
-
-
-def has_time(data: Fingerprint, machine: Machine, wish: Wish, view: View, measured: View) -> bool:
-    """Return whether the minutes suffice for the passes wanted; machine.picture_seconds are of `measured`."""
-    if wish.minutes is None or machine.picture_seconds is None:
-        return True
-    side, measured_side = view.crop or view.short_side or 1, measured.crop or measured.short_side or 1
-    seconds = machine.picture_seconds * (side / measured_side) ** 2
-    return wish.minutes * 60 * _LEARNING / (seconds * data.pictures) >= least_passes(wish.start == "scratch")
-
-
-def least_passes(from_scratch: bool) -> int:
-    """Return how often every picture should be seen at least, where minutes limit the training."""
-    return 40 if from_scratch else 20
-
-
-def _view_lines(data: Fingerprint, view: View, largest: View, wish: Wish) -> list[Line]:
-    _, s10, s50, s95, _ = data.objects.sides
-    sides = f"objects have sides of {s10:.0f}, {s50:.0f}, {s95:.0f} px (percentiles 10, 50, 95)"
-    if view != largest:
-        sides += (
-            f"; {largest.crop or largest.short_side} px would suit them better, but leave {wish.minutes:g} "
-            f"minutes fewer than {least_passes(wish.start == 'scratch')} passes over the pictures"
-        )
-    if view.crop:
-        return [
-            Line("pictures.short_sides", None, "the file's own scale"),
-            Line("pictures.long_side", max(1333, data.longest_side), "no picture is shrunk"),
-            Line(
-                "augmentation.crop",
-                (view.crop, view.crop),
-                f"windows: {data.objects.in_a_picture[0]:.0f} objects in a picture of "
-                f"{data.size_hw[0]:.0f} x {data.size_hw[1]:.0f} px; {sides}",
-            ),
-        ]
-    assert view.short_side
-    sizes = tuple(_to_32(share * view.short_side) for share in (0.875, 1.0, 1.125))
-    longest = view.scale * max(data.size_hw) * 1.3
-    return [
-        Line("pictures.short_sides", sizes, f"whole pictures: {sides}"),
-        Line("pictures.test_short_side", view.short_side, "the middle one"),
-        Line("pictures.long_side", max(_to_32(longest), 512), "room for pictures longer than usual"),
-    ]
 
 
 def _region_lines(data: Fingerprint, view: View, wish: Wish, is_gpu: bool) -> list[Line]:
@@ -232,7 +86,7 @@ def _recipe_line(data: Fingerprint, view: View, machine: Machine, wish: Wish) ->
         return Line("recipe", None, "that of the initial weights")
     if not machine.device.startswith("cuda"):
         return Line("recipe", "resnet18_fpn", "small enough for many steps on a CPU")
-    if machine.memory is not None and machine.memory < _SMALL_GPU:
+    if machine.memory is not None and machine.memory < SMALL_GPU:
         return Line("recipe", "resnet18_fpn", f"small enough for {machine.memory / 2**30:.0f} GB of memory")
     if not has_time(data, machine, wish, view, choose_view(data, is_gpu=True)):
         reason = f"resnet50_fpn would make fewer than {least_passes(True)} passes in {wish.minutes:g} minutes"
@@ -385,7 +239,3 @@ def _augmentation_lines(data: Fingerprint, view: View, wish: Wish) -> list[Line]
         strength = 0.3 if wish.start == "scratch" else 0.2
         lines.append(Line("augmentation.jitter", (strength,) * 3, "brightness, contrast, saturation"))
     return lines
-
-
-def _to_32(side: int | float) -> int:
-    return max(32, 32 * round(side / 32))

@@ -8,18 +8,18 @@ argument.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from maskrcnn.plan.fingerprint import Fingerprint
+from maskrcnn.plan.lines import Line, Wish
 from maskrcnn.plan.machine import Machine
-from maskrcnn.plan.rules import Line, Wish
+from maskrcnn.plan.rules import SMALL_GPU
+from maskrcnn.weights.init import InitialWeights
 from maskrcnn.weights.published import PUBLISHED, Published
 
 INIT = "init"
 _FEW_MINUTES = 30.0  # on a CPU: too few for the steps of a ResNet-50
-_SMALL_GPU = 6 << 30  # bytes: too few for the batch of a ResNet-50
 _MANY_OBJECTS = 10_000  # enough to learn from drawn weights: 24,000 nuclei do so in minutes
 _GREY = 0.5  # share of pictures without colour from which a data set is not one of photographs
 
@@ -62,13 +62,6 @@ class Available(NamedTuple):
     folder: str = ""  # of the cache
 
 
-class Network(NamedTuple):
-    """The network that initial weights bring: nothing, where they are drawn or a backbone's."""
-
-    recipe: str | None = None
-    arguments: Mapping[str, Any] = {}
-
-
 def candidates(data: Fingerprint, machine: Machine, wish: Wish) -> Candidates:
     """Return the published weights from which a training on these data should start."""
     is_gpu = machine.device.startswith("cuda")
@@ -82,7 +75,7 @@ def candidates(data: Fingerprint, machine: Machine, wish: Wish) -> Candidates:
         return _of_recipe(wish.recipe, kind, is_photographs)
     small = ("torchvision/mobilenet_v2", "torchvision/resnet18")
     has_hours = wish.minutes is None or wish.minutes >= _FEW_MINUTES
-    if is_gpu and machine.memory is not None and machine.memory < _SMALL_GPU:
+    if is_gpu and machine.memory is not None and machine.memory < SMALL_GPU:
         return Candidates(small[::-1], f"a small backbone for {machine.memory / 2**30:.0f} GB of memory")
     if is_photographs and (is_gpu or has_hours):
         detectors = (_DETECTOR_V2, _DETECTOR) if is_gpu else (_DETECTOR,)
@@ -104,14 +97,14 @@ def _of_recipe(recipe: str, kind: str, is_photographs: bool) -> Candidates:
     return Candidates((_BODIES[body],), f"{kind}: the backbone of {recipe}")
 
 
-def choose_start(wish: Wish, suiting: Candidates, available: Available) -> tuple[Wish, Network]:
-    """Return the wish with the best weights that can be had, and the network that they bring.
+def choose_start(wish: Wish, suiting: Candidates, available: Available) -> tuple[Wish, InitialWeights | None]:
+    """Return the wish with the best weights that can be had, and what they bring, without the weights.
 
     The best are taken where they are on this machine or can be downloaded; otherwise the next best that are
     on this machine; otherwise the weights are drawn.
     """
     if not suiting.names:
-        return replace(wish, init=Line(INIT, None, f"drawn weights: {suiting.reason}")), Network()
+        return replace(wish, init=Line(INIT, None, f"drawn weights: {suiting.reason}")), None
     best, *others = suiting.names
     if best in available.cached or not available.obstacle:
         return _start_from(wish, best, suiting.reason, best in available.cached)
@@ -119,20 +112,20 @@ def choose_start(wish: Wish, suiting: Candidates, available: Available) -> tuple
     if present := [name for name in others if name in available.cached]:
         return _start_from(wish, present[0], f"{lack}, but this one", is_cached=True)
     mend = f"give a file by --init FILE, or put {PUBLISHED[best].url} into {available.folder}"
-    return replace(wish, init=Line(INIT, None, f"drawn weights: {lack}; {mend}")), Network()
+    return replace(wish, init=Line(INIT, None, f"drawn weights: {lack}; {mend}")), None
 
 
-def _start_from(wish: Wish, name: str, reason: str, is_cached: bool) -> tuple[Wish, Network]:
+def _start_from(wish: Wish, name: str, reason: str, is_cached: bool) -> tuple[Wish, InitialWeights]:
     published = PUBLISHED[name]
     where = "on this machine" if is_cached else "will be downloaded"
     line = Line(INIT, name, f"{reason}; {describe_file(published)}; {where}")
     if name in _DETECTORS:
         kept = _V2_KEPT if name == _DETECTOR_V2 else ()
         wish = replace(wish, init=line, kept=kept, start="detector")
-        return wish, Network("resnet50_fpn", _DETECTORS[name])
+        return wish, InitialWeights({}, "resnet50_fpn", _DETECTORS[name], ())
     body = next(body for body, of_body in _BODIES.items() if of_body == name)
     recipe = wish.recipe or f"{body}_fpn"
-    return replace(wish, init=line, start="backbone", recipe=recipe), Network()
+    return replace(wish, init=line, start="backbone", recipe=recipe), InitialWeights({}, None, {}, ())
 
 
 def describe_file(published: Published) -> str:

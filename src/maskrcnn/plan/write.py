@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from maskrcnn.files import reading, write_json
 from maskrcnn.plan.fingerprint import Fingerprint
-from maskrcnn.plan.rules import Plan
+from maskrcnn.plan.lines import Plan
 
 FILE = "plan.json"
 _LARGEST = 1 << 20  # bytes of a plan

@@ -28,7 +28,7 @@ def recompute_activations(model: nn.Module) -> None:
     """
     for block in model.modules():
         if isinstance(block, _BLOCKS):
-            block.forward = MethodType(_recomputed, block)
+            block.forward = MethodType(_recomputed, block)  # type: ignore[method-assign]
 
 
 def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
