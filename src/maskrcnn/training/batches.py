@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from maskrcnn.data import prepare, transforms
+from maskrcnn.data.copy_paste import copy_paste
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.loader import AugmentedDataset, training_batches
+from maskrcnn.data.sampling import repeat_factors
 from maskrcnn.training.settings import Augmentation, Settings
 from maskrcnn.training.step import TrainState
 from maskrcnn.types import Batch, Targets
@@ -23,13 +25,7 @@ def open_batches(
     """
     step = settings.step
     return training_batches(
-        AugmentedDataset(
-            dataset,
-            resizing(settings),
-            augmenting(settings.augmentation),
-            channels=state.model.in_channels,
-            white=white,
-        ),
+        augmented(dataset, settings, state.model.in_channels, white),
         batch_size=step.batch_size,
         share=state.processes.share(step.batch_size),
         stride=state.model.stride,
@@ -37,6 +33,22 @@ def open_batches(
         seed=settings.seed,
         start=state.step * step.accumulate,
         pin=state.device.type == "cuda",
+    )
+
+
+def augmented(
+    dataset: Dataset, settings: Settings, channels: int = 3, white: int | None = None
+) -> AugmentedDataset:
+    """Return the pictures as a network of so many channels learns from them."""
+    probability, threshold = settings.augmentation.copy_paste, settings.pictures.repeat_threshold
+    return AugmentedDataset(
+        dataset,
+        resizing(settings),
+        augmenting(settings.augmentation),
+        channels=channels,
+        white=white,
+        mix=copy_paste(probability) if probability else None,
+        factors=repeat_factors(dataset, threshold) if threshold else None,
     )
 
 
@@ -48,10 +60,13 @@ def resizing(settings: Settings) -> prepare.Resize:
 
 
 def augmenting(augmentation: Augmentation) -> transforms.Transform:
-    """Return the random transform of a resized picture."""
+    """Return the random transform of a resized picture. What is off draws no random number."""
+    size_hw, share, turns = augmentation.crop, augmentation.object_crops, augmentation.quarter_turns
+    crop = size_hw and (transforms.object_crop(size_hw, share) if share else transforms.crop(size_hw))
     return transforms.compose(
-        *((transforms.crop(augmentation.crop),) if augmentation.crop else ()),
+        *((crop,) if crop else ()),
         transforms.flip_horizontal(augmentation.flip_horizontal),
         transforms.flip_vertical(augmentation.flip_vertical),
+        *((transforms.quarter_turn(turns),) if turns else ()),
         *((transforms.colour_jitter(*augmentation.jitter),) if augmentation.jitter else ()),
     )
