@@ -106,7 +106,7 @@ def test_an_epoch_shows_every_picture_once(dataset):
 
     first, second = greys(0), greys(5)
     assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(10))
-    assert first != second and batches_per_epoch(dataset, 2) == 5
+    assert first != second and batches_per_epoch(len(dataset), 2) == 5
 
 
 def test_a_picture_looks_different_each_time(tmp_path):

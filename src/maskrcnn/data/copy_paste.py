@@ -46,9 +46,14 @@ def _copy_paste(
 def whole_objects(targets: ImageTargets, size_hw: Sequence[int]) -> Int[np.ndarray, " W"]:
     """Return the indices of objects with a mask, not crowds, that stay a pixel away from the border."""
     has_mask = np.array([crop is not None for crop in targets.crops], np.bool_)
-    low, high = targets.boxes[:, :2], targets.boxes[:, 2:]
-    is_inside = (low >= 1).all(1) & (high <= np.array([size_hw[1], size_hw[0]]) - 1).all(1)
-    return np.flatnonzero(has_mask & is_inside & ~targets.crowd)
+    return np.flatnonzero(has_mask & ~targets.crowd & _are_inside(targets.boxes, size_hw, margin=1))
+
+
+def _are_inside(
+    boxes: Float[np.ndarray, "N 4"], size_hw: Sequence[int], margin: int
+) -> Bool[np.ndarray, " N"]:
+    distances = np.concatenate([boxes[:, :2], np.array([size_hw[1], size_hw[0]]) - boxes[:, 2:]], 1)
+    return distances.min(1) >= margin
 
 
 def draw_shift(
@@ -76,8 +81,7 @@ def paste(target: NetworkInput, source: NetworkInput, shift_yx: tuple[int, int])
     (image, targets), (source_image, objects) = target, source
     size_hw, source_hw = tuple(image.shape[-2:]), tuple(source_image.shape[-2:])
     moved = _moved(objects, shift_yx, size_hw)
-    boxes = moved.boxes
-    fits = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2:] <= np.array(size_hw[::-1])).all(1)
+    fits = _are_inside(moved.boxes, size_hw, margin=0)
     mask, kept = np.zeros(source_hw, np.bool_), []
     for i, crop in enumerate(objects.crops):
         if crop and fits[i]:
