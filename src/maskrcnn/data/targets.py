@@ -34,7 +34,7 @@ class ImageTargets(NamedTuple):
     keypoints: Float[np.ndarray, "G J 3"] | None
 
 
-NetworkInput = tuple[UInt8[Tensor, "C H W"], ImageTargets]
+NetworkInput = tuple[UInt8[Tensor, "C _ _"], ImageTargets]  # as a picture goes into a batch
 
 
 def to_network(sample: Sample) -> NetworkInput:

@@ -108,7 +108,7 @@ class Pictures:
     )
     test_long_side: int | None = option(None, "in evaluation and prediction; none: long_side")
     repeat_threshold: float = option(
-        0.0, "share of the pictures below which a class is rare, and its pictures come more often"
+        0.0, "pictures of a class that is in a smaller share of all come more often (LVIS: 0.001)"
     )
     workers: int = option(2, "processes that read pictures")
 
@@ -134,14 +134,14 @@ class Augmentation:
 
     scale: tuple[float, float] | None = option(None, "least and largest random factor of the size")
     crop: tuple[int, int] | None = option(None, "rows, columns of a random window")
-    object_crops: float = option(0.0, "share of these windows that must hold an object; rare classes gain")
+    object_crops: float = option(0.0, "share of these windows that must hold an object, of a class drawn first")
     flip_horizontal: float = option(0.5, "probability")
     flip_vertical: float = option(0.0, "probability")
     quarter_turns: float = option(0.0, "probability of a turn by 90 degrees")
     jitter: tuple[float, float, float] | None = option(
         None, "largest change of brightness, contrast, saturation"
     )
-    copy_paste: float = option(0.0, "probability that objects of another picture are pasted in")
+    copy_paste: float = option(0.0, "probability; whole objects of another picture are pasted in")
 
     def __post_init__(self) -> None:
         for name in ("scale", "crop"):
