@@ -178,9 +178,9 @@ def test_keypoints_move_along_and_are_hidden_below():
         [rectangle(SIZE, 0, 0, 8, 3)], keypoints=[[[3.5, 1.5, 2], [7.5, 1.5, 2], [3.5, 2.5, 1], [0, 0, 0]]]
     )
     theirs = targets(
-        [rectangle(SIZE, 4, 2, 6, 4)], keypoints=[[[4.5, 2.5, 2], [5.5, 3.5, 1], [0.5, 2.5, 2], [0, 0, 0]]]
+        [rectangle(SIZE, 3, 0, 5, 2)], keypoints=[[[3.5, 0.5, 2], [4.5, 1.5, 1], [0.5, 5.5, 2], [0, 0, 0]]]
     )
-    _, got = paste((image(SIZE, 10), mine), (image(SIZE, 200), theirs), (-1, -1))
+    _, got = paste((image(SIZE, 10), mine), (image(SIZE, 200), theirs), (1, 0))
     assert got.keypoints.tolist() == [
         [[3.5, 1.5, 1], [7.5, 1.5, 2], [3.5, 2.5, 1], [0, 0, 0]],
         [[3.5, 1.5, 2], [4.5, 2.5, 1], [0, 0, 0], [0, 0, 0]],  # the third left the picture

@@ -62,7 +62,20 @@ def test_equal_factors_are_a_shuffle():
         for seed in range(5):
             order = draw_pass(np.ones(count), np.random.default_rng(seed))
             assert sorted(order.tolist()) == list(range(count))
-    assert pass_length(np.full(10, 1.1)) == 11  # 11.000000000000002 as floats
+    assert pass_length(np.full(20, 1.1)) == 22  # 22.000000000000007 as floats
+
+
+class Zeros(np.random.Generator):
+    """A generator whose offset is the least."""
+
+    def random(self):
+        return 0.0
+
+
+def test_rounding_loses_no_picture():
+    """Ten factors of 1.1, laid end to end, end at 10.999999999999998."""
+    counts = np.bincount(draw_pass(np.full(10, 1.1), Zeros(np.random.PCG64(0))))
+    assert counts.sum() == 11 and counts.min() == 1
 
 
 def test_pictures_are_repeated_independently():

@@ -253,9 +253,9 @@ def test_the_class_of_a_window_is_drawn_first():
     assert 120 <= rare <= 180  # half, not a tenth
     # Crowd regions count as nothing; a share of half of the windows leaves the other half to chance
     crowd = np.array([True] * 9 + [False])
-    assert all(
-        x2 >= 59 and y2 >= 39 for _, _, x2, y2 in windows(objects, (10, 10), crowd=crowd, labels=labels)
-    )
+    for some in (labels, np.zeros(10, np.int64)):
+        drawn = windows(objects, (10, 10), crowd=crowd, labels=some)
+        assert all(x2 >= 59 and y2 >= 39 for _, _, x2, y2 in drawn)
     at_half = windows(objects, (10, 10), 0.5, crowd=crowd, labels=labels)
     assert 120 <= sum(x2 >= 59 and y2 >= 39 for _, _, x2, y2 in at_half) <= 185
     without = list(windows(objects, (10, 10), crowd=np.ones(10, bool), labels=labels))
