@@ -25,13 +25,13 @@ from rich.table import Table
 from maskrcnn.data.batch import collate
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import read_split
-from maskrcnn.data.loader import AugmentedDataset, training_batches
+from maskrcnn.data.loader import training_batches
 from maskrcnn.data.pictures import read_picture, read_to_resize
 from maskrcnn.data.prepare import Resize
 from maskrcnn.data.targets import to_network
 from maskrcnn.data.transforms import Transform, resized
 from maskrcnn.plain import options_of, parse_assignments, with_values
-from maskrcnn.training.batches import augmenting, resizing
+from maskrcnn.training.batches import augmented
 from maskrcnn.training.settings import Settings
 
 STRIDE = 32
@@ -44,16 +44,16 @@ def main() -> None:
     settings = with_values(Settings(), parse_assignments(arguments.set, options_of(Settings())))
     dataset = read_split(arguments.data, "train")
     count = min(arguments.pictures, len(dataset))
-    resize, transform = resizing(settings), augmenting(settings.augmentation)
+    data = augmented(dataset, settings)
 
     passes = [
-        load_once(dataset, count, resize, transform, settings.step.batch_size)
+        load_once(dataset, count, data.resize, data.transform, settings.step.batch_size)
         for _ in range(1 + arguments.repeats)
     ]
     rates = {stage: count / statistics.median(spent[stage] for spent in passes[1:]) for stage in passes[0]}
     for workers in (0, arguments.workers):
         batches = training_batches(
-            AugmentedDataset(dataset, resize, transform),
+            data,
             batch_size=settings.step.batch_size,
             stride=STRIDE,
             workers=workers,

@@ -23,7 +23,8 @@ TINY_RECIPE = {
 def tiny(**changes) -> Settings:
     """Return settings of four steps, with as much chance in them as possible."""
     values = {"steps": 4, "batch_size": 2, "warmup_steps": 2, "short_sides": (48, 64), "long_side": 64}
-    values |= {"jitter": (0.2, 0.2, 0.2), "workers": 0}
+    values |= {"jitter": (0.2, 0.2, 0.2), "workers": 0, "scale": (0.8, 1.25), "crop": (48, 48)}
+    values |= {"object_crops": 0.5, "quarter_turns": 0.5, "copy_paste": 0.5, "repeat_threshold": 0.9}
     values |= {"log_every": 1, "save_every": 100, "eval_every": None}
     return Settings.of(**{**values, **changes})
 

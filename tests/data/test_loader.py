@@ -108,8 +108,19 @@ def test_an_epoch_shows_every_picture_once(dataset):
 
     first, second = greys(0), greys(5)
     assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(10))
-    assert first != second and batches_per_epoch(dataset, 2) == 5
-    assert [sorted(batch_indices(dataset, 2, 5, number)) for number in range(5, 10)] == second
+    assert first != second and batches_per_epoch(len(dataset), 2) == 5
+    data = AugmentedDataset(dataset, AS_STORED, transforms.compose())
+    assert [sorted(batch_indices(data, 2, 5, number)) for number in range(5, 10)] == second
+
+
+def test_an_epoch_shows_pictures_by_their_factors(dataset):
+    factors = np.array([1, 1, 1, 2, 1, 1.5, 3, 1, 1, 1.5])  # 14 in all
+    data = AugmentedDataset(dataset, AS_STORED, transforms.compose(), factors=factors)
+    batches = training_batches(data, batch_size=2, stride=32, workers=0, seed=5)
+    for _ in range(4):
+        greys = np.concatenate([batch.images.amax((1, 2, 3)) for batch, _ in itertools.islice(batches, 7)])
+        counts = np.bincount(greys, minlength=10)
+        assert len(greys) == 14 and (np.floor(factors) <= counts).all() and (counts <= np.ceil(factors)).all()
 
 
 def test_a_picture_looks_different_each_time(tmp_path):

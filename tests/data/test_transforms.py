@@ -84,6 +84,16 @@ GEOMETRY = {
     "window": transforms.crop((30, 31)),
     "window of mirror": transforms.compose(transforms.flip_horizontal(1.0), transforms.crop((20, 31))),
     "doubled": sized(prepare.resize(80, 1000)),
+    "quarter turn": transforms.quarter_turn(1.0),
+    "quarter turn of a window of a mirror": transforms.compose(
+        transforms.flip_horizontal(1.0), transforms.crop((20, 31)), transforms.quarter_turn(1.0)
+    ),
+    "quarter turn of what is doubled, upside down and cut": transforms.compose(
+        sized(prepare.resize(80, 1000)),
+        transforms.flip_vertical(1.0),
+        transforms.quarter_turn(1.0),
+        transforms.crop((33, 47)),
+    ),
     "doubled and cut": transforms.compose(sized(prepare.resize(80, 1000)), transforms.crop((33, 47))),
 }
 
@@ -153,6 +163,7 @@ def test_keypoints_change_sides_in_a_mirror_and_not_in_a_turn():
         "mirror": [[49.5, 7.5, 2], [0, 0, 0], [47.5, 8.5, 1]],
         "upside down": [[10.5, 32.5, 2], [0, 0, 0], [12.5, 31.5, 1]],
         "turn": [[49.5, 32.5, 2], [47.5, 31.5, 1], [0, 0, 0]],
+        "quarter turn": [[7.5, 49.5, 2], [8.5, 47.5, 1], [0, 0, 0]],
     }
     for name, points in expected.items():
         _, truth = to_network(apply(GEOMETRY[name], sample))
@@ -185,6 +196,128 @@ def test_an_object_too_small_for_the_resolution_keeps_its_box():
     _, truth = to_network(apply(sized(prepare.resize(10, 100)), make_sample([tiny])))
     assert truth.boxes == pytest.approx(np.array([[2.5, 2.5, 2.6, 2.6]]))
     assert truth.crops == [None]
+
+
+def test_a_quarter_turn_by_hand():
+    """Anticlockwise: the upper right corner becomes the upper left one."""
+    mask = np.zeros((2, 3), bool)
+    mask[0, 1:], mask[1, 2] = True, True
+    sample = make_sample([mask], height=2, width=3)
+    image, truth = to_network(apply(transforms.quarter_turn(1.0), sample))
+    assert image[0].tolist() == [[2, 2], [1, 1], [0, 0]] and image[1].tolist() == [[0, 1]] * 3
+    assert truth.boxes.tolist() == [[0, 0, 2, 2]]
+    assert truth.crops[0].pixels.tolist() == [[1, 1], [1, 0]] and truth.crops[0].affine == (1, 0, 1, 0)
+    boxes_only = sample._replace(objects=sample.objects._replace(masks=[None]), is_turned=True)
+    assert to_network(boxes_only)[1].boxes.tolist() == [[0, 0, 2, 2]]
+    turned = [apply(transforms.quarter_turn(0.25), sample, seed).is_turned for seed in range(200)]
+    assert 30 <= sum(turned) <= 70
+
+
+def windows(objects, size_hw, share=1.0, **changes):
+    """Draw windows of a picture of 40 x 60 px; return their x1, y1, x2, y2."""
+    sample = make_sample(objects)
+    sample = sample._replace(objects=sample.objects._replace(**changes))
+    for seed in range(300):
+        moved = apply(transforms.object_crop(size_hw, share), sample, seed)
+        height, width = moved.image.shape[-2:]
+        x, y = -moved.affine[1], -moved.affine[3]
+        assert (moved.image[0, 0, 0], moved.image[1, 0, 0]) == (x, y)
+        yield x, y, x + width, y + height
+
+
+def rectangle(x1, y1, x2, y2):
+    mask = np.zeros((40, 60), bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def test_a_window_holds_an_object():
+    """Columns 50 … 54 fit into windows from 34 to 40, the last one; rows 3 … 6 into those from 0 to 3."""
+    drawn = list(windows([rectangle(50, 3, 54, 7)], (18, 20)))
+    assert {x for x, *_ in drawn} == set(range(34, 41)) and {y for _, y, *_ in drawn} == set(range(4))
+    assert {(x2 - x1, y2 - y1) for x1, y1, x2, y2 in drawn} == {(20, 18)}
+    counts = np.bincount([int(x) for x, *_ in drawn])[34:]
+    assert counts.min() > 20  # of 300 in 7 places
+
+
+def test_a_window_lies_within_an_object_that_is_larger():
+    drawn = list(windows([rectangle(10, 5, 40, 8)], (50, 20)))  # the window is higher than the picture
+    assert {x for x, *_ in drawn} == set(range(10, 21)) and {(y1, y2) for _, y1, _, y2 in drawn} == {(0, 40)}
+
+
+def test_the_class_of_a_window_is_drawn_first():
+    objects = [rectangle(2 * i, 0, 2 * i + 1, 1) for i in range(9)] + [rectangle(58, 38, 59, 39)]
+    labels = np.array([4] * 9 + [7])
+    drawn = list(windows(objects, (10, 10), labels=labels))
+    rare = sum(x2 >= 59 and y2 >= 39 for _, _, x2, y2 in drawn)
+    assert 120 <= rare <= 180  # half, not a tenth
+    # Crowd regions count as nothing; a share of half of the windows leaves the other half to chance
+    crowd = np.array([True] * 9 + [False])
+    for some in (labels, np.zeros(10, np.int64)):
+        drawn = windows(objects, (10, 10), crowd=crowd, labels=some)
+        assert all(x2 >= 59 and y2 >= 39 for _, _, x2, y2 in drawn)
+    at_half = windows(objects, (10, 10), 0.5, crowd=crowd, labels=labels)
+    assert 120 <= sum(x2 >= 59 and y2 >= 39 for _, _, x2, y2 in at_half) <= 185
+    without = list(windows(objects, (10, 10), crowd=np.ones(10, bool), labels=labels))
+    assert len({x for x, *_ in without}) > 40 and len({y for _, y, *_ in without}) > 25
+    assert len(set(windows([], (10, 10)))) > 200
+
+
+def test_a_window_follows_the_scale():
+    """The picture is doubled first: columns 100 … 108 and rows 6 … 14 of it."""
+    sample = make_sample([rectangle(50, 3, 54, 7)])
+    chain = transforms.compose(sized(prepare.resize(80, 1000)), transforms.object_crop((18, 20), 1.0))
+    for seed in range(50):
+        _, truth = to_network(apply(chain, sample, seed))
+        [(x1, y1, x2, y2)] = truth.boxes.tolist()
+        assert (x2 - x1, y2 - y1) == (8, 8)
+
+
+def test_large_scale_jitter_by_hand():
+    """A tenth and the double of a picture, in windows of its own size (Ghiasi et al. 2021)."""
+    masks = [rectangle(10, 10, 30, 30), rectangle(52, 30, 56, 32), rectangle(0, 0, 1, 40)]
+
+    def jittered(scale, seed=0):
+        resize = transforms.random_scale(prepare.resize(40, 60), scale, scale)
+        return to_network(
+            apply(transforms.compose(sized(resize), transforms.crop((40, 60))), make_sample(masks), seed)
+        )
+
+    image, truth = jittered(0.1)
+    assert image.shape == (3, 4, 6)  # the batch pads it
+    assert truth.boxes == pytest.approx(np.array([[1, 1, 3, 3], [5.2, 3, 5.6, 3.2], [0, 0, 0.1, 4]]))
+    assert dense(truth.crops[0], (4, 6)).sum() == 4
+    assert [crop.pixels.shape for crop in truth.crops] == [(20, 20), (2, 4), (40, 1)]  # not shrunk
+
+    for seed in range(20):
+        moved = apply(
+            transforms.compose(
+                sized(transforms.random_scale(prepare.resize(40, 60), 2.0, 2.0)), transforms.crop((40, 60))
+            ),
+            make_sample(masks),
+            seed,
+        )
+        image, truth = to_network(moved)
+        x0, y0 = -moved.affine[1], -moved.affine[3]
+        assert image.shape == (3, 40, 60) and moved.affine[::2] == (2.0, 2.0)
+        doubled = {0: (20, 20, 60, 60), 1: (104, 60, 112, 64), 2: (0, 0, 2, 80)}
+        expected = {}
+        for label, (x1, y1, x2, y2) in doubled.items():
+            box = [max(x1 - x0, 0), max(y1 - y0, 0), min(x2 - x0, 60), min(y2 - y0, 40)]
+            if box[2] > box[0] and box[3] > box[1]:
+                expected[label] = box
+        assert dict(zip(truth.labels.tolist(), truth.boxes.tolist(), strict=True)) == expected
+        for crop, (x1, y1, x2, y2) in zip(truth.crops, expected.values(), strict=True):
+            assert dense(crop, (40, 60)).sum() == (x2 - x1) * (y2 - y1)
+
+
+def test_large_scale_jitter_draws_all_sizes_and_keeps_to_its_window():
+    chain = transforms.compose(
+        sized(transforms.random_scale(prepare.resize(40, 60), 0.1, 2.0)), transforms.crop((40, 60))
+    )
+    heights = [apply(chain, make_sample([]), seed).image.shape[1] for seed in range(400)]
+    assert min(heights) in (4, 5) and max(heights) == 40
+    assert sum(height == 40 for height in heights) / 400 == pytest.approx((2.0 - 0.9875) / 1.9, abs=0.08)
 
 
 def test_colour_jitter_by_hand():

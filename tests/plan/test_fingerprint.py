@@ -52,6 +52,8 @@ def test_numbers_by_hand(data):
     assert objects.sides == pytest.approx(np.percentile(sides, (5, 10, 50, 95, 99)))
     assert objects.share_square == pytest.approx(2 / 3) and objects.share_long == pytest.approx(1 / 3)
     assert objects.truncated == pytest.approx(1 / 3) and objects.overlap == 0.0
+    assert got.class_pictures == (1, 1) and objects.whole == 1  # the square, and the triangle
+    assert objects.cover == pytest.approx(32 / 2400)  # of 145, 32 and 0 px
 
 
 def test_the_overlap_is_that_of_the_nearest_of_the_same_class(data):
@@ -61,6 +63,13 @@ def test_the_overlap_is_that_of_the_nearest_of_the_same_class(data):
         (2, rectangle(0, 0, 10, 10), 0),
     ]
     assert fingerprint(data([boxes])).objects.overlap == pytest.approx(50 / 150)
+
+
+def test_the_pictures_of_a_class_and_its_whole_masks(data):
+    inside, cut, crowd = rectangle(10, 10, 9, 9), rectangle(0, 0, 9, 9), rectangle(20, 20, 5, 5)
+    pictures = [[(2, inside, 0), (2, crowd, 0), (1, cut, 0)], [(2, inside, 0), (1, inside, 0)], [(2, cut, 0)]]
+    got = fingerprint(data([*pictures, [(3, crowd, 1)]], classes=3))
+    assert got.class_pictures == (2, 3, 0) and got.objects.whole == 3
 
 
 def bar(angle, length=16, width=4):

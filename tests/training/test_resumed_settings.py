@@ -18,6 +18,12 @@ BEFORE = {
     "warmup_steps": 4,
     "decay_at": (0.5,),
     "jitter": None,
+    "scale": None,
+    "crop": (60, 60),
+    "object_crops": 0.0,
+    "quarter_turns": 0.0,
+    "copy_paste": 0.0,
+    "repeat_threshold": 0.0,
     "log_every": 100,
     "eval_every": 0,
 }
@@ -39,11 +45,15 @@ COMPUTED = {
     "schedule.decay_factor": 0.5,
     "pictures.short_sides": (32,),
     "pictures.long_side": 40,
+    "pictures.repeat_threshold": 1.0,
     "augmentation.scale": (0.5, 0.6),
     "augmentation.crop": (32, 32),
+    "augmentation.object_crops": 1.0,
     "augmentation.flip_horizontal": 1.0,
     "augmentation.flip_vertical": 1.0,
+    "augmentation.quarter_turns": 1.0,
     "augmentation.jitter": (0.5, 0.5, 0.5),
+    "augmentation.copy_paste": 1.0,
     "seed": 1,
 }
 REFUSED = {"optimiser.algorithm": "adamw"}

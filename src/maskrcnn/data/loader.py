@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count, islice
@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from maskrcnn.data.batch import collate
+from maskrcnn.data.copy_paste import Mix
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.pictures import SizeHW, Source, read_to_resize
 from maskrcnn.data.prepare import Affine, Prepared, Resize, pad, prepare
-from maskrcnn.data.targets import ImageTargets, to_network
+from maskrcnn.data.sampling import draw_pass, pass_length
+from maskrcnn.data.targets import NetworkInput, to_network
 from maskrcnn.data.transforms import Transform, resized
 from maskrcnn.data.white import common_white
 from maskrcnn.data.workers import in_workers
@@ -39,17 +41,28 @@ class AugmentedDataset:
     transform: Transform
     channels: int = 3
     white: int | None = None  # of pictures with more than 8 bits, see `read_picture`
+    mix: Mix | None = None  # what a picture gets of another one
+    factors: Float[np.ndarray, " pictures"] | None = None  # how often each comes in an epoch; None: once
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def sample(
-        self, index: int, generator: np.random.Generator
-    ) -> tuple[UInt8[Tensor, "C H W"], ImageTargets]:
+    def sample(self, index: int, generator: np.random.Generator) -> NetworkInput:
         """Return picture `index` as the network's input, and its targets.
 
         Raises as `read_picture` does, and ValueError if the picture has another size than the data set says.
         """
+        inputs = self._transformed(index, generator)
+        if self.mix is None:
+            return inputs
+
+        def another() -> NetworkInput:
+            step = int(generator.integers(1, max(2, len(self))))
+            return self._transformed((index + step) % len(self), generator)
+
+        return self.mix(inputs, another, generator)
+
+    def _transformed(self, index: int, generator: np.random.Generator) -> NetworkInput:
         path, size_hw = self.dataset.path(index), tuple(self.dataset.sizes_hw[index].tolist())
         picture = read_to_resize(
             path, lambda size_hw: self.resize(size_hw, generator), self.channels, self.white
@@ -81,17 +94,16 @@ def training_batches(
     them by orientation, which keeps padding small; if `batch_size` does not divide an epoch, some are
     repeated. `pin` returns batches in pinned memory, for a CUDA device. Raises as `AugmentedDataset.sample`.
     """
-    share = share or range(batch_size)
-    batches = _TrainingBatches(data, _is_portrait(data.dataset), batch_size, stride, seed, share)
+    batches = _TrainingBatches(data, _order(data, batch_size, seed), stride, share or range(batch_size))
     for item in in_workers(batches, count(start), workers, pin):
         if isinstance(item, Exception):
             raise item
         yield item
 
 
-def batch_indices(dataset: Dataset, batch_size: int, seed: int, number: int) -> list[int]:
+def batch_indices(data: AugmentedDataset, batch_size: int, seed: int, number: int) -> list[int]:
     """Return the indices of the pictures of batch `number` of `training_batches`."""
-    return _batch_indices(_is_portrait(dataset), batch_size, seed, number)
+    return _order(data, batch_size, seed).indices(number)
 
 
 def random_stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
@@ -103,37 +115,65 @@ def random_stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *numbers)))
 
 
-def batches_per_epoch(pictures: Sized, batch_size: int) -> int:
-    """Return the number of batches that contain every picture once."""
-    return -(-len(pictures) // batch_size)
+def batches_per_epoch(pictures: int, batch_size: int) -> int:
+    """Return the number of batches that contain so many pictures."""
+    return -(-pictures // batch_size)
 
 
 def plan_epoch(
-    is_portrait: Bool[np.ndarray, " pictures"], batch_size: int, generator: np.random.Generator
+    is_portrait: Bool[np.ndarray, " pictures"],
+    batch_size: int,
+    generator: np.random.Generator,
+    factors: Float[np.ndarray, " pictures"] | None = None,
 ) -> Int[np.ndarray, "batches pictures_of_one"]:
-    """Distribute the pictures at random over batches; at most two mix orientations, one repeats pictures."""
-    order = generator.permutation(len(is_portrait))
+    """Distribute the pictures at random over batches; at most two mix orientations, one repeats pictures.
+
+    Each picture comes once, or with `factors` as often as `draw_pass` says.
+    """
+    order = generator.permutation(len(is_portrait)) if factors is None else draw_pass(factors, generator)
     order = order[np.argsort(is_portrait[order], kind="stable")]
-    rows = -(-len(order) // batch_size)
-    batches = np.resize(order, (rows, batch_size))  # repeats the order from its start
+    shape = batches_per_epoch(len(order), batch_size), batch_size
+    batches = np.resize(order, shape)  # repeats the order from its start
     return generator.permutation(batches)
 
 
+@dataclass(frozen=True)
+class _Order:
+    """Which pictures a batch holds."""
+
+    is_portrait: bytes  # one for each picture
+    factors: bytes | None  # one for each picture
+    batches: int  # of an epoch
+    batch_size: int
+    seed: int
+
+    def indices(self, number: int) -> list[int]:
+        """Return the indices of the pictures of a batch."""
+        epoch, row = divmod(number, self.batches)
+        return _epoch_plan(self, epoch)[row].tolist()
+
+
+def _order(data: AugmentedDataset, batch_size: int, seed: int) -> _Order:
+    sizes_hw, factors = data.dataset.sizes_hw, data.factors
+    return _Order(
+        is_portrait=(sizes_hw[:, 0] > sizes_hw[:, 1]).tobytes(),
+        factors=None if factors is None else factors.tobytes(),
+        batches=batches_per_epoch(len(data) if factors is None else pass_length(factors), batch_size),
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
 @lru_cache(maxsize=2)  # per worker process: 118,000 pictures take 10 ms, which every batch would pay
-def _epoch_plan(is_portrait: bytes, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    generator = random_stream(seed, ORDER, epoch)
-    plan = plan_epoch(np.frombuffer(is_portrait, np.bool_), batch_size, generator)
+def _epoch_plan(order: _Order, epoch: int) -> np.ndarray:
+    plan = plan_epoch(
+        np.frombuffer(order.is_portrait, np.bool_),
+        order.batch_size,
+        random_stream(order.seed, ORDER, epoch),
+        None if order.factors is None else np.frombuffer(order.factors, np.float64),
+    )
     plan.setflags(write=False)
     return plan
-
-
-def _is_portrait(dataset: Dataset) -> bytes:
-    return (dataset.sizes_hw[:, 0] > dataset.sizes_hw[:, 1]).tobytes()
-
-
-def _batch_indices(is_portrait: bytes, batch_size: int, seed: int, number: int) -> list[int]:
-    epoch, row = divmod(number, batches_per_epoch(is_portrait, batch_size))
-    return _epoch_plan(is_portrait, batch_size, seed, epoch)[row].tolist()
 
 
 @dataclass(frozen=True)
@@ -141,17 +181,15 @@ class _TrainingBatches(TorchDataset):
     """Batch `number`, built in one worker. An error is returned, not raised: torch would add a traceback."""
 
     data: AugmentedDataset
-    is_portrait: bytes  # one for each picture
-    batch_size: int
+    order: _Order
     stride: int
-    seed: int
     share: range
 
     def __getitem__(self, number: int) -> tuple[Batch, Targets] | Exception:
-        indices = _batch_indices(self.is_portrait, self.batch_size, self.seed, number)
+        indices = self.order.indices(number)
         try:
             samples = [
-                self.data.sample(indices[slot], random_stream(self.seed, AUGMENTATION, number, slot))
+                self.data.sample(indices[slot], random_stream(self.order.seed, AUGMENTATION, number, slot))
                 for slot in self.share
             ]
         except (OSError, ValueError) as error:

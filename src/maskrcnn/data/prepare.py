@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from maskrcnn.data.pictures import Picture, SizeHW, Source, read_to_resize
@@ -84,6 +84,13 @@ def scaled(size_hw: SizeHW, scale: float) -> SizeHW:
     height, width = size_hw
     # torch 2.13 computes wrong values when it resizes uint8 to a width of 1
     return max(2, int(height * scale + 0.5)), max(2, int(width * scale + 0.5))
+
+
+def map_boxes(boxes: Shaped[np.ndarray, "... 4"], affine: Affine) -> Float[np.ndarray, "N 4"]:
+    """Map boxes along an affine note; a mirror image exchanges their corners."""
+    sx, tx, sy, ty = affine
+    corners = boxes.reshape(-1, 2, 2) * np.array([sx, sy]) + np.array([tx, ty])
+    return np.concatenate([corners.min(1), corners.max(1)], 1)
 
 
 def pad(images: Sequence[Shaped[Tensor, "C _ _"]], stride: int) -> Batch:

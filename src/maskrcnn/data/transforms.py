@@ -7,6 +7,7 @@ that build transforms return `functools.partial` objects: closures cannot be sen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from maskrcnn.data.dataset import Objects
 from maskrcnn.data.pictures import Picture, SizeHW
-from maskrcnn.data.prepare import Affine, Resize, at_target_size, scaled
+from maskrcnn.data.prepare import Affine, Resize, at_target_size, map_boxes, scaled
 
 IDENTITY = (1.0, 0.0, 1.0, 0.0)
 
@@ -29,6 +30,7 @@ class Sample(NamedTuple):
     objects: Objects
     keypoint_flip: tuple[int, ...] = ()  # index of the keypoint that each becomes in a mirror image
     affine: Affine = IDENTITY  # file → image
+    is_turned: bool = False  # `to_network` then turns it by 90°: an affine map of each axis exchanges none
 
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
@@ -71,6 +73,41 @@ def _crop(sample: Sample, generator: np.random.Generator, size_hw: tuple[int, in
     height, width = sample.image.shape[-2:]
     y0 = int(generator.integers(max(0, height - size_hw[0]) + 1))
     x0 = int(generator.integers(max(0, width - size_hw[1]) + 1))
+    return _window(sample, y0, x0, size_hw)
+
+
+def object_crop(size_hw: tuple[int, int], share: float) -> Transform:
+    """Crop as `crop` does, but make sure that this share of the windows holds an object.
+
+    Its class is drawn first, among those in the picture, and then the object, so that windows meet rare
+    classes (Isensee et al. 2021, nnU-Net: a third). The window contains the object's box, or lies within it
+    along an axis where the box is longer; it is uniform over all such windows.
+    """
+    return partial(_object_crop, size_hw=size_hw, share=share)
+
+
+def _object_crop(
+    sample: Sample, generator: np.random.Generator, size_hw: tuple[int, int], share: float
+) -> Sample:
+    objects = sample.objects
+    if generator.random() >= share or objects.crowd.all():
+        return _crop(sample, generator, size_hw)
+    label = generator.choice(np.unique(objects.labels[~objects.crowd]))
+    index = generator.choice(np.flatnonzero((objects.labels == label) & ~objects.crowd))
+    x1, y1, x2, y2 = map_boxes(objects.boxes[index], sample.affine)[0].tolist()
+    height, width = sample.image.shape[-2:]
+    y0 = _window_start(y1, y2, height, size_hw[0], generator)
+    x0 = _window_start(x1, x2, width, size_hw[1], generator)
+    return _window(sample, y0, x0, size_hw)
+
+
+def _window_start(low: float, high: float, side: int, window: int, generator: np.random.Generator) -> int:
+    ends = sorted((math.ceil(high) - window, math.floor(low)))
+    first, last = (min(max(end, 0), max(0, side - window)) for end in ends)
+    return int(generator.integers(first, last + 1))
+
+
+def _window(sample: Sample, y0: int, x0: int, size_hw: tuple[int, int]) -> Sample:
     window = sample.image[:, y0 : y0 + size_hw[0], x0 : x0 + size_hw[1]]
     return _transformed(sample, window, (1.0, -float(x0), 1.0, -float(y0)))
 
@@ -95,6 +132,18 @@ def _flip_vertical(sample: Sample, generator: np.random.Generator, probability: 
     if generator.random() >= probability:
         return sample
     return _transformed(sample, sample.image.flip(-2), (1.0, 0.0, -1.0, float(sample.image.shape[-2])))
+
+
+def quarter_turn(probability: float) -> Transform:
+    """Turn by 90°, anticlockwise, with this probability, after all other transforms.
+
+    With both flips at 0.5 and this at 0.5, all eight positions of a picture are equally probable.
+    """
+    return partial(_quarter_turn, probability=probability)
+
+
+def _quarter_turn(sample: Sample, generator: np.random.Generator, probability: float) -> Sample:
+    return sample._replace(is_turned=bool(generator.random() < probability))
 
 
 def _transformed(sample: Sample, image: Tensor, step: Affine) -> Sample:

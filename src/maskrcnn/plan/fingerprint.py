@@ -32,6 +32,8 @@ class ObjectStatistics:
     share_long: float  # of boxes beyond 3 : 1
     overlap: float  # 99th percentile of the IoU of an object's box with the nearest of its class
     truncated: float  # share that touches the border of its picture
+    whole: int  # masks that do not, in the class that has most of them
+    cover: float  # share of a picture that masks cover, the median
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Fingerprint:
     is_grey: bool
     white: int | None  # of pictures with more than 8 bits
     classes: tuple[int, ...]  # objects of each class
+    class_pictures: tuple[int, ...]  # pictures that show each class
     keypoints: int
     has_up: bool  # False where pictures may be turned: masks have all directions, and no band is brighter
     objects: ObjectStatistics
@@ -67,8 +70,13 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
     ratio = np.maximum(width, height) / np.maximum(np.minimum(width, height), 1e-6)
     limits = np.repeat(dataset.sizes_hw[:, ::-1], counts, axis=0)
     truncated = (boxes[:, :2] <= 1).any(1) | (boxes[:, 2:] >= limits - 1).any(1)
-    some = pictures[:: max(1, len(boxes) // _MEASURED)]
-    areas = np.concatenate([mask_areas(objects) for objects in some])
+    has_mask = np.array([mask is not None for objects in pictures for mask in objects.masks])
+    classes = len(dataset.class_names)
+    shown = np.unique(np.repeat(np.arange(len(dataset)), counts) * classes + labels) % classes
+    step = max(1, len(boxes) // _MEASURED)
+    some = pictures[::step]
+    areas = [mask_areas(objects) for objects in some]
+    covers = np.array([of_one.sum() for of_one in areas]) / dataset.sizes_hw[::step].prod(1)
     overlaps = np.concatenate([nearest_overlaps(objects) for objects in some])
     profiles, share_grey = look_at_pixels(dataset)
     height_px, width_px = np.median(dataset.sizes_hw, axis=0).tolist()
@@ -78,17 +86,22 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         longest_side=int(dataset.sizes_hw.max()),
         is_grey=share_grey == 1,
         white=dataset.white,
-        classes=tuple(np.bincount(labels, minlength=len(dataset.class_names)).tolist()),
+        classes=tuple(np.bincount(labels, minlength=classes).tolist()),
+        class_pictures=tuple(np.bincount(shown, minlength=classes).tolist()),
         keypoints=len(dataset.keypoint_names),
         has_up=not has_all_directions(some) or has_brighter_bands(profiles),
         objects=ObjectStatistics(
             count=int(counts.sum()),
             in_a_picture=(float(np.median(counts)), float(np.percentile(counts, 99)), float(counts.max())),
-            sides=tuple(np.percentile(np.sqrt(areas).clip(min=1), (5, 10, 50, 95, 99)).tolist()),
+            sides=tuple(
+                np.percentile(np.sqrt(np.concatenate(areas)).clip(min=1), (5, 10, 50, 95, 99)).tolist()
+            ),
             share_square=float((ratio <= 1.5).mean()),
             share_long=float((ratio > 3).mean()),
             overlap=float(np.percentile(overlaps, 99)),
             truncated=float(truncated.mean()),
+            whole=int(np.bincount(labels[has_mask & ~truncated], minlength=1).max()),
+            cover=float(np.median(covers)),
         ),
         share_grey=share_grey,
     )

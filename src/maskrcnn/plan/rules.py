@@ -13,12 +13,14 @@ from maskrcnn.plan.fingerprint import Fingerprint
 from maskrcnn.plan.lines import Line, Plan, Wish
 from maskrcnn.plan.machine import Machine
 from maskrcnn.plan.memory import StepMemory
-from maskrcnn.plan.view import View, affordable_view, choose_view, has_time, least_passes, view_lines
+from maskrcnn.plan.view import View, affordable_view, choose_view, has_time, least_passes, to_32, view_lines
 
 SMALL_GPU = 6 << 30  # bytes, too few for a ResNet-50
 _NMS = 0.5  # of the detections of a class
 _PATIENCE = 10  # evaluations, as OTX and RF-DETR have it
 _LONGEST_AVERAGE = 0.9999  # decay
+_LEAST_JITTERED = 6.0  # px of the network's input that the smallest twentieth keeps when it is scaled down
+_RARE = 10  # pictures that show a class: below it, they are repeated
 
 
 def plan(data: Fingerprint, machine: Machine, wish: Wish) -> Plan:
@@ -31,7 +33,9 @@ def plan(data: Fingerprint, machine: Machine, wish: Wish) -> Plan:
     lines += _network_lines(data, wish, is_gpu)
     lines += _step_lines(data, machine, wish, is_gpu)
     lines += _length_lines(data, lines, wish)
-    lines += _augmentation_lines(data, view, wish)
+    lines += _scale_lines(data, view, _passes_of(data, lines))
+    lines += [*_turn_lines(data), *_copy_paste_lines(data), *_sampling_lines(data)]
+    lines += _colour_lines(data, wish)
     return Plan(tuple(lines))
 
 
@@ -226,16 +230,81 @@ def _passes(pictures: int) -> int:
     )
 
 
-def _augmentation_lines(data: Fingerprint, view: View, wish: Wish) -> list[Line]:
-    lines = []
+def _passes_of(data: Fingerprint, lines: Sequence[Line]) -> float | None:
+    """Return the passes over the data; None where the clock ends the training."""
+    values = {line.name: line.value for line in lines}
+    steps = values["length.steps"]
+    return None if steps is None else steps * pictures_per_step(lines) / data.pictures
+
+
+def _scale_lines(data: Fingerprint, view: View, passes: float | None) -> list[Line]:
+    """Return the random scale, and how windows are drawn from what it enlarges.
+
+    Ghiasi et al. (2021) and Detectron2 found that 0.1 … 2 needs a hundred passes over many pictures.
+    """
     s05, _, _, s95, _ = data.objects.sides
+    spread = s95 / max(s05, 1)
     if view.crop:
-        reason = f"sizes of objects vary by {s95 / max(s05, 1):.0f}: large ones must be met in windows, too"
-        lines.append(Line("augmentation.scale", (0.6, 1.6), reason))
-    if not data.has_up:
-        reason = "masks have all directions, and no side is brighter: upside down is as good"
-        lines.append(Line("augmentation.flip_vertical", 0.5, reason))
-    if data.keypoints == 0 or wish.start != "detector":
-        strength = 0.3 if wish.start == "scratch" else 0.2
-        lines.append(Line("augmentation.jitter", (strength,) * 3, "brightness, contrast, saturation"))
-    return lines
+        reason = f"sizes of objects vary by {spread:.0f}: large ones must be met in windows, too"
+        return [Line("augmentation.scale", (0.6, 1.6), reason), _object_crop_line()]
+    if passes is None or passes < 20 or spread > 8:
+        return []  # the short sides vary by an eighth
+    low = 0.1 if passes >= 50 and data.pictures >= 5000 else 0.5
+    low = max(low, round(min(1.0, _LEAST_JITTERED / (view.scale * s05)), 2))
+    reason = (
+        f"{passes:.0f} passes over {data.pictures:,} pictures; small objects keep {_LEAST_JITTERED:.0f} px"
+    )
+    side = to_32(view.scale * max(data.size_hw))
+    return [
+        Line("augmentation.scale", (low, 2.0), reason),
+        Line("augmentation.crop", (side, side), "what is enlarged takes no more time"),
+        _object_crop_line(),
+    ]
+
+
+def _object_crop_line() -> Line:
+    reason = "a third of the windows is sure to hold an object, of a class that is drawn first"
+    return Line("augmentation.object_crops", 0.33, reason)
+
+
+def _turn_lines(data: Fingerprint) -> list[Line]:
+    if data.has_up:
+        return []
+    reason = "masks have all directions, and no side is brighter: {} is as good"
+    return [
+        Line("augmentation.flip_vertical", 0.5, reason.format("upside down")),
+        Line("augmentation.quarter_turns", 0.5, reason.format("a quarter turn")),
+    ]
+
+
+def _copy_paste_lines(data: Fingerprint) -> list[Line]:
+    """Return copy-paste where there is enough to paste, room for it, and not plenty of pictures anyway."""
+    is_scarce = data.pictures < 20_000 or _least_shown(data) < 0.01 * data.pictures
+    if data.objects.whole < 20 or data.objects.cover > 0.5 or not is_scarce:
+        return []
+    reason = (
+        f"{data.objects.whole:,} whole masks of one class to paste; "
+        f"objects cover {data.objects.cover:.0%} of a picture"
+    )
+    return [Line("augmentation.copy_paste", 0.5, reason)]
+
+
+def _sampling_lines(data: Fingerprint) -> list[Line]:
+    threshold = min(1.0, max(0.001, _RARE / data.pictures))
+    if (least := _least_shown(data)) >= threshold * data.pictures:
+        return []
+    factor = min(10.0, math.sqrt(threshold * data.pictures / least))
+    reason = f"a class is in {least} of {data.pictures:,} pictures: they come {factor:.1f} times as often"
+    return [Line("pictures.repeat_threshold", round(threshold, 6), reason)]
+
+
+def _least_shown(data: Fingerprint) -> int:
+    """Return the pictures of the rarest class that there is."""
+    return min(count for count in data.class_pictures if count)
+
+
+def _colour_lines(data: Fingerprint, wish: Wish) -> list[Line]:
+    if data.keypoints and wish.start == "detector":
+        return []
+    strength = 0.3 if wish.start == "scratch" else 0.2
+    return [Line("augmentation.jitter", (strength,) * 3, "brightness, contrast, saturation")]

@@ -120,6 +120,9 @@ class Pictures:
         None, "in evaluation and prediction; none: the largest of short_sides"
     )
     test_long_side: int | None = option(None, "in evaluation and prediction; none: long_side")
+    repeat_threshold: float = option(
+        0.0, "pictures of a class that is in a smaller share of all come more often (LVIS: 0.001)"
+    )
     workers: int = option(2, "processes that read pictures")
 
     def __post_init__(self) -> None:
@@ -128,6 +131,7 @@ class Pictures:
         _check(self, "more than 0", self.long_side > 0, "long_side")
         for name in ("test_short_side", "test_long_side"):
             _check(self, "more than 0, or none", getattr(self, name) is None or getattr(self, name) > 0, name)
+        _check(self, "from 0 to 1", 0 <= self.repeat_threshold <= 1, "repeat_threshold")
         _check(self, "0 or more", self.workers >= 0, "workers")
 
     @property
@@ -143,11 +147,14 @@ class Augmentation:
 
     scale: tuple[float, float] | None = option(None, "least and largest random factor of the size")
     crop: tuple[int, int] | None = option(None, "rows, columns of a random window")
+    object_crops: float = option(0.0, "share of the windows that must hold an object, of a class drawn first")
     flip_horizontal: float = option(0.5, "probability")
     flip_vertical: float = option(0.0, "probability")
+    quarter_turns: float = option(0.0, "probability of a turn by 90 degrees")
     jitter: tuple[float, float, float] | None = option(
         None, "largest change of brightness, contrast, saturation"
     )
+    copy_paste: float = option(0.0, "probability; whole objects of another picture are pasted in")
 
     def __post_init__(self) -> None:
         for name in ("scale", "crop"):
@@ -155,7 +162,7 @@ class Augmentation:
         low, high = self.scale or (1.0, 1.0)
         _check(self, "the least factor, then the largest", low <= high, "scale")
         _check(self, "0 or more", all(change >= 0 for change in self.jitter or ()), "jitter")
-        for name in ("flip_horizontal", "flip_vertical"):
+        for name in ("object_crops", "flip_horizontal", "flip_vertical", "quarter_turns", "copy_paste"):
             _check(self, "from 0 to 1", 0 <= getattr(self, name) <= 1, name)
 
 
