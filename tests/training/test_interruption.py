@@ -290,9 +290,9 @@ def test_an_error_in_an_evaluation_loses_no_training(drawn, whole, tmp_path, mon
 
 
 EVERYTHING = {
-    "steps": 10,
-    "eval_every": 2,
-    "save_every": 3,
+    "steps": 20,
+    "eval_every": 5,
+    "save_every": 7,
     "patience": 1,
     "ema": 0.99,
     "validation_loss": True,
@@ -305,7 +305,7 @@ SMALL = {"recipe": "mobilenet_v2_fpn", "recipe_arguments": {**TINY_RECIPE, "body
 
 @pytest.fixture(scope="module")
 def everything(drawn, tmp_path_factory):
-    """A training with all that evaluations and updates leave, whose patience is over at step 6."""
+    """A training with all that evaluations and updates leave, whose patience is over at step 10."""
     folder = tmp_path_factory.mktemp("everything")
     run(drawn, folder, tiny(**EVERYTHING), **SMALL)
     return folder
@@ -338,22 +338,22 @@ def evaluations(output):
 
 def test_everything_ends_early_with_the_last_decay(everything):
     steps = losses(everything)
-    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6, 7]
-    shares = [0.2, 0.3, 0.4, 0.5, 0.6]
+    assert [record["step"] for record in steps] == list(range(1, 13))
+    shares = [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.75]
     expected = [0.0025 * (0.5 + 0.5 * math.cos(math.pi * share)) for share in shares]
     assert [record["lr"] for record in steps[2:]] == pytest.approx(expected)
-    assert [record["step"] for record in evaluations(everything)] == [2, 4, 6, 7]
+    assert [record["step"] for record in evaluations(everything)] == [5, 10, 12]
     last = load(everything / "last.pt")
-    assert (last.evaluated, last.plateau.begins, last.average["updates"]) == (7, 0.6, 7)
+    assert (last.evaluated, last.plateau.begins, last.average["updates"]) == (12, 0.5, 12)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "number", "after"),
     [
-        (loop, "train_step", 6, True),  # between saves
-        (loop, "evaluate_run", 3, False),  # before the evaluation with which patience is over
-        (loop, "evaluate_run", 3, True),  # after it, before its save
+        (loop, "train_step", 9, True),  # between saves
+        (loop, "evaluate_run", 2, False),  # before the evaluation with which patience is over
+        (loop, "evaluate_run", 2, True),  # after it, before its save
         (saver, "save", 2, True),  # between best.pt and last.pt
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -60,15 +61,26 @@ def test_it_goes_back_names_the_pictures_and_halves_the_rate(drawn, tmp_path, mo
 
 def test_it_goes_on_as_a_resumed_training_with_half_the_rate(drawn, tmp_path, monkeypatch):
     """Optimiser, average, pictures and random numbers included: to the bit."""
-    run(drawn, tmp_path / "resumed", tiny(**SETTINGS, retries=3, algorithm="adamw").replaced(steps=2))
+    more, five = {"retries": 3, "algorithm": "adamw"}, {"length.steps": 5}
+    run(drawn, tmp_path / "resumed", tiny(**SETTINGS, **more).replaced(steps=2))
+    shutil.copytree(tmp_path / "resumed", tmp_path / "resumed and failed")
     last = tmp_path / "resumed" / "last.pt"
     save(last, replace(load(last), setbacks=1))
-    settings = {"length.steps": 5}
-    resume_training(drawn, output=tmp_path / "resumed", device="cpu", settings=settings)
+    resume_training(drawn, output=tmp_path / "resumed", device="cpu", settings=five)
 
-    explode(monkeypatch, 4)
-    run(drawn, tmp_path / "run", tiny(**SETTINGS, retries=3, algorithm="adamw"))
-    assert_same_training(tmp_path / "resumed", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        explode(patch, 4)
+        run(drawn, tmp_path / "failed", tiny(**SETTINGS, **more))
+    assert_same_training(tmp_path / "resumed", tmp_path / "failed")
+
+    with monkeypatch.context() as patch:
+        explode(patch, 2)
+        resume_training(drawn, output=tmp_path / "resumed and failed", device="cpu", settings=five)
+    assert_same_training(tmp_path / "resumed", tmp_path / "resumed and failed")
+    states = [load(tmp_path / name / "last.pt") for name in ("resumed", "failed", "resumed and failed")]
+    assert [state.setbacks for state in states] == [1, 1, 1]
+    weights = [state.average["weights"] for state in states]
+    assert all(torch.equal(weights[0][name], other[name]) for other in weights[1:] for name in other)
 
 
 def test_a_second_failure_before_a_save_goes_back_a_save_further(drawn, tmp_path, monkeypatch):
