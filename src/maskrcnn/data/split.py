@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.dataset import Dataset, Objects
-from maskrcnn.data.pictures import open_picture
+from maskrcnn.data.near_duplicates import near_duplicates, read_thumbnail
 
-_HASHED = 5000  # pictures that are compared by content; more are grouped by their names alone
-_NEAR = 3  # of 64 bits in which near duplicates may differ
+_COMPARED = 5000  # pictures that are compared by content; more are grouped by their names alone
 # What tools add to the name of a picture: Roboflow's ".rf." and hash, the row and column of a tile
 _ADDED = re.compile(r"(_jpe?g|_png)?\.rf\.[0-9a-f]+$|[-_][xy]?\d+[-_][xy]?\d+$")
 
@@ -99,53 +97,31 @@ def draw_validation(dataset: Dataset, seed: int) -> list[int]:
 def groups_of(dataset: Dataset) -> Int[np.ndarray, " pictures"]:
     """Return the number of the group, from 0, that each picture belongs to.
 
-    A group is what must not stand on both sides of a split: near duplicates, copies that an annotation tool
-    augmented, and tiles of one picture. Names tell copies and tiles; near duplicates have difference hashes
-    that differ in at most 3 of 64 bits. What would make one group of more than half of the pictures is not
-    used: numbered names, or a camera that always shows the same scene.
+    A group is what must not stand on both sides of a split: near duplicates (see `near_duplicates`), copies
+    that an annotation tool augmented, and tiles of one picture, which their names tell. What would make one
+    group of more than half of the pictures is not used: numbered names, or a camera that always shows the
+    same scene.
     """
     paths = dataset.paths
     groups = np.arange(len(paths))
-    hashes = [difference_hash(path) for path in paths] if len(paths) <= _HASHED else []
-    for keys in ([_ADDED.sub("", str(path.with_suffix(""))) for path in paths], merge_near(hashes)):
-        merged = _merge(groups, keys) if keys else groups
+    alike = near_duplicates([read_thumbnail(path) for path in paths] if len(paths) <= _COMPARED else [])
+    for pairs in (_same_names(paths), alike):
+        merged = _merge(groups, pairs)
         if np.bincount(merged).max(initial=0) <= max(1, len(paths) // 2):
             groups = merged
     return np.unique(groups, return_inverse=True)[1]
 
 
-def _merge(groups: np.ndarray, keys: Sequence[Hashable]) -> np.ndarray:
-    """Return the groups, those of equal keys made one. A key of None is equal to no other."""
-    merged, first = groups.copy(), dict[Hashable, int]()
-    for index, key in enumerate(keys):
-        if key is not None and (one := merged[first.setdefault(key, index)]) != merged[index]:
-            merged[merged == merged[index]] = one
+def _same_names(paths: Sequence[Path]) -> Iterator[tuple[int, int]]:
+    """Yield the first picture of each name without what tools add, and each other one of the name."""
+    first: dict[str, int] = {}
+    for index, path in enumerate(paths):
+        yield first.setdefault(_ADDED.sub("", str(path.with_suffix(""))), index), index
+
+
+def _merge(groups: np.ndarray, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Return the groups, those of the pictures of each pair made one."""
+    merged = groups.copy()
+    for one, other in pairs:
+        merged[merged == merged[other]] = merged[one]
     return merged
-
-
-def merge_near(hashes: Sequence[int | None]) -> list[int | None]:
-    """Return the hashes with those of near duplicates made equal."""
-    values = np.array(sorted({value for value in hashes if value is not None}), np.uint64)
-    bits = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1)
-    groups = np.arange(len(values))
-    for index in range(len(values)):
-        near = groups[(bits != bits[index]).sum(1) <= _NEAR]
-        groups[np.isin(groups, near)] = near.min()
-    representative = dict(zip(values.tolist(), groups.tolist(), strict=True))
-    return [None if value is None else representative[value] for value in hashes]
-
-
-def difference_hash(path: Path) -> int | None:
-    """Return 64 bits that tell where a picture becomes darker to the right; None if it says nothing.
-
-    That is a picture that cannot be read, which is reported when it is needed, or an almost even one.
-    """
-    try:
-        with open_picture(path) as image:
-            image.draft("L", (72, 64))
-            pixels = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
-    except (OSError, ValueError):
-        return None
-    if np.ptp(pixels) < 16:
-        return None
-    return int.from_bytes(np.packbits(pixels[:, 1:] < pixels[:, :-1]).tobytes(), "big")

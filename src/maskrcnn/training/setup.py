@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from maskrcnn import recipes
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.folder import Split, has_split, read_split, read_whole
 from maskrcnn.data.split import Subset, draw_validation
-from maskrcnn.files import reading, write_json
+from maskrcnn.files import read_json, write_json
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import options_of, with_values
 from maskrcnn.training.checkpoint import Checkpoint, load
@@ -127,9 +126,8 @@ def split_as_kept(dataset: Dataset, file: Path) -> tuple[Subset, Subset]:
     Raises ValueError where the file names pictures that the data set does not have.
     """
     try:
-        with reading(file):
-            ids = np.array(json.loads(file.read_text(encoding="utf-8"))["validation"], np.int64)
-    except (KeyError, TypeError, json.JSONDecodeError, OverflowError) as error:
+        ids = np.array(read_json(file)["validation"], np.int64)
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{file}: not a split of this library: {error}") from None
     if missing := sorted(set(ids.tolist()) - set(dataset.image_ids.tolist())):
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from typing import Any
 
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.doctor.findings import Finding, Where, finding, plain_text
-from maskrcnn.files import reading
+from maskrcnn.files import read_json
 
-_LARGEST_FILE = 4 * 2**30  # bytes
 LISTS = ("images", "annotations", "categories")
 
 
@@ -120,18 +118,6 @@ def load(name: str, file: Path, folder: Path) -> tuple[RawSplit | None, list[Fin
         [e for e in values if isinstance(e, dict)] if isinstance(values, list) else [] for values in lists
     ]
     return RawSplit(name, file, folder, *entries), findings
-
-
-def read_json(file: Path) -> Any:
-    """Return the content of a JSON file. Raises ValueError that says why it cannot be read."""
-    with reading(file):
-        if file.stat().st_size > _LARGEST_FILE:
-            raise ValueError(f"larger than {_LARGEST_FILE // 2**30} GiB")
-        data = file.read_bytes()
-    try:
-        return json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not a JSON file: {error}") from None
 
 
 def _list_problems(content: Entry, where: Where) -> Iterator[Finding]:

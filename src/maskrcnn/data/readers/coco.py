@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -18,10 +17,10 @@ from maskrcnn.data.categories import Categories, Entry, to_categories
 from maskrcnn.data.dataset import Annotations, Mask, PackedDataset
 from maskrcnn.data.file_names import file_name_within
 from maskrcnn.data.notes import Notes
-from maskrcnn.data.picture_files import upright_size
+from maskrcnn.data.picture_files import read_header
 from maskrcnn.data.readers.coco_masks import bbox_of, is_pairs, read_numbers, read_polygons, read_rle
 from maskrcnn.data.white import common_white
-from maskrcnn.files import reading
+from maskrcnn.files import read_json, reading
 
 _Numbered = tuple[int, Any]  # position in the list of annotations, from 1, and the annotation
 
@@ -41,7 +40,7 @@ def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDa
     of pictures and categories that are not valid; FileNotFoundError where no picture is there.
     """
     file, folder = Path(annotation_file), Path(image_folder)
-    content, notes = read_json(file), Notes(file)
+    content, notes = read_annotations(file), Notes(file)
     with _naming(str(file)):
         categories = to_categories(_by_id(content["categories"], "categories", notes))
         entries = _by_id(content["images"], "images", notes)
@@ -60,7 +59,7 @@ _TEXTS = "numbers that are written as texts"
 def first_file_name(annotation_file: Path) -> str:
     """Return the name of the first picture of an annotation file. Raises ValueError as `read_coco` does."""
     with _naming(str(annotation_file)):
-        entries = _by_id(read_json(annotation_file)["images"], "images", Notes(annotation_file))
+        entries = _by_id(read_annotations(annotation_file)["images"], "images", Notes(annotation_file))
         return file_name_within(next(iter(entries.values()))["file_name"])
 
 
@@ -81,15 +80,9 @@ def _place(annotation: Any) -> str:
     return f"annotation {annotation.get('id')} of image {annotation.get('image_id')}"
 
 
-def read_json(file: Path) -> Entry:
+def read_annotations(file: Path) -> Entry:
     """Return the content of an annotation file with its three lists. Raises ValueError for any other."""
-    with reading(file):
-        data = file.read_bytes()
-    try:
-        content = json.loads(data.decode("utf-8-sig"))  # some editors on Windows begin a file with this mark
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not a JSON file: {error}") from None
-    del data
+    content = read_json(file)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{file}: not in COCO's format: it has no list {key!r}")
@@ -133,7 +126,7 @@ def _read_image(file: Path, folder: Path, entry: Entry, notes: Notes) -> Entry:
     with _naming(f"{file}: image {entry['id']}"):
         name = file_name_within(entry["file_name"])
         if entry.get("height") is None and entry.get("width") is None and _is_file(folder / name):
-            height, width = upright_size(folder / name)
+            height, width = read_header(folder / name).upright_hw
             entry = {**entry, "height": height, "width": width}
             notes.repaired["sizes of pictures from their files"] += 1
         height, width = _integer(entry, "height", notes), _integer(entry, "width", notes)
