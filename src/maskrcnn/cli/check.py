@@ -22,6 +22,24 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=run)
 
 
+def check_first(data: Path, file: Path | None = None) -> None:
+    """Check annotations and headers before they are used: print a summary, and write the findings to `file`.
+
+    What cannot be checked, a folder without annotation files or Cityscapes' layout, is left to its reader.
+    """
+    from maskrcnn.data.doctor.check import check_quickly
+
+    try:
+        report = check_quickly(data)
+    except (ValueError, FileNotFoundError):
+        return
+    if summary := report.summary(data):
+        print(summary, flush=True)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        report.write(file)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; the exit status is 1 if there are errors or warnings."""
     from rich import print as print_tables

@@ -69,21 +69,14 @@ def draw_validation(dataset: Dataset, seed: int) -> list[int]:
     frequent: each gives its share of its pictures, rounded, so that a class of one or two pictures stays in
     training. The list is empty where all pictures are one group.
     """
-    groups = groups_of(dataset)
-    share, generator = validation_share(len(dataset)), np.random.default_rng(seed)
-    members = [np.flatnonzero(groups == group) for group in generator.permutation(groups.max(initial=-1) + 1)]
+    share, members = validation_share(len(dataset)), _shuffled_groups(dataset, seed)
     if len(members) < 2:
         return []
-    classes = np.zeros((len(dataset), len(dataset.class_names)), np.bool_)
-    for index in range(len(dataset)):
-        classes[index, dataset.objects(index).labels] = True
-    # Pictures without objects are served last, as a class of their own
-    classes = np.concatenate([classes, ~classes.any(1, keepdims=True)], 1)
-    counts = np.stack([classes[group].sum(0) for group in members])  # (groups, classes)
+    counts = _pictures_of_classes(dataset, members)
     sizes, total = np.array([len(group) for group in members]), counts.sum(0)
     limit = max(1, round(1.5 * share * len(dataset)))
     chosen, decided = np.zeros(len(members), np.bool_), np.zeros(len(members), np.bool_)
-    for label in sorted(range(len(total)), key=lambda label: (label == len(total) - 1, total[label])):
+    for label in _rarest_first(total):
         wanted = round(share * total[label])
         for group in np.flatnonzero((counts[:, label] > 0) & ~decided):
             decided[group] = True
@@ -92,6 +85,53 @@ def draw_validation(dataset: Dataset, seed: int) -> list[int]:
     if not chosen.any():
         chosen[sizes.argmin()] = True
     return sorted(np.concatenate([members[group] for group in np.flatnonzero(chosen)]).tolist())
+
+
+def draw_folds(dataset: Dataset, count: int, seed: int) -> list[list[int]]:
+    """Distribute all pictures over `count` folds; return the indices of each, ascending.
+
+    Pictures of one group (`groups_of`) stay together. Classes are served from the rarest to the most
+    frequent: each group goes to the fold with the fewest pictures of its class, and of these to the one with
+    the fewest pictures. Raises ValueError for fewer than 2 folds, and where there are fewer groups.
+    """
+    members = _shuffled_groups(dataset, seed)
+    if not 2 <= count <= len(members):
+        raise ValueError(
+            f"--folds {count}: expected from 2 to {len(members)}, which is how many groups of pictures "
+            f"{dataset.source} has (near duplicates and tiles stay together)"
+        )
+    counts = _pictures_of_classes(dataset, members)
+    folds: list[list[int]] = [[] for _ in range(count)]
+    given, decided = np.zeros((count, counts.shape[1]), np.int64), np.zeros(len(members), np.bool_)
+    for label in _rarest_first(counts.sum(0)):
+        for group in np.flatnonzero((counts[:, label] > 0) & ~decided):
+            decided[group] = True
+            fold = min(range(count), key=lambda fold: (given[fold, label], len(folds[fold])))
+            folds[fold] += members[group].tolist()
+            given[fold] += counts[group]
+    return [sorted(fold) for fold in folds]
+
+
+def _shuffled_groups(dataset: Dataset, seed: int) -> list[np.ndarray]:
+    """Return the indices of the pictures of each group, the groups in random order."""
+    groups, generator = groups_of(dataset), np.random.default_rng(seed)
+    return [np.flatnonzero(groups == group) for group in generator.permutation(groups.max(initial=-1) + 1)]
+
+
+def _pictures_of_classes(
+    dataset: Dataset, members: Sequence[np.ndarray]
+) -> Int[np.ndarray, "groups classes_and_none"]:
+    """Count in each group the pictures with each class; pictures without objects are the last one."""
+    classes = np.zeros((len(dataset), len(dataset.class_names)), np.bool_)
+    for index in range(len(dataset)):
+        classes[index, dataset.objects(index).labels] = True
+    classes = np.concatenate([classes, ~classes.any(1, keepdims=True)], 1)
+    return np.stack([classes[group].sum(0) for group in members])
+
+
+def _rarest_first(total: np.ndarray) -> list[int]:
+    """Return the classes from the rarest to the most frequent; pictures without objects are served last."""
+    return sorted(range(len(total)), key=lambda label: (label == len(total) - 1, total[label]))
 
 
 def groups_of(dataset: Dataset) -> Int[np.ndarray, " pictures"]:

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 from maskrcnn import recipes
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.folder import read_whole
 from maskrcnn.plain import options_of, parse_value, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
 from maskrcnn.plan.machine import probe_machine, step_seconds
 from maskrcnn.plan.rules import Plan, Wish, plan
 from maskrcnn.plan.write import read_plan
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.setup import check_objects
+from maskrcnn.training.setup import read_data
 from maskrcnn.weights.infer import body_recipe
 from maskrcnn.weights.init import read_initial_weights
 
@@ -59,14 +58,13 @@ def make_plan(
         raise ValueError(f"--minutes must be more than 0, not {minutes:g}")
     if recipe:
         recipes.options_of_recipe(recipe)
-    dataset = read_whole(data)
+    dataset, _ = read_data(data)
     wish = Wish(minutes=minutes, recipe=recipe)
     if init:
         origin = read_initial_weights(init)
         wish = replace(wish, start="detector" if origin.recipe else "backbone")
         if not origin.recipe and not recipe:
             wish = replace(wish, recipe=body_recipe(origin.weights))
-    check_objects(dataset)
     about = fingerprint(dataset)
     made = plan(about, probe_machine(device), wish)
     if made.recipe:  # lines about parts that the recipe does not have fall away
@@ -93,7 +91,7 @@ def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any]) -> P
     made = Plan(recipe, ())
     for name, value in lines.items():
         made = made.replaced({name: value}, texts[name][1])
-    dataset = read_whole(data)
+    dataset, _ = read_data(data)
     return Planned(made.replaced(values, BY_USER), fingerprint(dataset), dataset)
 
 

@@ -13,6 +13,7 @@ import torch
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.run import evaluate
+from maskrcnn.messages import counted
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.training.batches import open_batches
 from maskrcnn.training.checkpoint import Checkpoint
@@ -104,7 +105,7 @@ def _train(start: Callable[[], Start], data: str | Path, output: Path, device: s
     ):
         run, dataset, validation = start()
         state = make_train_state(run, own_device, processes)
-        check_data(run, dataset, validation)
+        check_data(run, dataset)
         batches = open_batches(state, dataset, run.settings, run.trained.white)
         with TrainingLog(folder, run.settings, own_device, run.step) as log:
             log.print(introduction(run, dataset, validation, processes.size))
@@ -182,8 +183,9 @@ def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, 
     length, pictures = run.settings.length, run.settings.step.pictures
     arguments = ", ".join(f"{name}={value}" for name, value in run.trained.arguments.items())
     return (
-        f"{run.trained.recipe}({arguments}), {len(run.trained.class_names)} classes\n"
-        f"{len(dataset):,} pictures, {f'{len(validation):,}' if validation else 'no'} validation pictures; "
+        f"{run.trained.recipe}({arguments}), {counted(len(run.trained.class_names), 'class')}\n"
+        f"{counted(len(dataset), 'picture')}, "
+        f"{counted(len(validation), 'validation picture') if validation else 'no validation pictures'}; "
         f"{_describe(length, pictures, pictures / len(dataset))}"
         + (f"; {processes} processes" if processes > 1 else "")
         + (f"; resumes after step {run.step:,}" if run.step else "")
@@ -193,8 +195,9 @@ def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, 
 def _describe(length: Length, pictures: int, epochs_per_step: float) -> str:
     limit = f"{length.time_limit or 0:g} minutes"
     if length.steps is None:
-        return f"{limit} of steps of {pictures:,} pictures"
-    steps = f"{length.steps:,} steps of {pictures:,} pictures ({length.steps * epochs_per_step:,.1f} epochs)"
+        return f"{limit} of steps of {counted(pictures, 'picture')}"
+    epochs = f"({length.steps * epochs_per_step:,.1f} epochs)"
+    steps = f"{counted(length.steps, 'step')} of {counted(pictures, 'picture')} {epochs}"
     return f"{steps}, at most {limit}" if length.time_limit else steps
 
 

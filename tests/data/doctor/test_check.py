@@ -108,8 +108,9 @@ FAULTS = [
     ("missing value", image(height=None)),
     ("value type", image(height="64")),
     ("value type", image(id="1")),
-    ("invalid id", image(id="one")),
-    ("invalid id", image(id=2**70)),
+    ("name as id", image(id="one")),
+    ("name as id", image(id=2**70)),
+    ("invalid id", image(id=[1])),
     ("picture size", image(width=50)),
     ("same file twice", repeat("images", id=9)),
     ("duplicate image id", repeat("images", file_name="4.png")),
@@ -136,6 +137,8 @@ FAULTS = [
     ("box outside", annotation(bbox=[50, 50, 40, 40], segmentation=[])),
     ("box and mask differ", annotation(bbox=[30, 30, 10, 10])),
     ("flat polygon", mask([8, 8, 28, 8, 28, 28, 8, 28])),
+    ("polygon of pairs", mask([[[8, 8], [28, 8], [28, 28], [8, 28]]])),
+    ("polygon of pairs", mask([[8, 8], [28, 8], [28, 28], [8, 28]])),
     ("short polygon", mask([[8, 8, 28, 28]])),
     ("polygon without area", mask([[8, 8, 18, 18, 28, 28]])),
     ("self-crossing polygon", mask([[8, 8, 28, 28, 28, 8, 8, 20]])),
@@ -174,9 +177,30 @@ def test_names_a_seeded_fault(data, contents, kind, fault):
 def test_names_classes_of_one_split(data, contents):
     for one in contents["val"]["annotations"]:
         one["category_id"] = 1
-    assert kinds(data, contents) == {"class in one split"}
+    assert kinds(data, contents) == {"class in some splits"}
     contents["train"], contents["val"] = contents["val"], contents["train"]
     assert kinds(data, contents) == {"class not trained"}
+
+
+def test_every_split_is_compared_with_the_first(data, contents):
+    """Of three splits, the third alone deviates: its table, and classes that it lacks."""
+    (data / "test").mkdir()
+    for i in (1, 2, 3):
+        picture(20 + i).save(data / "test" / f"{i}.png")
+    contents["test"] = copy.deepcopy(contents["val"])
+    assert kinds(data, contents) == set()
+    for one in contents["test"]["annotations"]:
+        one["category_id"] = 2
+    contents["test"]["categories"][0]["name"] = "wolf"
+    write(data, contents)
+    report = check(data)
+    assert set(report.kinds) == {"categories differ", "class in some splits", "class without examples"}
+    [differ] = report.kinds["categories differ"].examples
+    assert differ.message == "the category 1 is 'cat' in train and 'wolf' in test"
+    [lacking] = report.kinds["class in some splits"].examples
+    assert lacking.message == (
+        "the class 'cat' has 3 annotations in train and 3 annotations in val, but none in test"
+    )
 
 
 def test_keypoints_of_another_number(data, contents):

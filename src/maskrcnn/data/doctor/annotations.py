@@ -20,7 +20,9 @@ from maskrcnn.data.doctor.shapes import (
     ring_area,
     rings_of,
 )
+from maskrcnn.data.readers.coco_masks import without_pairs
 from maskrcnn.masks.rle import rle_counts
+from maskrcnn.messages import counted
 
 TRAINING_SIZE = 800, 1333  # the shorter side, and the most for the longer one
 _OUTSIDE = 0.1  # part of a box's side that may lie outside without a finding
@@ -61,7 +63,7 @@ def _reference(annotation: Entry, key: str, what: str, listed: bool) -> Iterator
         yield "missing value", f"{key!r} is missing"
     elif not listed:
         yield f"unknown {what} id", f"{key!r} is {plain_text(value)}, which the file does not list"
-    elif not isinstance(value, int) or isinstance(value, bool):
+    elif type(value) is not int and to_integer(value) is not None:
         yield "value type", f"{key!r} is {plain_text(value)!r}, of type {type(value).__name__}"
 
 
@@ -126,7 +128,10 @@ def _mask(annotation: Entry, size: Size | None) -> Iterator[Fault]:
     elif isinstance(segmentation, list) and segmentation:
         if is_flat(segmentation):
             yield "flat polygon", f"'segmentation' is one list of {len(segmentation)} numbers"
-        yield from _polygons([segmentation] if is_flat(segmentation) else segmentation, size)
+        rings, pairs = without_pairs([segmentation] if is_flat(segmentation) else segmentation)
+        if pairs:
+            yield "polygon of pairs", f"{counted(pairs, 'polygon')} of pairs [x, y]"
+        yield from _polygons(rings, size)
     elif segmentation in (None, []):
         yield "object without mask", "'segmentation' is empty"
     else:
@@ -218,6 +223,8 @@ def _id_type(id_: Any, where: Any, what: str) -> Iterator[Finding]:
     if isinstance(id_, int) and not isinstance(id_, bool) and to_integer(id_) is not None:
         return
     kind = "value type" if to_integer(id_) is not None else "invalid id"
+    if kind == "invalid id" and ((isinstance(id_, str) and id_) or type(id_) is int):
+        kind = "name as id"
     text = f"the {what} id is {plain_text(id_)!r}, of type {type(id_).__name__}"
     yield finding(kind, where, text)
 

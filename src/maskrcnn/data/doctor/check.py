@@ -28,7 +28,7 @@ def check(data: str | Path) -> Report:
 
 
 def check_quickly(data: str | Path) -> Report:
-    """Check annotations and the headers of pictures, in seconds for 100,000 annotations; raises as `check`."""
+    """Check annotations and headers of pictures, in seconds for 100,000 annotations; raises as `check`."""
     report = Report()
     _check_annotations(open_splits(Path(data), report), report)
     return report

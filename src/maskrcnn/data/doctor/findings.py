@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,10 +12,12 @@ from rich.console import Group
 from rich.text import Text
 
 from maskrcnn.files import write_json
+from maskrcnn.messages import counted
 
 Severity = Literal["error", "warning", "note"]
 _EXAMPLES = 5  # of each kind
-_STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
+_SUMMED = 6  # kinds in a summary
+_STYLES: dict[Severity, str] = {"error": "red", "warning": "yellow", "note": "dim"}
 
 # Severity and mend of each kind. An error stops a training or makes it meaningless, a warning makes it worse,
 # a note does not change the exit status.
@@ -40,7 +43,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "duplicate category id": ("error", "Number the categories from 1."),
     "unknown image id": ("error", "Remove the annotation, or list its picture (--fix leaves it out)."),
     "unknown category id": ("error", "Remove the annotation, or list its category (--fix leaves it out)."),
-    "invalid id": ("error", "Number the entries with integers of at most 64 bits (--fix does if it can)."),
+    "name as id": ("warning", "Number the entries from 1 (--fix does); training numbers them."),
+    "invalid id": ("error", "Number the entries with integers of at most 64 bits."),
     "value type": ("warning", "Write numbers as JSON numbers (--fix does); they are read so."),
     "missing value": (
         "error",
@@ -50,10 +54,13 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "class name": ("error", "Give each category a name of its own."),
     "similar class names": ("warning", "Merge the categories if they mean the same class."),
     "categories differ": ("error", "Use the same categories with the same ids in all splits."),
-    "keypoint schemes differ": ("error", "Use the same keypoints in all categories, or remove them."),
+    "keypoint schemes differ": (
+        "warning",
+        "Use the same keypoints in all categories to learn them; they are left out of training.",
+    ),
     "keypoints": ("error", "Write x, y, visibility (0, 1 or 2) for each keypoint of the category."),
     "class without examples": ("note", "Annotate some objects of it, or remove the class."),
-    "class in one split": ("note", "Move some pictures of this class into the other split."),
+    "class in some splits": ("note", "Move some pictures of this class into the split that has none."),
     "class not trained": ("warning", "Move some pictures of this class into the train split."),
     "missing box": ("warning", "Write the box (--fix takes it from the mask); training takes it so."),
     "negative box": ("error", "Write the box as x, y, width, height ≥ 0 (--fix leaves the annotation out)."),
@@ -62,6 +69,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "box outside": ("warning", "Check that the coordinates belong to this size of the picture."),
     "empty box": ("warning", "Remove the annotation: it is left out of training."),
     "box and mask differ": ("warning", "Compute the box from the mask, or correct the mask."),
+    "polygon of pairs": (
+        "warning",
+        "Write x, y, x, y, … instead of [x, y], [x, y], … (--fix does); it is read so.",
+    ),
     "flat polygon": ("warning", "Put one more pair of brackets around it (--fix does); it is read so."),
     "short polygon": ("error", "Remove the polygon: it needs at least 3 points (--fix does)."),
     "polygon without area": ("warning", "Draw the outline again: its points lie on a line."),
@@ -180,8 +191,28 @@ class Report:
             if group.count > len(group.examples):
                 lines.append(f"  and {group.count - len(group.examples)} more")
             parts += [head, *map(Text, lines), Text(f"  {group.mend}"), Text()]
-        counts = f"{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes"
-        return Group(*parts, Text(counts))
+        return Group(*parts, Text(self.counts))
+
+    def summary(self, data: str | Path) -> str:
+        """Return a few lines about the findings, the worst kinds first; empty where there is none."""
+        if not self.kinds:
+            return ""
+        kinds = self.ordered()
+        severe = [one for one in kinds if one[1].severity != "note"]
+        notes = [f"{kind} ({group.count})" for kind, group in kinds if group.severity == "note"]
+        lines = [f"{self.counts}; maskrcnn check {shlex.quote(str(data))} lists all:"]
+        lines += [
+            f"{group.severity}: {kind} ({group.count}): {group.mend}" for kind, group in severe[:_SUMMED]
+        ]
+        if len(severe) > _SUMMED:
+            lines.append(f"and {counted(len(severe) - _SUMMED, 'kind')} more")
+        lines += [f"{'note' if len(notes) == 1 else 'notes'}: {', '.join(notes)}"] * bool(notes)
+        return "\n  ".join(lines)
+
+    @property
+    def counts(self) -> str:
+        """How many errors, warnings and notes there are, in words."""
+        return ", ".join(counted(self.count(severity), severity) for severity in _STYLES)
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, whole or not at all."""

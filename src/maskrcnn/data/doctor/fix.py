@@ -28,6 +28,7 @@ from maskrcnn.data.doctor.raw import (
 from maskrcnn.data.doctor.shapes import is_flat, looks_like_corners, mask_area, mask_extent
 from maskrcnn.data.file_names import name_problem
 from maskrcnn.data.picture_files import picture_fault, read_header
+from maskrcnn.data.readers.coco_masks import without_pairs
 from maskrcnn.files import read_json, write_json
 from maskrcnn.masks.rle import rle_counts
 
@@ -155,6 +156,9 @@ def _mend_mask(annotation: Entry, repair: Repair) -> None:
     if is_flat(segmentation):
         segmentation = [segmentation]
         repair.changes["flat polygons made one ring"] += 1
+    segmentation, pairs = without_pairs(segmentation)
+    if pairs:
+        repair.changes["polygons of pairs made x, y, x, y, …"] += pairs
     rings = []
     for ring in segmentation:
         numbers = to_numbers(ring)

@@ -8,6 +8,7 @@ import numpy as np
 
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.doctor.raw import to_bbox, to_numbers
+from maskrcnn.data.readers.coco_masks import without_pairs
 from maskrcnn.masks.rle import rle_counts
 
 _CROSSING_POINTS = 400  # longer rings are not searched for crossings, which takes quadratic time
@@ -25,7 +26,7 @@ def rings_of(segmentation: Any) -> list[np.ndarray]:
     """Return the rings that can be read, each (points, 2), also those of a flat polygon."""
     if not isinstance(segmentation, list):
         return []
-    lists = [segmentation] if is_flat(segmentation) else segmentation
+    lists = [segmentation] if is_flat(segmentation) else without_pairs(segmentation)[0]
     numbers = [to_numbers(ring) for ring in lists]
     return [np.array(ring).reshape(-1, 2) for ring in numbers if ring and len(ring) % 2 == 0]
 
