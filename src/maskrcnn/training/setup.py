@@ -152,8 +152,8 @@ def folds_hint(pictures: int) -> str:
     if not 2 <= pictures < _FEW:
         return ""
     return (
-        f"\n{pictures} pictures are few: --folds {min(5, pictures)} validates on each of them once, and trains "
-        "the final network on all"
+        f"\n{pictures} pictures are few: --folds {min(5, pictures)} validates on each of them once, and "
+        "trains the final network on all"
     )
 
 

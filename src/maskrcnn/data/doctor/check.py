@@ -20,8 +20,11 @@ def check(data: str | Path) -> Report:
     Faults of the data are findings. Raises FileNotFoundError, with the layouts that are supported, if the
     folder has no split, and ValueError for a data set that is not in COCO's format.
     """
-    report = Report()
-    splits = open_splits(Path(data), report)
+    return check_splits(open_splits(Path(data), report := Report()), report)
+
+
+def check_splits(splits: Sequence[RawSplit], report: Report) -> Report:
+    """Check splits that `open_splits` has loaded; return `report` with their findings."""
     _check_annotations(splits, report)
     report.extend(check_pixels(splits))
     return report

@@ -16,6 +16,7 @@ from maskrcnn.messages import counted
 
 Severity = Literal["error", "warning", "note"]
 _EXAMPLES = 5  # of each kind
+_KEPT = 1000  # of each kind, to draw the worst pictures
 _SUMMED = 6  # kinds in a summary
 _STYLES: dict[Severity, str] = {"error": "red", "warning": "yellow", "note": "dim"}
 
@@ -148,7 +149,12 @@ class KindReport:
     severity: Severity
     mend: str
     count: int = 0
-    examples: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)  # the first thousand
+
+    @property
+    def examples(self) -> list[Finding]:
+        """The first five findings."""
+        return self.findings[:_EXAMPLES]
 
 
 class Report:
@@ -159,12 +165,12 @@ class Report:
         self.extend(findings)
 
     def extend(self, findings: Iterable[Finding]) -> None:
-        """Add findings; of each kind the first five are kept as examples."""
+        """Add findings; of each kind the first thousand are kept, and the first five are the examples."""
         for one in findings:
             group = self.kinds.setdefault(one.kind, KindReport(one.severity, one.mend))
             group.count += 1
-            if len(group.examples) < _EXAMPLES:
-                group.examples.append(one)
+            if len(group.findings) < _KEPT:
+                group.findings.append(one)
 
     @property
     def clean(self) -> bool:
