@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from maskrcnn.data.doctor.check import check
+from maskrcnn.data.doctor.check import check, check_quickly
 from maskrcnn.data.doctor.findings import KINDS, Report, Where, finding
 from maskrcnn.masks.rle import crop_to_rle
 
@@ -298,6 +298,29 @@ def test_a_split_without_pictures(data, contents):
     (data / "annotations" / "instances_val.json").unlink()
     (data / "elsewhere").rename(data / "train")
     assert set(check(data).kinds) == {"no validation split"}
+
+
+def test_the_quick_check_decodes_no_picture(data, contents, monkeypatch):
+    contents["train"]["annotations"][0]["bbox"] = [8, 8, -1, 5]
+    contents["train"]["images"][1]["width"] = 50
+    (data / "train" / "3.png").write_bytes(b"")
+    write(data, contents)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    found = {"negative box", "picture size", "unreadable picture"}
+    assert set(check_quickly(data).kinds) == found
+
+
+def test_a_summary_has_the_worst_kinds_first():
+    kinds = ["turned picture", *["empty box"] * 3, "negative box", "box outside", "corner box", "no masks"]
+    kinds += ["flat polygon", "grey levels"]
+    lines = Report([finding(kind, Where("a.json"), "m") for kind in kinds]).summary("my data").splitlines()
+    assert lines[0] == "1 error, 7 warnings, 2 notes; maskrcnn check 'my data' lists all:"
+    assert lines[1].startswith("  error: negative box (1): Write the box as x, y, width, height")
+    assert [line.split(":")[1].split(" (")[0].strip() for line in lines[2:7]] == [
+        "corner box", "box outside", "empty box", "flat polygon", "no masks",
+    ]  # fmt: skip
+    assert "empty box (3)" in lines[4] and lines[7:] == ["  and 2 kinds more"]
+    assert Report().summary("my data") == ""
 
 
 def test_a_folder_without_data_set(tmp_path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
 from maskrcnn.data.categories import Entry
@@ -22,6 +22,8 @@ from maskrcnn.masks.rle import decode
 from maskrcnn.results.draw import Colour, Rectangle, draw_labels
 
 _DRAWN = 24  # pictures
+_LABELS = 200  # in a picture
+_TITLE = 40  # px
 _SIDES = 640, 1600  # least and largest longer side of a drawing, px
 _SOUND: Colour = (110, 200, 255)
 _INKS: dict[str, Colour] = {"error": (255, 60, 60), "warning": (255, 190, 0)}
@@ -34,11 +36,20 @@ Findings = dict[int | str | None, list[Finding]]  # by the key of the annotation
 class _Shape(NamedTuple):
     """One annotation in pixels of the drawing."""
 
+    annotation: Entry
     rings: list[np.ndarray]
-    mask: Bool[np.ndarray, "H W"] | None
     box: Rectangle | None
     ink: Colour
     label: str
+
+    @property
+    def area(self) -> Rectangle:
+        """The rectangle around box and mask."""
+        points = np.concatenate([*self.rings, np.reshape(self.box or (), (-1, 2))])
+        if not len(points):
+            return 0, 0, 0, 0
+        (x1, y1), (x2, y2) = points.min(0).astype(int).tolist(), points.max(0).astype(int).tolist()
+        return x1, y1, x2, y2
 
 
 def draw_worst(splits: Sequence[RawSplit], report: Report, folder: Path) -> list[Path]:
@@ -96,44 +107,52 @@ def _path(split: RawSplit, image: Entry) -> Path | None:
 def _drawing(picture: Image.Image, annotations: Iterable[Entry], findings: Findings) -> Image.Image:
     least, largest = _SIDES
     side = max(picture.size)
-    factor = -(-least // side) if side < least else min(1.0, largest / side)
+    factor = math.ceil(least / side) * 1.0 if side < least else min(1.0, largest / side)
     size = round(picture.width * factor), round(picture.height * factor)
     image = picture.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BOX)
-    shapes = [_shape(one, findings.get(to_key(one.get("id", "without id")), []), factor, size) for one in annotations]
-    shapes.sort(key=lambda shape: bool(shape.label))  # faults on top
-    for shape in shapes:
-        image = _with_mask(image, shape)
+    shapes = [
+        _shape(one, findings.get(to_key(one.get("id", "without id")), []), factor, size)
+        for one in annotations
+    ]
+    for ink in (_SOUND, *reversed(_INKS.values())):  # faults on top
+        image = _with_masks(image, [shape for shape in shapes if shape.ink == ink], factor, ink)
+    shapes.sort(key=lambda shape: bool(shape.label))
     pen, line = ImageDraw.Draw(image), max(2, max(size) // 400)
     for shape in shapes:
         for ring in shape.rings:
-            pen.line(
-                [tuple(point) for point in [*ring.tolist(), ring[0].tolist()]], fill=shape.ink, width=line
-            )
+            corners = [tuple(point) for point in [*ring.tolist(), ring[0].tolist()]]
+            pen.line(corners, fill=shape.ink, width=line)
         if shape.box:
             pen.rectangle(shape.box, outline=shape.ink, width=line)
-    whole = (0, 0, size[0] - 1, size[1] - 1)
-    boxes = [shape.box or _around(shape, whole) for shape in shapes] + [whole]
-    labels = [(shape.label, "") for shape in shapes] + [(_kinds(findings.get(None, [])), "")]
-    inks = [shape.ink for shape in shapes] + [_ink(findings.get(None, []))]
-    draw_labels(image, boxes, labels, inks, range(len(labels) - 1, -1, -1))
-    return image
+    labelled = [shape for shape in shapes if shape.label][-_LABELS:]
+    boxes, labels = [shape.area for shape in labelled], [(shape.label, "") for shape in labelled]
+    draw_labels(image, boxes, labels, [shape.ink for shape in labelled], range(len(labelled)))
+    return _titled(image, findings[None]) if None in findings else image
+
+
+def _titled(image: Image.Image, faults: Sequence[Finding]) -> Image.Image:
+    """Write the findings of the whole picture above it."""
+    titled = Image.new("RGB", (image.width, image.height + _TITLE))
+    titled.paste(image, (0, _TITLE))
+    box = (0, 0, image.width, _TITLE)
+    draw_labels(titled, [box], [(_kinds(faults), "")], [_ink(faults)], [0])
+    return titled
 
 
 def _shape(annotation: Entry, faults: Sequence[Finding], factor: float, size: tuple[int, int]) -> _Shape:
     segmentation, bbox = annotation.get("segmentation"), to_bbox(annotation.get("bbox"))
-    limit = 4.0 * max(size)
-    rings = [np.clip(ring * factor, -limit, limit) for ring in rings_of(segmentation) if len(ring)]
+    limit = 4.0 * max(size) / factor  # of coordinates, which Pillow converts to 32 bits
+    rings = [np.clip(ring, -limit, limit) * factor for ring in rings_of(segmentation) if len(ring)]
     box = None
     if bbox is not None:
-        x1, y1, x2, y2 = (
-            np.clip(np.array(as_extent(bbox)) * factor, -limit, limit).round().astype(int).tolist()
-        )
+        corners = np.clip(as_extent(bbox), -limit, limit) * factor
+        x1, y1, x2, y2 = corners.round().astype(int).tolist()
         box = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
     text = f"{plain_text(annotation.get('id'))}: {_kinds(faults)}" if faults else ""
-    return _Shape(rings, _run_lengths(annotation, factor, size), box, _ink(faults), text)
+    return _Shape(annotation, rings, box, _ink(faults), text)
 
 
-def _run_lengths(annotation: Entry, factor: float, size: tuple[int, int]) -> Bool[np.ndarray, "H W"] | None:
+def _run_lengths(annotation: Entry, factor: float, size: tuple[int, int]) -> Image.Image | None:
     """Return a mask of run lengths in the drawing, None for one that is no such mask or larger than it."""
     segmentation = annotation.get("segmentation")
     if not isinstance(segmentation, dict) or mask_extent(annotation) is None:
@@ -141,30 +160,21 @@ def _run_lengths(annotation: Entry, factor: float, size: tuple[int, int]) -> Boo
     height, width = (round(side * factor) for side in segmentation["size"])
     if height > 2 * size[1] or width > 2 * size[0] or not min(height, width):
         return None
-    mask = Image.fromarray(np.asarray(decode(segmentation)).astype(np.uint8) * 255)
-    canvas = Image.new("L", size)
-    canvas.paste(mask.resize((width, height), Image.Resampling.NEAREST))
-    return np.asarray(canvas) > 0
+    mask = Image.fromarray(decode(segmentation).astype(np.uint8) * 255)
+    return mask.resize((width, height), Image.Resampling.NEAREST)
 
 
-def _with_mask(image: Image.Image, shape: _Shape) -> Image.Image:
+def _with_masks(image: Image.Image, shapes: Iterable[_Shape], factor: float, ink: Colour) -> Image.Image:
     area = Image.new("L", image.size)
-    if shape.mask is not None:
-        area = Image.fromarray(shape.mask.astype(np.uint8) * 255)
     pen = ImageDraw.Draw(area)
-    for ring in shape.rings:
-        if len(ring) >= 3:
-            pen.polygon([tuple(point) for point in ring.tolist()], fill=255)
+    for shape in shapes:
+        if mask := _run_lengths(shape.annotation, factor, image.size):
+            area.paste(255, (0, 0), mask)
+        for ring in shape.rings:
+            if len(ring) >= 3:
+                pen.polygon([tuple(point) for point in ring.tolist()], fill=255)
     alpha = area.point(lambda value: int(value * _OPACITY))
-    return Image.composite(Image.new("RGB", image.size, shape.ink), image, alpha)
-
-
-def _around(shape: _Shape, whole: Rectangle) -> Rectangle:
-    if not shape.rings:
-        return whole
-    points = np.concatenate(shape.rings)
-    (x1, y1), (x2, y2) = points.min(0).astype(int).tolist(), points.max(0).astype(int).tolist()
-    return x1, y1, x2, y2
+    return Image.composite(Image.new("RGB", image.size, ink), image, alpha)
 
 
 def _ink(faults: Sequence[Finding]) -> Colour:

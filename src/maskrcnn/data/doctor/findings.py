@@ -203,16 +203,11 @@ class Report:
         """Return a few lines about the findings, the worst kinds first; empty where there is none."""
         if not self.kinds:
             return ""
-        kinds = self.ordered()
-        severe = [one for one in kinds if one[1].severity != "note"]
-        notes = [f"{kind} ({group.count})" for kind, group in kinds if group.severity == "note"]
         lines = [f"{self.counts}; maskrcnn check {shlex.quote(str(data))} lists all:"]
-        lines += [
-            f"{group.severity}: {kind} ({group.count}): {group.mend}" for kind, group in severe[:_SUMMED]
-        ]
-        if len(severe) > _SUMMED:
-            lines.append(f"and {counted(len(severe) - _SUMMED, 'kind')} more")
-        lines += [f"{'note' if len(notes) == 1 else 'notes'}: {', '.join(notes)}"] * bool(notes)
+        for kind, group in self.ordered()[:_SUMMED]:
+            lines.append(f"{group.severity}: {kind} ({group.count}): {group.mend}")
+        if len(self.kinds) > _SUMMED:
+            lines.append(f"and {counted(len(self.kinds) - _SUMMED, 'kind')} more")
         return "\n  ".join(lines)
 
     @property
