@@ -108,7 +108,7 @@ IMAGE = content()["images"][0]
         ({"annotations": annotation(bbox="wide")}, "'bbox' is not a list of finite numbers"),
         ({"annotations": annotation(segmentation=[{"size": [4, 6]}])}, "polygon 0 is not a list of finite"),
         (
-            {"images": [{"id": 10, "file_name": "10.png", "width": 6}]},
+            {"images": [{"id": 10, "file_name": "9.png", "width": 6}]},
             "image 10: the field 'height' is missing",
         ),
         ({"categories": [{"id": 7}]}, "category 7 has no name"),
@@ -262,7 +262,7 @@ def test_what_can_be_meant_is_repaired_and_counted(tmp_path):
     del boxless[1]["bbox"]
     images = [
         {"id": "10", "file_name": "10.png", "height": "4", "width": 6.0},
-        {"id": 3, "file_name": "3.png"},
+        {"id": 3, "file_name": "3.png", "width": 6},
     ]
     categories = [{"id": "7", "name": "cup"}]
     with pytest.warns(UserWarning) as caught:

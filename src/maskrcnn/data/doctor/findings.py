@@ -47,9 +47,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "name as id": ("warning", "Number the entries from 1 (--fix does); training numbers them."),
     "invalid id": ("error", "Number the entries with integers of at most 64 bits."),
     "value type": ("warning", "Write numbers as JSON numbers (--fix does); they are read so."),
-    "missing value": (
-        "error",
-        "Export the field, or remove the entry (--fix and training read missing sizes from the pictures).",
+    "missing value": ("error", "Export the field, or remove the entry."),
+    "missing size": (
+        "warning",
+        "Write the size of the picture (--fix does); training reads it from the file.",
     ),
     "missing default": ("note", "Nothing to do: area is computed from the mask, iscrowd is 0."),
     "class name": ("error", "Give each category a name of its own."),
@@ -83,7 +84,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "run lengths size": ("error", "Write the size of run lengths as [height, width] of the picture."),
     "run lengths": ("error", "Export the mask again: its run lengths are not valid."),
     "tiny mask": ("warning", "Train with larger pictures or with crops; the mask vanishes when resized."),
-    "no masks": ("warning", "Export masks, or train a recipe without masks."),
+    "no masks": ("warning", "Export masks, or train a recipe without masks (resnet50_fpn_box)."),
     "object without mask": ("note", "Nothing to do: the object trains the box branch only."),
     "duplicate annotation": ("warning", "Remove one of the two."),
     "picture without objects": ("note", "Nothing to do if the picture is empty; it is a negative example."),

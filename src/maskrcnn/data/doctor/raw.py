@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.doctor.findings import Finding, Where, finding, plain_text
 from maskrcnn.files import read_json
 
+_PLAIN = {int, float}
 LISTS = ("images", "annotations", "categories")
 
 
@@ -48,8 +52,12 @@ def to_key(value: Any) -> int | str:
 
 def to_numbers(values: Any) -> list[float] | None:
     """Return a list of finite numbers; None for anything else."""
-    if not isinstance(values, list):
+    if not isinstance(values, list) or (values and isinstance(values[0], list)):
         return None
+    if _PLAIN.issuperset(map(type, values)):  # numbers of most files, in a fraction of the time
+        with suppress(OverflowError):
+            plain = np.array(values, np.float64)
+            return plain.tolist() if np.isfinite(plain).all() else None
     numbers = [to_number(value) for value in values]
     return None if None in numbers else [number for number in numbers if number is not None]
 

@@ -34,8 +34,8 @@ def rings_of(segmentation: Any) -> list[np.ndarray]:
 def ring_area(ring: np.ndarray) -> float:
     """Return the area of a ring in px²."""
     with np.errstate(over="ignore", invalid="ignore"):
-        x, y = (ring - ring[:1]).T
-        return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+        x, y = (ring - ring[:1]).T  # the first point is 0, and with it the last term of the sum
+        return abs(float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:]))) / 2
 
 
 def crosses_itself(ring: np.ndarray) -> bool:
@@ -43,7 +43,7 @@ def crosses_itself(ring: np.ndarray) -> bool:
     if not 4 <= len(ring) <= _CROSSING_POINTS:
         return False
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        step = np.roll(ring, -1, 0) - ring
+        step = np.concatenate([ring[1:], ring[:1]]) - ring
         gap = ring[None] - ring[:, None]
         cross = step[:, None, 0] * step[None, :, 1] - step[:, None, 1] * step[None, :, 0]
         first = (gap[..., 0] * step[None, :, 1] - gap[..., 1] * step[None, :, 0]) / cross

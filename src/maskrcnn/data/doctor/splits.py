@@ -44,7 +44,7 @@ def _size(split: RawSplit, image: Entry) -> Iterator[Finding]:
     for key in ("height", "width"):
         value = image.get(key)
         if value is None:
-            yield finding("missing value", split.at(image), f"{key!r} is missing")
+            yield finding("missing size", split.at(image), f"{key!r} is missing")
         elif to_integer(value) is not None and type(value) is not int:
             text = f"{key!r} is {plain_text(value)!r}, of type {type(value).__name__}"
             yield finding("value type", split.at(image), text)

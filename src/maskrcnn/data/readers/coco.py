@@ -180,7 +180,7 @@ def _usable(file: Path, folder: Path, entries: Iterable[Entry], notes: Notes) ->
 
 def _read_image(folder: Path, entry: Entry, notes: Notes) -> Entry:
     name = file_name_within(entry["file_name"])
-    if entry.get("height") is None and entry.get("width") is None and _is_file(folder / name):
+    if None in (entry.get("height"), entry.get("width")) and _is_file(folder / name):
         height, width = read_header(folder / name).upright_hw
         entry = {**entry, "height": height, "width": width}
         notes.repaired["sizes of pictures from their files"] += 1

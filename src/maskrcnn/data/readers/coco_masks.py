@@ -45,7 +45,7 @@ def without_pairs(rings: list) -> tuple[list, int]:
 
 
 def _is_pairs(ring: Any) -> bool:
-    is_list = isinstance(ring, list) and len(ring) > 0
+    is_list = isinstance(ring, list) and len(ring) > 0 and isinstance(ring[0], list)
     return is_list and all(isinstance(point, list) and len(point) == 2 for point in ring)
 
 
