@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskrcnn.cli.arguments import Commands
 from maskrcnn.messages import counted
+
+if TYPE_CHECKING:
+    from maskrcnn.data.doctor.findings import Report
 
 
 def add(commands: Commands) -> None:
@@ -29,8 +33,8 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=run)
 
 
-def check_first(data: Path, file: Path | None = None) -> None:
-    """Check annotations and headers before they are used: print a summary, and write the findings to `file`.
+def check_first(data: Path) -> Report | None:
+    """Check annotations and headers before they are used, print a summary, and return the findings.
 
     What cannot be checked, a folder without annotation files or Cityscapes' layout, is left to its reader.
     """
@@ -39,12 +43,10 @@ def check_first(data: Path, file: Path | None = None) -> None:
     try:
         report = check_quickly(data)
     except (ValueError, FileNotFoundError):
-        return
+        return None
     if summary := report.summary(data):
         print(summary, flush=True)
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        report.write(file)
+    return report
 
 
 def run(arguments: argparse.Namespace) -> int:

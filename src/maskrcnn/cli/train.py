@@ -85,9 +85,11 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
-    if is_first_process():
-        check_first(Path(arguments.data), arguments.output / CHECK)
+    report = check_first(Path(arguments.data)) if is_first_process() else None
     words = _read_words(arguments)
+    if report and (arguments.output.exists() or not arguments.resume):
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        report.write(arguments.output / CHECK)
     weights = _resume(arguments, words) if arguments.resume else _start(arguments, words)
     print(f"network {weights}")
     return 0
