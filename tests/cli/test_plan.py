@@ -67,6 +67,8 @@ def test_a_plan_that_cannot_be_read_is_a_sentence(data, tmp_path, capsys, text, 
         (["--minutes", "0"], "must be more than 0"),
         (["--minutes", "3", "--set", "steps=4"], "contradicts"),
         (["--plan", "x.json", "--minutes", "4"], "edit the file"),
+        (["--folds", "0"], "--folds must be at least 2, not 0"),
+        (["--folds", "2"], "--folds is for data without validation pictures"),
     ],
 )
 def test_contradictions_are_sentences(data, tmp_path, capsys, words, sentence):

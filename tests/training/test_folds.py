@@ -111,9 +111,7 @@ def test_an_interrupted_cross_validation_resumes_to_the_bit(
 
 
 def test_what_cannot_be_cross_validated_is_a_sentence(few, drawn, crossed, tmp_path, monkeypatch):
-    with pytest.raises(
-        ValueError, match=r"--folds is for data without validation pictures, but .*_val\.json"
-    ):
+    with pytest.raises(ValueError, match="--folds is for data without validation pictures"):
         train_folds(drawn, 2, arguments(), output=tmp_path / "run")
     with pytest.raises(ValueError, match=r"--folds 9: expected from 2 to 5"):
         train_folds(few, 9, arguments(), output=tmp_path / "run")

@@ -145,6 +145,7 @@ def _read_words(arguments: argparse.Namespace) -> _Words:
     """Read the arguments. Raises ValueError for all that cannot be meant, at once."""
     from maskrcnn.device import resolve_device
     from maskrcnn.recipes import options_of_recipe
+    from maskrcnn.training.folds import check_folds
     from maskrcnn.training.setup import refuse_to_overwrite
 
     words = _Words({}, {}, {})
@@ -164,6 +165,9 @@ def _read_words(arguments: argparse.Namespace) -> _Words:
                 refuse_to_overwrite(arguments.output)
             with attempt():
                 with_values(Settings(), words.settings)
+            if arguments.folds is not None:
+                with attempt():
+                    check_folds(arguments.data, arguments.folds, arguments.output)
         for contradiction in _contradictions(arguments, words.has_length):
             with attempt():
                 raise ValueError(contradiction)

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.folder import has_split
 from maskrcnn.data.split import Subset, draw_folds
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.run import evaluate
 from maskrcnn.evaluation.tables import TITLES
 from maskrcnn.files import read_json, write_json
+from maskrcnn.messages import Faults
 from maskrcnn.plain import from_plain, to_plain
 from maskrcnn.predict.predictor import PictureError, Predictor
 from maskrcnn.results.result import Result
@@ -80,14 +82,9 @@ def train_folds(
     pictures, and in one of several processes.
     """
     output = Path(output)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("--folds trains in one process; start it without torchrun")
     refuse_to_overwrite(output)
-    if (output / FOLDS).exists():
-        raise ValueError(
-            f"{output} holds a cross-validation: resume it with --resume, or choose another --output"
-        )
-    dataset = _pictures_of(data)
+    check_folds(data, count, output)
+    dataset, _ = read_data(data)
     drawn = draw_folds(dataset, count, arguments.settings.seed)
     folds = [dataset.image_ids[fold].tolist() for fold in drawn]
     output.mkdir(parents=True, exist_ok=True)
@@ -102,7 +99,7 @@ def resume_folds(data: str | Path, *, output: str | Path = "runs/train", device:
     Raises what `train_folds` raises.
     """
     output = Path(output)
-    run, dataset = read_folds(output), _pictures_of(data)
+    run, (dataset, _) = read_folds(output), read_data(data)
     print(f"{len(run.folds)} folds of {len(dataset)} pictures, then a final network of all", flush=True)
     folders = [output / f"fold{number}" for number in range(1, len(run.folds) + 1)]
     for folder, fold in zip(folders, run.folds, strict=True):
@@ -119,13 +116,21 @@ def resume_folds(data: str | Path, *, output: str | Path = "runs/train", device:
     return output / LAST
 
 
-def _pictures_of(data: str | Path) -> Dataset:
-    dataset, validation = read_data(data)
-    if validation:
-        raise ValueError(
-            f"--folds is for data without validation pictures, but {validation.source} lists some"
+def check_folds(data: str | Path, count: int, output: Path) -> None:
+    """Raise Faults where a cross-validation makes no sense, or `output` holds one already."""
+    faults = []
+    if (output / FOLDS).exists():
+        faults.append(
+            f"{output} holds a cross-validation: resume it with --resume, or choose another --output"
         )
-    return dataset
+    if count < 2:
+        faults.append(f"--folds must be at least 2, not {count}")
+    if has_split(data, "val"):
+        faults.append(f"--folds is for data without validation pictures, but {data} has some")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        faults.append("--folds trains in one process; start it without torchrun")
+    if faults:
+        raise Faults(faults)
 
 
 def read_folds(output: Path) -> FoldsRun:
