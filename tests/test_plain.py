@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 
+from maskrcnn.messages import Faults
 from maskrcnn.plain import (
     changed_values,
     explain,
@@ -77,6 +78,15 @@ def test_values_are_replaced_by_name():
 def test_wrong_values_get_a_sentence(values, sentence):
     with pytest.raises(ValueError, match=sentence.replace("(", r"\(").replace("?", r"\?")):
         with_values(Everything(), values)
+
+
+def test_all_wrong_values_and_texts_are_told_at_once():
+    with pytest.raises(Faults) as caught:
+        with_values(Everything(), {"rate.lr": "fast", "fast": True, "points": 3})
+    assert [sentence.split()[0] for sentence in caught.value.sentences] == ["rate.lr", "points"]
+    with pytest.raises(Faults) as caught:
+        parse_assignments(["fast=yes", "lr=1", "llr=1"], options_of(Everything()))
+    assert [sentence.split()[1] for sentence in caught.value.sentences] == ["fast=yes:", "llr:"]
 
 
 def test_the_plain_form_survives_json():

@@ -55,6 +55,16 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
         unfinished.write_text(json.dumps(content, allow_nan=False, indent=indent) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises FileNotFoundError and ValueError, naming the file."""
+    with reading(path):
+        data = path.read_bytes()
+    try:
+        return json.loads(data.decode("utf-8-sig"))  # some editors on Windows begin a file with this mark
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from None
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raise errors of the operating system as a sentence that names `path`.

@@ -19,7 +19,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from maskrcnn.messages import nearest
+from maskrcnn.messages import all_faults, nearest
 
 T = TypeVar("T")
 _LARGEST = sys.float_info.max
@@ -90,14 +90,19 @@ def with_values(options: T, values: Mapping[str, Any]) -> T:
     name that does not exist (and suggests one), for a value of the wrong type and for one out of range.
     """
     known = options_of(options)
-    for name, value in values.items():
-        if name not in known:
-            raise ValueError(f"there is no option {name}; {nearest(name, known)}")
-        value = _as_tuples(value)
-        if not is_kind(value, known[name].kind):
-            raise ValueError(f"{name} must be {describe_kind(known[name].kind)}, not {reprlib.repr(value)}")
-        options = _replaced(options, name.split("."), value)
+    with all_faults() as attempt:
+        for name, value in values.items():
+            with attempt():
+                options = _with_value(options, name, _as_tuples(value), known)
     return options
+
+
+def _with_value(options: T, name: str, value: Any, known: Mapping[str, Option]) -> T:
+    if name not in known:
+        raise ValueError(f"there is no option {name}; {nearest(name, known)}")
+    if not is_kind(value, known[name].kind):
+        raise ValueError(f"{name} must be {describe_kind(known[name].kind)}, not {reprlib.repr(value)}")
+    return _replaced(options, name.split("."), value)
 
 
 def _replaced(options: Any, path: Sequence[str], value: Any) -> Any:
@@ -194,16 +199,23 @@ def parse_assignments(texts: Iterable[str], *groups: Mapping[str, Option]) -> di
     """
     known = {name: entry for group in groups for name, entry in group.items()}
     values: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--set {text}: expected name=value")
-        full = _full_name(name, known)
-        try:
-            values[full] = parse_value(value.strip(), known[full].kind)
-        except (ValueError, KeyError):
-            raise ValueError(f"--set {text}: expected {describe_kind(known[full].kind)}") from None
+    with all_faults() as attempt:
+        for text in texts:
+            with attempt():
+                full, value = _parse_assignment(text, known)
+                values[full] = value
     return values
+
+
+def _parse_assignment(text: str, known: Mapping[str, Option]) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text}: expected name=value")
+    full = _full_name(name, known)
+    try:
+        return full, parse_value(value.strip(), known[full].kind)
+    except (ValueError, KeyError):
+        raise ValueError(f"--set {text}: expected {describe_kind(known[full].kind)}") from None
 
 
 def _full_name(name: str, known: Iterable[str]) -> str:

@@ -28,11 +28,11 @@ def options(command, capsys):
 def test_the_words_of_the_commands_stay(capsys):
     assert options("demo", capsys) == ({"--output"}, set())
     flags = {"--recipe", "--output", "--init", "--synonyms", "--resume", "--device", "--set"}
-    flags |= {"--minutes", "--plan"}
+    flags |= {"--minutes", "--plan", "--folds"}
     assert options("train", capsys) == (flags, {"DATA", "RECIPE", "NAME", "WEIGHTS", "FILE"})
     flags = {"--minutes", "--recipe", "--init", "--output", "--device", "--set"}
     assert options("plan", capsys) == (flags, {"DATA", "RECIPE", "NAME", "WEIGHTS", "FILE"})
-    assert options("check", capsys) == ({"--fix", "--json"}, {"DATA", "FILE"})
+    assert options("check", capsys) == ({"--fix", "--json", "--draw"}, {"DATA", "FILE", "FOLDER"})
     flags = {"--split", "--max", "--also", "--report", "--output", "--device"}
     flags |= {"--precision", "--compile", "--capture"}
     assert options("evaluate", capsys) == (flags, {"WEIGHTS", "DATA", "FILE", "NAME"})

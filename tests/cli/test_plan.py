@@ -4,6 +4,7 @@ import pytest
 
 from cli.conftest import TINY_RECIPE
 from maskrcnn.cli import main
+from maskrcnn.data import synthetic
 from maskrcnn.training.checkpoint import load
 from maskrcnn.weights.published import PUBLISHED
 
@@ -110,6 +111,8 @@ def test_a_plan_that_cannot_be_read_is_a_sentence(data, tmp_path, capsys, text, 
         (["--minutes", "0"], "must be more than 0"),
         (["--minutes", "3", "--set", "steps=4"], "contradicts"),
         (["--plan", "x.json", "--minutes", "4"], "edit the file"),
+        (["--folds", "0"], "--folds must be at least 2, not 0"),
+        (["--folds", "2"], "--folds is for data without validation pictures"),
     ],
 )
 def test_contradictions_are_sentences(data, tmp_path, capsys, words, sentence):
@@ -121,3 +124,31 @@ def test_several_processes_need_one_plan(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", str(data), "--minutes", "1", "--output", str(tmp_path / "run")]) == 2
     assert "several processes need one plan" in capsys.readouterr().err
+
+
+def test_folds_share_the_minutes_and_resume_with_the_same_words(tmp_path, capsys):
+    data, output = tmp_path / "data", tmp_path / "run"
+    synthetic.synthetic_dataset(data, train=3, val=1, size=64)
+    (data / "annotations" / "instances_val.json").unlink()
+    words = [
+        "train",
+        str(data),
+        "--folds",
+        "2",
+        "--minutes",
+        "0.03",
+        "--output",
+        str(output),
+        "--device",
+        "cpu",
+    ]
+    words += ["--set", *SMALL, *TINY_RECIPE]
+    assert main(words) == 0
+    assert "cross-validation" in capsys.readouterr().out
+    limits = [load(output / name / "last.pt").settings.length.time_limit for name in ("fold1", "fold2", ".")]
+    assert limits == [0.01] * 3
+    assert main([*words, "--resume"]) == 0  # all is done, and is summed up again
+    assert main(["train", str(data), "--output", str(output), "--resume", "--minutes", "9"]) == 2
+    assert "--minutes 9.0 is for a new training" in capsys.readouterr().err
+    assert main(["plan", str(data), "--device", "cpu", *words[-len(SMALL) - len(TINY_RECIPE) - 1 :]]) == 0
+    assert "3 pictures are few: --folds 3 validates" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from PIL import Image
 
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.readers.coco import read_coco
-from maskrcnn.data.split import Subset, draw_validation, groups_of, validation_share
+from maskrcnn.data.split import Subset, draw_folds, draw_validation, groups_of, validation_share
 
 
 def noise(seed):
@@ -87,6 +87,27 @@ def test_even_and_unreadable_pictures_are_not_taken_for_duplicates(data, tmp_pat
 def test_one_picture_is_not_held_back_and_of_two_one_is(data):
     assert draw_validation(data({"a.png": [1]}), seed=0) == []
     assert len(draw_validation(data({"a.png": [1], "b.png": [1]}), seed=0)) == 1
+
+
+def test_folds_hold_each_picture_once_and_rare_classes_are_spread(data):
+    labels = [[1, 2] if i < 4 else [1] if i < 11 else [] for i in range(13)]
+    labels[12] = [3]
+    dataset = data({f"{i:03}x.png": of for i, of in enumerate(labels)})
+    folds = draw_folds(dataset, 4, seed=0)
+    assert sorted(i for fold in folds for i in fold) == list(range(13))
+    assert sorted(map(len, folds)) == [3, 3, 3, 4]
+    assert [sum(i < 4 for i in fold) for fold in folds] == [1, 1, 1, 1]  # class 2
+    assert draw_folds(dataset, 4, seed=0) == folds != draw_folds(dataset, 4, seed=1)
+
+
+def test_folds_keep_groups_together_and_none_is_empty(data):
+    names = [f"{name}_{row}_0.png" for name in "abcd" for row in (0, 512, 1024)]
+    dataset = data({name: [1] for name in names})
+    folds = draw_folds(dataset, 4, seed=2)
+    assert sorted(folds) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    for count in (1, 5):
+        with pytest.raises(ValueError, match=rf"--folds {count}: expected from 2 to 4"):
+            draw_folds(dataset, count, seed=2)
 
 
 def test_a_subset_is_a_data_set(data):

@@ -261,6 +261,24 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_none():
     assert coco_metrics(empty, [one_detection()], ["bbox"])["bbox"]["AP"] is None
 
 
+def test_ids_of_any_size_count():
+    """Time stamps and hashes: neighbours among them are one number in floating point."""
+    truth, detections = scene(np.random.default_rng(0))
+    large = {"image_id": 2**62, "category_id": 2**60}
+
+    def moved(entry):
+        return entry | {key: entry[key] + large[key] for key in large}
+
+    moved_truth = {
+        "images": [image | {"id": image["id"] + large["image_id"]} for image in truth["images"]],
+        "categories": [one | {"id": one["id"] + large["category_id"]} for one in truth["categories"]],
+        "annotations": list(map(moved, truth["annotations"])),
+    }
+    expected = coco_metrics(truth, detections, ("bbox", "segm"))
+    assert coco_metrics(moved_truth, list(map(moved, detections)), ("bbox", "segm")) == expected
+    assert expected["segm"]["AP"] > 0
+
+
 def test_missing_area_is_that_of_the_mask():
     small = ellipse(10, 10, 34, 34)  # 908 px², small, in a box of 1156 px², medium
     for form in ([small], to_rle(small), runs(small)):

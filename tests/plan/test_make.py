@@ -1,6 +1,7 @@
 """A plan from Python, with and without a network, and what is measured for it."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from maskrcnn.plan.machine import Machine
 from maskrcnn.plan.make import describe_length, download, look_for, make_plan, plan_from_file
 from maskrcnn.plan.view import View
 from maskrcnn.training.checkpoint import load
+from maskrcnn.training.step import TrainState
 from maskrcnn.weights import download as downloads
 from maskrcnn.weights.describe import describe
 from maskrcnn.weights.published import PUBLISHED
@@ -41,11 +43,11 @@ def measured(monkeypatch):
     settings = []
 
     def one_second(state, dataset, of):
-        settings.append((state, of))
+        settings.append((state.recipe, of))
         return 1.0
 
     def state(dataset, settings, recipe, arguments, device, origin):
-        return recipe
+        return Mock(TrainState, recipe=recipe)
 
     monkeypatch.setattr(make, "trial_state", state)
     monkeypatch.setattr(make, "step_seconds", one_second)

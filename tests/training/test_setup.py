@@ -1,5 +1,6 @@
 """Before the first step: the recipe's arguments, and initial weights by class."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from PIL import Image
 
 from maskrcnn import recipes
+from maskrcnn.data.folder import read_split
 from maskrcnn.data.synthetic import synthetic_dataset
+from maskrcnn.messages import Faults
 from maskrcnn.training.loop import train
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.setup import initialise, new_run, recipe_arguments
+from maskrcnn.training.setup import check_data, folds_hint, initialise, new_run, read_data, recipe_arguments
 from maskrcnn.weights.init import InitialWeights
 from maskrcnn.weights.model_checkpoint import read_model
 
@@ -128,3 +131,86 @@ def test_data_without_an_object_to_learn_from_are_refused(tmp_path):
     file.write_text(json.dumps(content | {"annotations": []}))
     with pytest.raises(ValueError, match=r"no objects to learn from$"):
         train(data, output=tmp_path / "run", **more)
+
+
+def edited(data, split, change):
+    """Change the content of an annotation file."""
+    file = data / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_all_faults_of_all_splits_come_at_once(tmp_path):
+    data = synthetic_dataset(tmp_path, train=2, val=2, size=64)
+    edited(data, "train", lambda content: content.update(annotations=[]))
+    edited(data, "val", lambda content: content["categories"][0].update(name=""))
+    with pytest.raises(Faults) as caught:
+        read_data(data)
+    assert [sentence.partition("instances_")[2] for sentence in caught.value.sentences] == [
+        "train.json: there are no objects to learn from",
+        "val.json: category 1 has no name",
+    ]
+    edited(data, "val", lambda content: content["categories"][0].update(name="cube"))
+    with pytest.raises(Faults) as caught:
+        read_data(data)
+    assert "no objects to learn from" in caught.value.sentences[0]
+    assert "1 class that" in caught.value.sentences[1] and "cube" in caught.value.sentences[1]
+
+
+def test_unreadable_pictures_of_both_splits_are_left_out_before_the_training(tmp_path):
+    data = synthetic_dataset(tmp_path, train=3, val=2, size=64)
+    for path in (data / "train" / "0000.png", data / "val" / "0001.jpg"):
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.warns(UserWarning) as caught:
+        dataset, validation = read_data(data)
+    assert [len(dataset), len(validation)] == [2, 1] and len(caught) == 2
+    for path in (data / "train").iterdir():
+        path.write_bytes(b"")
+    (data / "val" / "0000.png").write_bytes(b"")
+    (data / "val" / "0001.jpg").write_bytes(b"")
+    with pytest.raises(Faults) as faults:
+        read_data(data)
+    assert len(faults.value.sentences) == 5
+
+
+def test_validation_classes_under_other_ids_are_matched_by_name(tmp_path):
+    data = synthetic_dataset(tmp_path, train=2, val=2, size=64)
+    expected = read_split(data, "val")
+
+    def reverse(content):
+        for entry in (*content["categories"], *content["annotations"]):
+            key = "category_id" if "category_id" in entry else "id"
+            entry[key] = 6 - entry[key]
+
+    edited(data, "val", reverse)
+    with pytest.warns(UserWarning, match="4 classes have other category ids"):
+        dataset, validation = read_data(data)
+    assert validation.category_ids == dataset.category_ids
+    for index in range(2):
+        assert validation.objects(index).labels.tolist() == expected.objects(index).labels.tolist()
+    ids = [
+        [one["category_id"] for one in truth["annotations"]]
+        for truth in (validation.truth(), expected.truth())
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_all_that_does_not_fit_the_network_comes_at_once(tmp_path):
+    dataset = read_split(synthetic_dataset(tmp_path / "data", train=1, val=1, size=64), "train")
+    run = new_run(tmp_path, "resnet18_fpn_keypoint", {}, Settings())
+    names = {"class_names": ("disk", "cube", *dataset.class_names[2:]), "category_ids": dataset.category_ids}
+    run = dataclasses.replace(run, trained=dataclasses.replace(run.trained, **names))
+    with pytest.raises(Faults) as caught:
+        check_data(run, dataset)
+    assert (
+        "its categories are not those of the training: 2: 'cube', now 'square'" in caught.value.sentences[0]
+    )
+    assert (
+        "the network predicts 17 keypoints" in caught.value.sentences[1] and len(caught.value.sentences) == 2
+    )
+
+
+def test_few_pictures_are_told_of_cross_validation():
+    assert "\n7 pictures are few: --folds 5 " in folds_hint(7) and "--folds 3 " in folds_hint(3)
+    assert folds_hint(1) == folds_hint(50) == ""

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from maskrcnn.cli.arguments import WEIGHTS, Commands, acceleration_of, add_acceleration, add_device
+from maskrcnn.cli.check import check_first
 
 
 def add(commands: Commands) -> None:
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.max_detections is not None and arguments.max_detections < 1:
         raise ValueError(f"--max-detections must be at least 1, not {arguments.max_detections}")
+    check_first(arguments.data)
     keep_memory()
     trained = read_model(arguments.weights)
     predictor = Predictor.from_checkpoint(

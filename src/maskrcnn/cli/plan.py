@@ -50,12 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     from rich import print as print_table
 
+    from maskrcnn.data.folder import has_split
     from maskrcnn.plan.make import describe_length
     from maskrcnn.plan.write import plan_table, write_plan
+    from maskrcnn.training.setup import folds_hint
 
     settings, recipe_arguments = read_sets(arguments.sets)
     planned = planned_by(arguments, settings | recipe_arguments)
-    print(describe_length(planned))
+    hint = "" if has_split(arguments.data, "val") else folds_hint(len(planned.dataset))
+    print(f"{describe_length(planned)}{hint}")
     print_table(plan_table(planned.plan))
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from maskrcnn.messages import Faults
+
 Entry = dict[str, Any]  # an object of COCO's JSON
 
 
@@ -24,7 +26,8 @@ class Categories(NamedTuple):
 def to_categories(entries: Mapping[int, Entry]) -> Categories:
     """Build the table from COCO's entries by their ids.
 
-    Raises ValueError for a class without a name and for classes whose keypoints differ.
+    Classes whose keypoints differ have none: a keypoint of the network is the same for all. Raises ValueError
+    for classes without a name.
     """
     ids = tuple(sorted(entries))
     names = dict(zip(ids, _unique_names([entries[id_] for id_ in ids]), strict=True))
@@ -48,9 +51,8 @@ def mirrored_keypoints(names: Sequence[str]) -> tuple[int, ...]:
 
 def _unique_names(entries: Sequence[Entry]) -> tuple[str, ...]:
     """Return the names; a name that occurs more than once is followed by the category id."""
-    for entry in entries:
-        if entry.get("name") in (None, ""):
-            raise ValueError(f"category {entry['id']} has no name")
+    if nameless := [entry["id"] for entry in entries if entry.get("name") in (None, "")]:
+        raise Faults([f"category {id_} has no name" for id_ in nameless])
     counts = Counter(str(entry["name"]) for entry in entries)
     return tuple(
         f"{entry['name']} ({entry['id']})" if counts[str(entry["name"])] > 1 else str(entry["name"])
@@ -64,6 +66,6 @@ def _keypoint_scheme(entries: Sequence[Entry]) -> tuple[tuple[str, ...], tuple[t
         return (), ()
     names = tuple(str(name) for name in with_keypoints[0]["keypoints"])
     if any(list(entry["keypoints"]) != list(names) for entry in with_keypoints):
-        raise ValueError("the categories have different keypoints; expected the same names in all of them")
+        return (), ()
     skeleton = with_keypoints[0].get("skeleton") or ()
     return names, tuple((int(first) - 1, int(second) - 1) for first, second in skeleton)

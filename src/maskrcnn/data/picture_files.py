@@ -6,8 +6,9 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from maskrcnn.data.formats import SUFFIXES
@@ -16,6 +17,9 @@ from maskrcnn.files import reading
 
 _MARK = ("Software", "maskrcnn overlay")
 _MARK_WITHIN = 100  # bytes from the beginning of a PNG file
+_EXIF_KEYS = {"exif", "Raw profile type exif", "xmp"}  # of `Image.info`
+_TAIL = 1024  # bytes at the end of a file, where the mark of its end is searched for
+_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
 def overlay_mark() -> PngInfo:
@@ -46,13 +50,50 @@ def find_pictures(patterns: Iterable[str | Path]) -> list[Path]:
     return list(pictures)
 
 
-def upright_size(path: Path) -> SizeHW:
-    """Return the size of a picture as a viewer shows it. Raises as `open_picture` does.
+class Header(NamedTuple):
+    """What the header of a picture file says."""
 
-    The picture is decoded: Pillow turns the size of a TIFF file by itself, at another moment than others'.
-    """
+    stored_hw: SizeHW
+    upright_hw: SizeHW  # as a viewer shows the picture
+    is_turned: bool  # EXIF says that the picture is stored turned or mirrored
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a picture file, which is not decoded. Raises as `open_picture` does."""
     with open_picture(path) as image:
-        return ImageOps.exif_transpose(image).size[::-1]
+        return header_of(image)
+
+
+def header_of(image: Image.Image) -> Header:
+    """Return the header of a picture that `open_picture` has opened."""
+    stored = image.size[::-1]
+    if image.format == "PNG" and _EXIF_KEYS.isdisjoint(image.info):  # Pillow would decode it to search on
+        return Header(stored, stored, is_turned=False)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1):
+        return Header(stored, stored, is_turned=False)
+    # Decoded: Pillow turns the size of a TIFF file by itself, at another moment than others'
+    return Header(stored, ImageOps.exif_transpose(image).size[::-1], is_turned=True)
+
+
+def picture_fault(path: Path) -> str:
+    """Return why a picture cannot be read, naming the file; empty where nothing speaks against it.
+
+    Only the header is read, and the end of the file. A JPEG or PNG file that lacks the mark of its end may be
+    cut off: it is decoded to find out.
+    """
+    try:
+        with open_picture(path) as image:
+            if (mark := _END_MARKS.get(image.format or "")) and mark not in _last_bytes(path):
+                image.load()
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _last_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        return file.read()
 
 
 def _match(pattern: Path) -> list[Path]:

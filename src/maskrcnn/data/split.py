@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.dataset import Dataset, Objects
-from maskrcnn.data.pictures import open_picture
+from maskrcnn.data.near_duplicates import near_duplicates, read_thumbnail
 
-_HASHED = 5000  # pictures that are compared by content; more are grouped by their names alone
-_NEAR = 3  # of 64 bits in which near duplicates may differ
+_COMPARED = 5000  # pictures that are compared by content; more are grouped by their names alone
 # What tools add to the name of a picture: Roboflow's ".rf." and hash, the row and column of a tile
 _ADDED = re.compile(r"(_jpe?g|_png)?\.rf\.[0-9a-f]+$|[-_][xy]?\d+[-_][xy]?\d+$")
 
@@ -71,21 +69,14 @@ def draw_validation(dataset: Dataset, seed: int) -> list[int]:
     frequent: each gives its share of its pictures, rounded, so that a class of one or two pictures stays in
     training. The list is empty where all pictures are one group.
     """
-    groups = groups_of(dataset)
-    share, generator = validation_share(len(dataset)), np.random.default_rng(seed)
-    members = [np.flatnonzero(groups == group) for group in generator.permutation(groups.max(initial=-1) + 1)]
+    share, members = validation_share(len(dataset)), _shuffled_groups(dataset, seed)
     if len(members) < 2:
         return []
-    classes = np.zeros((len(dataset), len(dataset.class_names)), np.bool_)
-    for index in range(len(dataset)):
-        classes[index, dataset.objects(index).labels] = True
-    # Pictures without objects are served last, as a class of their own
-    classes = np.concatenate([classes, ~classes.any(1, keepdims=True)], 1)
-    counts = np.stack([classes[group].sum(0) for group in members])  # (groups, classes)
+    counts = _pictures_of_classes(dataset, members)
     sizes, total = np.array([len(group) for group in members]), counts.sum(0)
     limit = max(1, round(1.5 * share * len(dataset)))
     chosen, decided = np.zeros(len(members), np.bool_), np.zeros(len(members), np.bool_)
-    for label in sorted(range(len(total)), key=lambda label: (label == len(total) - 1, total[label])):
+    for label in _rarest_first(total):
         wanted = round(share * total[label])
         for group in np.flatnonzero((counts[:, label] > 0) & ~decided):
             decided[group] = True
@@ -96,56 +87,81 @@ def draw_validation(dataset: Dataset, seed: int) -> list[int]:
     return sorted(np.concatenate([members[group] for group in np.flatnonzero(chosen)]).tolist())
 
 
+def draw_folds(dataset: Dataset, count: int, seed: int) -> list[list[int]]:
+    """Distribute all pictures over `count` folds; return the indices of each, ascending.
+
+    Pictures of one group (`groups_of`) stay together. Classes are served from the rarest to the most
+    frequent: each group goes to the fold with the fewest pictures of its class, and of these to the one with
+    the fewest pictures. Raises ValueError for fewer than 2 folds, and where there are fewer groups.
+    """
+    members = _shuffled_groups(dataset, seed)
+    if not 2 <= count <= len(members):
+        raise ValueError(
+            f"--folds {count}: expected from 2 to {len(members)}, which is how many groups of pictures "
+            f"{dataset.source} has (near duplicates and tiles stay together)"
+        )
+    counts = _pictures_of_classes(dataset, members)
+    folds: list[list[int]] = [[] for _ in range(count)]
+    given, decided = np.zeros((count, counts.shape[1]), np.int64), np.zeros(len(members), np.bool_)
+    for label in _rarest_first(counts.sum(0)):
+        for group in np.flatnonzero((counts[:, label] > 0) & ~decided):
+            decided[group] = True
+            fold = min(range(count), key=lambda fold: (given[fold, label], len(folds[fold])))
+            folds[fold] += members[group].tolist()
+            given[fold] += counts[group]
+    return [sorted(fold) for fold in folds]
+
+
+def _shuffled_groups(dataset: Dataset, seed: int) -> list[np.ndarray]:
+    """Return the indices of the pictures of each group, the groups in random order."""
+    groups, generator = groups_of(dataset), np.random.default_rng(seed)
+    return [np.flatnonzero(groups == group) for group in generator.permutation(groups.max(initial=-1) + 1)]
+
+
+def _pictures_of_classes(
+    dataset: Dataset, members: Sequence[np.ndarray]
+) -> Int[np.ndarray, "groups classes_and_none"]:
+    """Count in each group the pictures with each class; pictures without objects are the last one."""
+    classes = np.zeros((len(dataset), len(dataset.class_names)), np.bool_)
+    for index in range(len(dataset)):
+        classes[index, dataset.objects(index).labels] = True
+    classes = np.concatenate([classes, ~classes.any(1, keepdims=True)], 1)
+    return np.stack([classes[group].sum(0) for group in members])
+
+
+def _rarest_first(total: np.ndarray) -> list[int]:
+    """Return the classes from the rarest to the most frequent; pictures without objects are served last."""
+    return sorted(range(len(total)), key=lambda label: (label == len(total) - 1, total[label]))
+
+
 def groups_of(dataset: Dataset) -> Int[np.ndarray, " pictures"]:
     """Return the number of the group, from 0, that each picture belongs to.
 
-    A group is what must not stand on both sides of a split: near duplicates, copies that an annotation tool
-    augmented, and tiles of one picture. Names tell copies and tiles; near duplicates have difference hashes
-    that differ in at most 3 of 64 bits. What would make one group of more than half of the pictures is not
-    used: numbered names, or a camera that always shows the same scene.
+    A group is what must not stand on both sides of a split: near duplicates (see `near_duplicates`), copies
+    that an annotation tool augmented, and tiles of one picture, which their names tell. What would make one
+    group of more than half of the pictures is not used: numbered names, or a camera that always shows the
+    same scene.
     """
     paths = dataset.paths
     groups = np.arange(len(paths))
-    hashes = [difference_hash(path) for path in paths] if len(paths) <= _HASHED else []
-    for keys in ([_ADDED.sub("", str(path.with_suffix(""))) for path in paths], merge_near(hashes)):
-        merged = _merge(groups, keys) if keys else groups
+    alike = near_duplicates([read_thumbnail(path) for path in paths] if len(paths) <= _COMPARED else [])
+    for pairs in (_same_names(paths), alike):
+        merged = _merge(groups, pairs)
         if np.bincount(merged).max(initial=0) <= max(1, len(paths) // 2):
             groups = merged
     return np.unique(groups, return_inverse=True)[1]
 
 
-def _merge(groups: np.ndarray, keys: Sequence[Hashable]) -> np.ndarray:
-    """Return the groups, those of equal keys made one. A key of None is equal to no other."""
-    merged, first = groups.copy(), dict[Hashable, int]()
-    for index, key in enumerate(keys):
-        if key is not None and (one := merged[first.setdefault(key, index)]) != merged[index]:
-            merged[merged == merged[index]] = one
+def _same_names(paths: Sequence[Path]) -> Iterator[tuple[int, int]]:
+    """Yield the first picture of each name without what tools add, and each other one of the name."""
+    first: dict[str, int] = {}
+    for index, path in enumerate(paths):
+        yield first.setdefault(_ADDED.sub("", str(path.with_suffix(""))), index), index
+
+
+def _merge(groups: np.ndarray, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Return the groups, those of the pictures of each pair made one."""
+    merged = groups.copy()
+    for one, other in pairs:
+        merged[merged == merged[other]] = merged[one]
     return merged
-
-
-def merge_near(hashes: Sequence[int | None]) -> list[int | None]:
-    """Return the hashes with those of near duplicates made equal."""
-    values = np.array(sorted({value for value in hashes if value is not None}), np.uint64)
-    bits = np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1)
-    groups = np.arange(len(values))
-    for index in range(len(values)):
-        near = groups[(bits != bits[index]).sum(1) <= _NEAR]
-        groups[np.isin(groups, near)] = near.min()
-    representative = dict(zip(values.tolist(), groups.tolist(), strict=True))
-    return [None if value is None else representative[value] for value in hashes]
-
-
-def difference_hash(path: Path) -> int | None:
-    """Return 64 bits that tell where a picture becomes darker to the right; None if it says nothing.
-
-    That is a picture that cannot be read, which is reported when it is needed, or an almost even one.
-    """
-    try:
-        with open_picture(path) as image:
-            image.draft("L", (72, 64))
-            pixels = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
-    except (OSError, ValueError):
-        return None
-    if np.ptp(pixels) < 16:
-        return None
-    return int.from_bytes(np.packbits(pixels[:, 1:] < pixels[:, :-1]).tobytes(), "big")

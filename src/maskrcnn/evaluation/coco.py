@@ -23,6 +23,7 @@ from maskrcnn.evaluation.coco_format import (
     image_sizes,
     sorted_categories,
     valid_segmentation,
+    with_small_ids,
 )
 from maskrcnn.messages import first_few, nearest
 
@@ -69,6 +70,7 @@ def run_coco_eval(
     check_max_detections(max_detections)
     _check_kind(kind, detections)
     check_entries(truth, detections)
+    truth, detections = with_small_ids(truth, detections)
     coco_truth = COCO(_completed(truth, kind))
     # Only the evaluated field: if a box is there too, COCO's tools compute the size of an object from the box
     fields = ("image_id", "category_id", "score", FIELDS[kind])

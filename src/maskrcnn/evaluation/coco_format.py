@@ -13,6 +13,8 @@ from typing import Any
 
 from maskrcnn.messages import first_few
 
+_EXACT = 2**53  # up to which whole numbers are exact in floating point
+
 Entry = dict[str, Any]  # an annotation or a detection, or a whole ground truth
 
 
@@ -46,6 +48,30 @@ def check_entries(truth: Entry, detections: Sequence[Entry]) -> None:
         raise ValueError(
             f"{len(wrong)} of {len(detections)} detections have a score that is not a finite number: {scores}"
         )
+
+
+def with_small_ids(truth: Entry, detections: Sequence[Entry]) -> tuple[Entry, Sequence[Entry]]:
+    """Number images and categories from 1, in the order of their ids, if an id is 2^53 or more.
+
+    faster-coco-eval (1.8.0) converts ids to floating-point numbers, in which larger ones are no longer exact.
+    """
+    lists = {"image_id": truth["images"], "category_id": truth["categories"]}
+    if all(abs(entry["id"]) < _EXACT for entries in lists.values() for entry in entries):
+        return truth, detections
+    numbers = {
+        key: {id_: number for number, id_ in enumerate(sorted(entry["id"] for entry in entries), start=1)}
+        for key, entries in lists.items()
+    }
+
+    def renumbered(entry: Entry) -> Entry:
+        return entry | {key: numbers[key].get(entry[key], 0) for key in numbers}
+
+    images, categories = (
+        [entry | {"id": numbers[key][entry["id"]]} for entry in entries] for key, entries in lists.items()
+    )
+    annotations = [renumbered(entry) for entry in truth["annotations"]]
+    small = {"images": images, "annotations": annotations, "categories": categories}
+    return truth | small, [renumbered(entry) for entry in detections]
 
 
 def valid_segmentation(entry: Entry) -> Any:

@@ -13,7 +13,6 @@ from rich.console import Console
 from maskrcnn import recipes
 from maskrcnn.bench.timing import memory_in_use
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.folder import read_whole
 from maskrcnn.device import resolve_device
 from maskrcnn.files import cache_folder
 from maskrcnn.plain import options_of, parse_value, with_values
@@ -28,7 +27,7 @@ from maskrcnn.plan.write import FILE, plan_table, read_plan, write_plan
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.loop import train_run
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.setup import check_objects, new_run
+from maskrcnn.training.setup import new_run, read_data
 from maskrcnn.training.step import TrainState
 from maskrcnn.weights.download import fetch, is_cached, why_unreachable
 from maskrcnn.weights.infer import body_recipe
@@ -67,14 +66,18 @@ class Planned(NamedTuple):
             console.print(plan_table(self.plan))
         return capture.get()
 
+    def write(self, output: Path) -> None:
+        """Write ``plan.json`` into a folder."""
+        output.mkdir(parents=True, exist_ok=True)
+        write_plan(output / FILE, self.plan, self.fingerprint)
+
     def train(self, output: str | Path = "runs/train", *, synonyms: Mapping[str, str] | None = None) -> Path:
         """Train by the plan, which `output` and its checkpoints keep; the rest is as in `maskrcnn.train`."""
         output = Path(output)
 
         def run() -> Checkpoint:
             new = new_run(output, self.plan.recipe, self.recipe_arguments, self.settings)
-            output.mkdir(parents=True, exist_ok=True)
-            write_plan(output / FILE, self.plan, self.fingerprint)
+            self.write(output)
             return replace(new, plan=self.plan.texts())
 
         return train_run(
@@ -114,8 +117,7 @@ def make_plan(
     wish, origin = Wish(minutes=minutes, recipe=recipe), None
     if init != "auto":
         wish, origin = _start_as_asked(wish, init)
-    dataset = read_whole(data)
-    check_objects(dataset)
+    dataset, _ = read_data(data)
     about, machine = fingerprint(dataset), probe_machine(device)
     if init == "auto":
         suiting = candidates(about, machine, wish)
@@ -233,7 +235,7 @@ def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any], devi
                 recipes.options_of_recipe(lines[-1].value)
         except ValueError as error:
             raise ValueError(f"{path}: {name}: {error}") from None
-    dataset = read_whole(data)
+    dataset, _ = read_data(data)
     made = Plan(tuple(lines)).replaced(values, BY_USER)
     return Planned(made, fingerprint(dataset), dataset, data, device)
 

@@ -64,7 +64,9 @@ def draw(
         limbs = result.metadata.skeleton if skeleton is None else skeleton
         for i in order:
             _draw_keypoints(pen, result.keypoints[i], limbs, least_keypoint_score, inks[i], line)
-    _draw_labels(pen, result, order, inks, image)
+    scores = ["" if math.isnan(score) else f" {score:.2f}" for score in result.scores]
+    labels = list(zip(result.names, scores, strict=True))
+    draw_labels(image, [_inside(box, image) for box in result.boxes], labels, inks, order)
     return image
 
 
@@ -142,26 +144,29 @@ def _draw_keypoints(
         pen.circle((x, y), 2 * line + 1, fill=ink, outline="white", width=max(1, line // 2))
 
 
-def _draw_labels(
-    pen: ImageDraw.ImageDraw,
-    result: Result,
-    order: list[int],
-    inks: Sequence[Colour],
+def draw_labels(
     image: Image.Image,
+    boxes: Sequence[Rectangle],
+    labels: Sequence[tuple[str, str]],
+    inks: Sequence[Colour],
+    order: Sequence[int],
 ) -> None:
+    """Write a label at each box, in this order, as far as there is a place that covers no other label.
+
+    A label is a name, which is cut where it is too long, and what follows it.
+    """
+    pen = ImageDraw.Draw(image)
     size = max(12, round(max(image.size) / 50))
     font = ImageFont.load_default(size)
     margin = max(2, size // 6)
-    boxes = [_inside(box, image) for box in result.boxes]
     taken: list[Rectangle] = []
     for i in order:
-        score = "" if math.isnan(result.scores[i]) else f" {result.scores[i]:.2f}"
-        text = _fit(result.names[i], score, font, image.width - 2 * margin)
+        text = _fit(*labels[i], font, image.width - 2 * margin)
         if not text:
             continue
         label = (math.ceil(font.getlength(text)) + 2 * margin, size + 2 * margin)
         is_small = math.prod(label) > _area(boxes[i])
-        place = _free_place(boxes[i], label, image.size, taken + boxes if is_small else taken)
+        place = _free_place(boxes[i], label, image.size, [*taken, *boxes] if is_small else taken)
         if place is None:
             continue
         taken.append(place)

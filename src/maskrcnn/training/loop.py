@@ -14,7 +14,7 @@ import torch
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.evaluation.run import evaluate
 from maskrcnn.lock import claimed
-from maskrcnn.messages import first_few
+from maskrcnn.messages import counted, first_few
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.training.batches import open_batches, pictures_of_step
 from maskrcnn.training.checkpoint import Checkpoint
@@ -131,7 +131,7 @@ def _train(start: Callable[[], Start], data: str | Path, output: Path, device: s
     ):
         run, dataset, validation = start()
         state = make_train_state(run, own_device, processes)
-        check_data(run, dataset, validation)
+        check_data(run, dataset)
         batches = open_batches(state, dataset, run.settings, run.trained.white)
         with TrainingLog(folder, run.settings, own_device, run.step, run.evaluated) as log:
             log.print(introduction(run, dataset, validation, processes.size))
@@ -253,8 +253,9 @@ def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, 
     length, pictures = run.settings.length, run.settings.step.pictures
     arguments = ", ".join(f"{name}={value}" for name, value in run.trained.arguments.items())
     return (
-        f"{run.trained.recipe}({arguments}), {len(run.trained.class_names)} classes\n"
-        f"{len(dataset):,} pictures, {f'{len(validation):,}' if validation else 'no'} validation pictures; "
+        f"{run.trained.recipe}({arguments}), {counted(len(run.trained.class_names), 'class')}\n"
+        f"{counted(len(dataset), 'picture')}, "
+        f"{counted(len(validation), 'validation picture') if validation else 'no validation pictures'}; "
         f"{_describe(length, pictures, pictures / len(dataset))}"
         + (f"; {processes} processes" if processes > 1 else "")
         + (f"; resumes after step {run.step:,}{_without_momentum(run)}" if run.step else "")
@@ -270,8 +271,9 @@ def _without_momentum(run: Checkpoint) -> str:
 def _describe(length: Length, pictures: int, epochs_per_step: float) -> str:
     limit = f"{length.time_limit or 0:g} minutes"
     if length.steps is None:
-        return f"{limit} of steps of {pictures:,} pictures"
-    steps = f"{length.steps:,} steps of {pictures:,} pictures ({length.steps * epochs_per_step:,.1f} epochs)"
+        return f"{limit} of steps of {counted(pictures, 'picture')}"
+    epochs = f"({length.steps * epochs_per_step:,.1f} epochs)"
+    steps = f"{counted(length.steps, 'step')} of {counted(pictures, 'picture')} {epochs}"
     return f"{steps}, at most {limit}" if length.time_limit else steps
 
 

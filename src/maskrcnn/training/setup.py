@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,11 @@ import torch
 
 from maskrcnn import recipes
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.folder import Split, has_split, read_split, read_whole
+from maskrcnn.data.folder import KINDS, Split, has_split, read_split, read_whole
 from maskrcnn.data.split import Subset, draw_validation
-from maskrcnn.files import reading, write_json
+from maskrcnn.data.usable import with_classes, with_usable_pictures
+from maskrcnn.files import read_json, write_json
+from maskrcnn.messages import Faults, all_faults, counted, first_few
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import options_of, with_values
 from maskrcnn.training.checkpoint import Checkpoint, load
@@ -28,6 +29,7 @@ from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 DEFAULT_RECIPE = "resnet50_fpn"
 SPLIT = "split.json"
+_FEW = 50  # pictures, below which cross-validation is suggested
 _FROM_SCRATCH = dict.fromkeys(("body.norm", "pyramid.norm", "boxes.norm", "masks.norm"), "group")
 
 
@@ -99,29 +101,63 @@ def resumed_run(
     return replace(run, trained=trained, settings=settings, plateau=plateau)
 
 
+def read_data(data: str | Path, kinds: tuple[str, ...] = KINDS) -> tuple[Dataset, Dataset | None]:
+    """Read and check the pictures to train on, and those to validate on where the data have them.
+
+    Raises Faults with all that makes a training meaningless: splits that cannot be read, no picture and no
+    object to learn from, classes that the validation pictures alone have.
+    """
+    splits: dict[str, Dataset] = {}
+    with all_faults() as attempt:
+        with attempt():
+            splits["train"] = with_usable_pictures(read_whole(data, kinds))
+            check_objects(splits["train"])
+        if has_split(data, "val"):
+            with attempt():
+                splits["val"] = with_usable_pictures(read_split(data, "val", kinds))
+        if len(splits) == 2:
+            with attempt():
+                splits["val"] = _with_known_classes(splits["val"], splits["train"])
+    return splits["train"], splits.get("val")
+
+
+def _with_known_classes(validation: Dataset, dataset: Dataset) -> Dataset:
+    if unknown := [name for name in validation.class_names if name not in dataset.class_names]:
+        raise ValueError(
+            f"{validation.source}: {counted(len(unknown), 'class')} that {dataset.source} does not have: "
+            f"{first_few(unknown)}; give the same classes the same names in both"
+        )
+    return with_classes(validation, dataset.class_names, dataset.category_ids)
+
+
 def open_data(data: str | Path, run: Checkpoint, output: Path) -> tuple[Dataset, Dataset | None]:
     """Open the pictures to train on, and those to validate on unless the run never evaluates.
 
     Where the data have no validation pictures, some are held back (see `draw_validation`). ``split.json`` in
-    `output` keeps their ids: a training that is resumed reads it.
+    `output` keeps their ids: a training that is resumed reads it. Raises as `read_data` does.
     """
     evaluates = run.settings.logging.eval_every != 0
-    if has_split(data, "val"):
-        dataset, validation = (open_split(data, split, run.trained) for split in ("train", "val"))
+    dataset, validation = read_data(data, annotation_kinds(run.trained))
+    if validation or not evaluates:
         return dataset, validation if evaluates else None
-    dataset = read_whole(data, annotation_kinds(run.trained))
-    if not evaluates:
-        return dataset, None
     file = output / SPLIT
     if not file.exists():
         held_back = draw_validation(dataset, run.settings.seed)
         write_json(file, {"validation": dataset.image_ids[held_back].tolist()})
-        print(
-            f"{data} has no validation pictures: {len(held_back)} of {len(dataset)} are held back ({file})",
-            flush=True,
-        )
+        held = f"{len(held_back)} of {len(dataset)} are held back ({file})"
+        print(f"{data} has no validation pictures: {held}{folds_hint(len(dataset))}", flush=True)
     training, validation = split_as_kept(dataset, file)
     return training, validation if len(validation) else None
+
+
+def folds_hint(pictures: int) -> str:
+    """Return a line that suggests cross-validation where so few pictures have no validation split."""
+    if not 2 <= pictures < _FEW:
+        return ""
+    return (
+        f"\n{pictures} pictures are few: --folds {min(5, pictures)} validates on each of them once, and "
+        "trains the final network on all"
+    )
 
 
 def split_as_kept(dataset: Dataset, file: Path) -> tuple[Subset, Subset]:
@@ -130,12 +166,11 @@ def split_as_kept(dataset: Dataset, file: Path) -> tuple[Subset, Subset]:
     Raises ValueError where the file names pictures that the data set does not have.
     """
     try:
-        with reading(file):
-            listed = json.loads(file.read_text(encoding="utf-8"))["validation"]
-            if not all(type(id_) is int for id_ in listed):
-                raise TypeError("the ids of pictures must be whole numbers")
-            ids = np.array(listed, np.int64)
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        listed = read_json(file)["validation"]
+        if not all(type(id_) is int for id_ in listed):
+            raise TypeError("the ids of pictures must be whole numbers")
+        ids = np.array(listed, np.int64)
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{file}: not a split of this library: {error}") from None
     if missing := sorted(set(ids.tolist()) - set(dataset.image_ids.tolist())):
         raise ValueError(
@@ -151,13 +186,15 @@ def open_evaluated(data: str | Path, split: Split, trained: ModelCheckpoint, fol
     file = folder / SPLIT
     if split == "test" or has_split(data, "val") or not file.is_file():
         return open_split(data, split, trained)
-    training, validation = split_as_kept(read_whole(data, annotation_kinds(trained)), file)
+    dataset = with_usable_pictures(read_whole(data, annotation_kinds(trained)))
+    training, validation = split_as_kept(dataset, file)
     return training if split == "train" else validation
 
 
 def open_split(data: str | Path, split: Split, trained: ModelCheckpoint) -> Dataset:
-    """Open a split of the annotations that the network learns from."""
-    return read_split(data, split, annotation_kinds(trained))
+    """Open a split of the annotations that the network learns from, with the network's classes."""
+    dataset = with_usable_pictures(read_split(data, split, annotation_kinds(trained)))
+    return with_classes(dataset, trained.class_names, trained.category_ids)
 
 
 def annotation_kinds(trained: ModelCheckpoint) -> tuple[str, ...]:
@@ -239,22 +276,28 @@ def check_objects(dataset: Dataset) -> None:
     raise ValueError(f"{dataset.source}: there are no objects to learn from{reason}")
 
 
-def check_data(run: Checkpoint, dataset: Dataset, validation: Dataset | None) -> None:
-    """Raise ValueError where the network and the data do not fit each other."""
-    if not len(dataset):
-        raise ValueError(f"{dataset.source}: there are no pictures to train on")
-    check_objects(dataset)
+def check_data(run: Checkpoint, dataset: Dataset) -> None:
+    """Raise Faults where the network and the data do not fit each other."""
+    faults = []
     known = dict(zip(run.trained.category_ids, run.trained.class_names, strict=True))
-    for split in (dataset, validation) if validation else (dataset,):
-        categories = dict(zip(split.category_ids, split.class_names, strict=True))
-        if not categories.items() <= known.items() or (split is dataset and categories != known):
-            raise ValueError(
-                f"{split.source}: its categories are {categories}, but those of the training are {known}"
-            )
+    categories = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
+    differing = sorted({id_ for id_, _ in known.items() ^ categories.items()})
+    if differing:
+        pairs = [f"{id_}: {_name(known, id_)}, now {_name(categories, id_)}" for id_ in differing]
+        faults.append(
+            f"{dataset.source}: its categories are not those of the training: {first_few(pairs)}; restore "
+            "them, or start a training with another --output"
+        )
     branch = run.trained.options.keypoints
     predicted, labelled = branch.count if branch else 0, len(dataset.keypoint_names)
     if predicted not in (0, labelled):
-        raise ValueError(
+        faults.append(
             f"the network predicts {predicted} keypoints, but {dataset.source} has {labelled}: choose "
             f"{f'--set keypoints.count={labelled}' if labelled else 'a recipe without keypoints'}"
         )
+    if faults:
+        raise Faults(faults)
+
+
+def _name(categories: Mapping[int, str], id_: int) -> str:
+    return f"'{categories[id_]}'" if id_ in categories else "none"

@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from maskrcnn.data.doctor.check import check
+from maskrcnn.data.doctor.check import check, check_quickly
 from maskrcnn.data.doctor.findings import KINDS, Report, Where, finding
 from maskrcnn.masks.rle import crop_to_rle
 
@@ -105,11 +105,12 @@ FAULTS = [
     ("unsafe file name", image(file_name="../train/1.png")),
     ("unsafe file name", image(file_name="/etc/passwd")),
     ("missing value", image(file_name=None)),
-    ("missing value", image(height=None)),
+    ("missing size", image(height=None)),
     ("value type", image(height="64")),
     ("value type", image(id="1")),
-    ("invalid id", image(id="one")),
-    ("invalid id", image(id=2**70)),
+    ("name as id", image(id="one")),
+    ("name as id", image(id=2**70)),
+    ("invalid id", image(id=[1])),
     ("picture size", image(width=50)),
     ("same file twice", repeat("images", id=9)),
     ("duplicate image id", repeat("images", file_name="4.png")),
@@ -136,6 +137,8 @@ FAULTS = [
     ("box outside", annotation(bbox=[50, 50, 40, 40], segmentation=[])),
     ("box and mask differ", annotation(bbox=[30, 30, 10, 10])),
     ("flat polygon", mask([8, 8, 28, 8, 28, 28, 8, 28])),
+    ("polygon of pairs", mask([[[8, 8], [28, 8], [28, 28], [8, 28]]])),
+    ("polygon of pairs", mask([[8, 8], [28, 8], [28, 28], [8, 28]])),
     ("short polygon", mask([[8, 8, 28, 28]])),
     ("polygon without area", mask([[8, 8, 18, 18, 28, 28]])),
     ("self-crossing polygon", mask([[8, 8, 28, 28, 28, 8, 8, 20]])),
@@ -174,9 +177,30 @@ def test_names_a_seeded_fault(data, contents, kind, fault):
 def test_names_classes_of_one_split(data, contents):
     for one in contents["val"]["annotations"]:
         one["category_id"] = 1
-    assert kinds(data, contents) == {"class in one split"}
+    assert kinds(data, contents) == {"class in some splits"}
     contents["train"], contents["val"] = contents["val"], contents["train"]
     assert kinds(data, contents) == {"class not trained"}
+
+
+def test_every_split_is_compared_with_the_first(data, contents):
+    """Of three splits, the third alone deviates: its table, and classes that it lacks."""
+    (data / "test").mkdir()
+    for i in (1, 2, 3):
+        picture(20 + i).save(data / "test" / f"{i}.png")
+    contents["test"] = copy.deepcopy(contents["val"])
+    assert kinds(data, contents) == set()
+    for one in contents["test"]["annotations"]:
+        one["category_id"] = 2
+    contents["test"]["categories"][0]["name"] = "wolf"
+    write(data, contents)
+    report = check(data)
+    assert set(report.kinds) == {"categories differ", "class in some splits", "class without examples"}
+    [differ] = report.kinds["categories differ"].examples
+    assert differ.message == "the category 1 is 'cat' in train and 'wolf' in test"
+    [lacking] = report.kinds["class in some splits"].examples
+    assert lacking.message == (
+        "the class 'cat' has 3 annotations in train and 3 annotations in val, but none in test"
+    )
 
 
 def test_keypoints_of_another_number(data, contents):
@@ -274,6 +298,29 @@ def test_a_split_without_pictures(data, contents):
     (data / "annotations" / "instances_val.json").unlink()
     (data / "elsewhere").rename(data / "train")
     assert set(check(data).kinds) == {"no validation split"}
+
+
+def test_the_quick_check_decodes_no_picture(data, contents, monkeypatch):
+    contents["train"]["annotations"][0]["bbox"] = [8, 8, -1, 5]
+    contents["train"]["images"][1]["width"] = 50
+    (data / "train" / "3.png").write_bytes(b"")
+    write(data, contents)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    found = {"negative box", "picture size", "unreadable picture"}
+    assert set(check_quickly(data).kinds) == found
+
+
+def test_a_summary_has_the_worst_kinds_first():
+    kinds = ["turned picture", *["empty box"] * 3, "negative box", "box outside", "corner box", "no masks"]
+    kinds += ["flat polygon", "grey levels"]
+    lines = Report([finding(kind, Where("a.json"), "m") for kind in kinds]).summary("my data").splitlines()
+    assert lines[0] == "1 error, 7 warnings, 2 notes; maskrcnn check 'my data' lists all:"
+    assert lines[1].startswith("  error: negative box (1): Write the box as x, y, width, height")
+    assert [line.split(":")[1].split(" (")[0].strip() for line in lines[2:7]] == [
+        "corner box", "box outside", "empty box", "flat polygon", "no masks",
+    ]  # fmt: skip
+    assert "empty box (3)" in lines[4] and lines[7:] == ["  and 2 kinds more"]
+    assert Report().summary("my data") == ""
 
 
 def test_a_folder_without_data_set(tmp_path):

@@ -143,3 +143,10 @@ def test_the_source_is_never_replaced(data):
     fixed(data, [square(1)])
     with pytest.raises(ValueError, match="choose another folder"):
         fix(data, data)
+
+
+def test_polygons_of_pairs_become_lists_of_numbers(data):
+    pairs = [RING[i : i + 2] for i in range(0, 8, 2)]
+    repair, result = fixed(data, [square(1, segmentation=[pairs]), square(2, segmentation=pairs)])
+    assert [one["segmentation"] for one in result["annotations"]] == [[RING], [RING]]
+    assert repair.changes["polygons of pairs made x, y, x, y, …"] == 2

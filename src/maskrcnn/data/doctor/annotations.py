@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.doctor.findings import Finding, finding, plain_text
@@ -18,9 +21,10 @@ from maskrcnn.data.doctor.shapes import (
     mask_area,
     mask_extent,
     ring_area,
-    rings_of,
 )
+from maskrcnn.data.readers.coco_masks import without_pairs
 from maskrcnn.masks.rle import rle_counts
+from maskrcnn.messages import counted
 
 TRAINING_SIZE = 800, 1333  # the shorter side, and the most for the longer one
 _OUTSIDE = 0.1  # part of a box's side that may lie outside without a finding
@@ -61,7 +65,7 @@ def _reference(annotation: Entry, key: str, what: str, listed: bool) -> Iterator
         yield "missing value", f"{key!r} is missing"
     elif not listed:
         yield f"unknown {what} id", f"{key!r} is {plain_text(value)}, which the file does not list"
-    elif not isinstance(value, int) or isinstance(value, bool):
+    elif type(value) is not int and to_integer(value) is not None:
         yield "value type", f"{key!r} is {plain_text(value)!r}, of type {type(value).__name__}"
 
 
@@ -126,7 +130,10 @@ def _mask(annotation: Entry, size: Size | None) -> Iterator[Fault]:
     elif isinstance(segmentation, list) and segmentation:
         if is_flat(segmentation):
             yield "flat polygon", f"'segmentation' is one list of {len(segmentation)} numbers"
-        yield from _polygons([segmentation] if is_flat(segmentation) else segmentation, size)
+        rings, pairs = without_pairs([segmentation] if is_flat(segmentation) else segmentation)
+        if pairs:
+            yield "polygon of pairs", f"{counted(pairs, 'polygon')} of pairs [x, y]"
+        yield from _polygons(rings, size)
     elif segmentation in (None, []):
         yield "object without mask", "'segmentation' is empty"
     else:
@@ -166,12 +173,12 @@ def _polygons(rings: list[Any], size: Size | None) -> Iterator[Fault]:
             reason = f"has {len(numbers)} numbers, an odd count" if numbers else "is not a list of numbers"
             yield "polygon", f"polygon {number} {reason}"
             continue
-        if any(isinstance(value, str) for value in values):
+        if str in map(type, values):
             yield "value type", f"polygon {number} has numbers of type str"
         if len(numbers) < 6:
             yield "short polygon", f"polygon {number} has {len(numbers) // 2} points"
             continue
-        [ring] = rings_of([numbers])
+        ring = np.array(numbers).reshape(-1, 2)
         if ring_area(ring) == 0:
             yield "polygon without area", f"the {len(ring)} points of polygon {number} lie on a line"
         elif crosses_itself(ring):
@@ -218,6 +225,8 @@ def _id_type(id_: Any, where: Any, what: str) -> Iterator[Finding]:
     if isinstance(id_, int) and not isinstance(id_, bool) and to_integer(id_) is not None:
         return
     kind = "value type" if to_integer(id_) is not None else "invalid id"
+    if kind == "invalid id" and ((isinstance(id_, str) and id_) or type(id_) is int):
+        kind = "name as id"
     text = f"the {what} id is {plain_text(id_)!r}, of type {type(id_).__name__}"
     yield finding(kind, where, text)
 
@@ -244,6 +253,6 @@ def _twice(split: RawSplit) -> Iterator[Finding]:
 
 def _content_hash(value: Any) -> int:
     try:
-        return hash(repr(value))
+        return hash(marshal.dumps(value, 2))  # version 2: equal values give equal bytes
     except (ValueError, RecursionError):
         return id(value)

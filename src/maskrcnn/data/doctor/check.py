@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from maskrcnn.data.doctor.annotations import check_annotations, check_ids
 from maskrcnn.data.doctor.findings import Report, Where, finding
-from maskrcnn.data.doctor.pictures import check_files
+from maskrcnn.data.doctor.pictures import check_headers, check_pixels
 from maskrcnn.data.doctor.raw import RawSplit, load
 from maskrcnn.data.doctor.splits import check_between, check_categories, check_images
 from maskrcnn.data.folder import annotation_files
@@ -14,21 +15,36 @@ from maskrcnn.data.readers import cityscapes
 
 
 def check(data: str | Path) -> Report:
-    """Check the splits of a data set that a training would read.
+    """Check the splits of a data set that a training would read, every picture decoded.
 
     Faults of the data are findings. Raises FileNotFoundError, with the layouts that are supported, if the
     folder has no split, and ValueError for a data set that is not in COCO's format.
     """
+    return check_splits(open_splits(Path(data), report := Report()), report)
+
+
+def check_splits(splits: Sequence[RawSplit], report: Report) -> Report:
+    """Check splits that `open_splits` has loaded; return `report` with their findings."""
+    _check_annotations(splits, report)
+    report.extend(check_pixels(splits))
+    return report
+
+
+def check_quickly(data: str | Path) -> Report:
+    """Check annotations and headers of pictures, in seconds for 100,000 annotations; raises as `check`."""
     report = Report()
-    splits = open_splits(Path(data), report)
+    _check_annotations(open_splits(Path(data), report), report)
+    return report
+
+
+def _check_annotations(splits: Sequence[RawSplit], report: Report) -> None:
     for split in splits:
         report.extend(check_ids(split))
         report.extend(check_images(split))
         report.extend(check_categories(split))
         report.extend(check_annotations(split))
     report.extend(check_between(splits))
-    report.extend(check_files(splits))
-    return report
+    report.extend(check_headers(splits))
 
 
 def open_splits(data: Path, report: Report) -> list[RawSplit]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,10 +12,13 @@ from rich.console import Group
 from rich.text import Text
 
 from maskrcnn.files import write_json
+from maskrcnn.messages import counted
 
 Severity = Literal["error", "warning", "note"]
 _EXAMPLES = 5  # of each kind
-_STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
+_KEPT = 1000  # of each kind, to draw the worst pictures
+_SUMMED = 6  # kinds in a summary
+_STYLES: dict[Severity, str] = {"error": "red", "warning": "yellow", "note": "dim"}
 
 # Severity and mend of each kind. An error stops a training or makes it meaningless, a warning makes it worse,
 # a note does not change the exit status.
@@ -40,20 +44,25 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "duplicate category id": ("error", "Number the categories from 1."),
     "unknown image id": ("error", "Remove the annotation, or list its picture (--fix leaves it out)."),
     "unknown category id": ("error", "Remove the annotation, or list its category (--fix leaves it out)."),
-    "invalid id": ("error", "Number the entries with integers of at most 64 bits (--fix does if it can)."),
+    "name as id": ("warning", "Number the entries from 1 (--fix does); training numbers them."),
+    "invalid id": ("error", "Number the entries with integers of at most 64 bits."),
     "value type": ("warning", "Write numbers as JSON numbers (--fix does); they are read so."),
-    "missing value": (
-        "error",
-        "Export the field, or remove the entry (--fix and training read missing sizes from the pictures).",
+    "missing value": ("error", "Export the field, or remove the entry."),
+    "missing size": (
+        "warning",
+        "Write the size of the picture (--fix does); training reads it from the file.",
     ),
     "missing default": ("note", "Nothing to do: area is computed from the mask, iscrowd is 0."),
     "class name": ("error", "Give each category a name of its own."),
     "similar class names": ("warning", "Merge the categories if they mean the same class."),
     "categories differ": ("error", "Use the same categories with the same ids in all splits."),
-    "keypoint schemes differ": ("error", "Use the same keypoints in all categories, or remove them."),
+    "keypoint schemes differ": (
+        "warning",
+        "Use the same keypoints in all categories to learn them; they are left out of training.",
+    ),
     "keypoints": ("error", "Write x, y, visibility (0, 1 or 2) for each keypoint of the category."),
     "class without examples": ("note", "Annotate some objects of it, or remove the class."),
-    "class in one split": ("note", "Move some pictures of this class into the other split."),
+    "class in some splits": ("note", "Move some pictures of this class into the split that has none."),
     "class not trained": ("warning", "Move some pictures of this class into the train split."),
     "missing box": ("warning", "Write the box (--fix takes it from the mask); training takes it so."),
     "negative box": ("error", "Write the box as x, y, width, height ≥ 0 (--fix leaves the annotation out)."),
@@ -62,6 +71,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "box outside": ("warning", "Check that the coordinates belong to this size of the picture."),
     "empty box": ("warning", "Remove the annotation: it is left out of training."),
     "box and mask differ": ("warning", "Compute the box from the mask, or correct the mask."),
+    "polygon of pairs": (
+        "warning",
+        "Write x, y, x, y, … instead of [x, y], [x, y], … (--fix does); it is read so.",
+    ),
     "flat polygon": ("warning", "Put one more pair of brackets around it (--fix does); it is read so."),
     "short polygon": ("error", "Remove the polygon: it needs at least 3 points (--fix does)."),
     "polygon without area": ("warning", "Draw the outline again: its points lie on a line."),
@@ -71,7 +84,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "run lengths size": ("error", "Write the size of run lengths as [height, width] of the picture."),
     "run lengths": ("error", "Export the mask again: its run lengths are not valid."),
     "tiny mask": ("warning", "Train with larger pictures or with crops; the mask vanishes when resized."),
-    "no masks": ("warning", "Export masks, or train a recipe without masks."),
+    "no masks": ("warning", "Export masks, or train a recipe without masks (resnet50_fpn_box)."),
     "object without mask": ("note", "Nothing to do: the object trains the box branch only."),
     "duplicate annotation": ("warning", "Remove one of the two."),
     "picture without objects": ("note", "Nothing to do if the picture is empty; it is a negative example."),
@@ -137,7 +150,12 @@ class KindReport:
     severity: Severity
     mend: str
     count: int = 0
-    examples: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)  # the first thousand
+
+    @property
+    def examples(self) -> list[Finding]:
+        """The first five findings."""
+        return self.findings[:_EXAMPLES]
 
 
 class Report:
@@ -148,12 +166,12 @@ class Report:
         self.extend(findings)
 
     def extend(self, findings: Iterable[Finding]) -> None:
-        """Add findings; of each kind the first five are kept as examples."""
+        """Add findings; of each kind the first thousand are kept, and the first five are the examples."""
         for one in findings:
             group = self.kinds.setdefault(one.kind, KindReport(one.severity, one.mend))
             group.count += 1
-            if len(group.examples) < _EXAMPLES:
-                group.examples.append(one)
+            if len(group.findings) < _KEPT:
+                group.findings.append(one)
 
     @property
     def clean(self) -> bool:
@@ -180,8 +198,23 @@ class Report:
             if group.count > len(group.examples):
                 lines.append(f"  and {group.count - len(group.examples)} more")
             parts += [head, *map(Text, lines), Text(f"  {group.mend}"), Text()]
-        counts = f"{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes"
-        return Group(*parts, Text(counts))
+        return Group(*parts, Text(self.counts))
+
+    def summary(self, data: str | Path) -> str:
+        """Return a few lines about the findings, the worst kinds first; empty where there is none."""
+        if not self.kinds:
+            return ""
+        lines = [f"{self.counts}; maskrcnn check {shlex.quote(str(data))} lists all:"]
+        for kind, group in self.ordered()[:_SUMMED]:
+            lines.append(f"{group.severity}: {kind} ({group.count}): {group.mend}")
+        if len(self.kinds) > _SUMMED:
+            lines.append(f"and {counted(len(self.kinds) - _SUMMED, 'kind')} more")
+        return "\n  ".join(lines)
+
+    @property
+    def counts(self) -> str:
+        """How many errors, warnings and notes there are, in words."""
+        return ", ".join(counted(self.count(severity), severity) for severity in _STYLES)
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, whole or not at all."""

@@ -15,11 +15,9 @@ from rich.text import Text
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.doctor.check import open_splits
 from maskrcnn.data.doctor.findings import Report, plain_text
-from maskrcnn.data.doctor.pictures import upright_size
 from maskrcnn.data.doctor.raw import (
     LISTS,
     RawSplit,
-    read_json,
     size_of,
     to_bbox,
     to_integer,
@@ -29,7 +27,9 @@ from maskrcnn.data.doctor.raw import (
 )
 from maskrcnn.data.doctor.shapes import is_flat, looks_like_corners, mask_area, mask_extent
 from maskrcnn.data.file_names import name_problem
-from maskrcnn.files import write_json
+from maskrcnn.data.picture_files import picture_fault, read_header
+from maskrcnn.data.readers.coco_masks import without_pairs
+from maskrcnn.files import read_json, write_json
 from maskrcnn.masks.rle import rle_counts
 
 
@@ -133,9 +133,9 @@ def _mend_size(image: Entry, folder: Path, repair: Repair) -> None:
     if not isinstance(name, str) or name_problem(name.replace("\\", "/")):
         return
     if image.get("height") is None or image.get("width") is None:
-        size_hw = upright_size(folder / name.replace("\\", "/"))
-        if size_hw is not None:
-            image["height"], image["width"] = size_hw
+        path = folder / name.replace("\\", "/")
+        if not picture_fault(path):
+            image["height"], image["width"] = read_header(path).upright_hw
             repair.changes["sizes read from the picture"] += 1
 
 
@@ -156,6 +156,9 @@ def _mend_mask(annotation: Entry, repair: Repair) -> None:
     if is_flat(segmentation):
         segmentation = [segmentation]
         repair.changes["flat polygons made one ring"] += 1
+    segmentation, pairs = without_pairs(segmentation)
+    if pairs:
+        repair.changes["polygons of pairs made x, y, x, y, …"] += pairs
     rings = []
     for ring in segmentation:
         numbers = to_numbers(ring)

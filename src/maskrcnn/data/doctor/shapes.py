@@ -8,6 +8,7 @@ import numpy as np
 
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.doctor.raw import to_bbox, to_numbers
+from maskrcnn.data.readers.coco_masks import without_pairs
 from maskrcnn.masks.rle import rle_counts
 
 _CROSSING_POINTS = 400  # longer rings are not searched for crossings, which takes quadratic time
@@ -25,7 +26,7 @@ def rings_of(segmentation: Any) -> list[np.ndarray]:
     """Return the rings that can be read, each (points, 2), also those of a flat polygon."""
     if not isinstance(segmentation, list):
         return []
-    lists = [segmentation] if is_flat(segmentation) else segmentation
+    lists = [segmentation] if is_flat(segmentation) else without_pairs(segmentation)[0]
     numbers = [to_numbers(ring) for ring in lists]
     return [np.array(ring).reshape(-1, 2) for ring in numbers if ring and len(ring) % 2 == 0]
 
@@ -33,8 +34,8 @@ def rings_of(segmentation: Any) -> list[np.ndarray]:
 def ring_area(ring: np.ndarray) -> float:
     """Return the area of a ring in px²."""
     with np.errstate(over="ignore", invalid="ignore"):
-        x, y = (ring - ring[:1]).T
-        return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+        x, y = (ring - ring[:1]).T  # the first point is 0, and with it the last term of the sum
+        return abs(float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:]))) / 2
 
 
 def crosses_itself(ring: np.ndarray) -> bool:
@@ -42,7 +43,7 @@ def crosses_itself(ring: np.ndarray) -> bool:
     if not 4 <= len(ring) <= _CROSSING_POINTS:
         return False
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        step = np.roll(ring, -1, 0) - ring
+        step = np.concatenate([ring[1:], ring[:1]]) - ring
         gap = ring[None] - ring[:, None]
         cross = step[:, None, 0] * step[None, :, 1] - step[:, None, 1] * step[None, :, 0]
         first = (gap[..., 0] * step[None, :, 1] - gap[..., 1] * step[None, :, 0]) / cross

@@ -9,6 +9,7 @@ from maskrcnn.data.categories import Entry
 from maskrcnn.data.doctor.findings import Finding, finding, plain_text
 from maskrcnn.data.doctor.raw import RawSplit, size_of, to_integer, to_key
 from maskrcnn.data.file_names import name_problem
+from maskrcnn.messages import counted
 
 _DETECTIONS = 100  # the detections of a picture that recipes keep by default
 
@@ -43,7 +44,7 @@ def _size(split: RawSplit, image: Entry) -> Iterator[Finding]:
     for key in ("height", "width"):
         value = image.get(key)
         if value is None:
-            yield finding("missing value", split.at(image), f"{key!r} is missing")
+            yield finding("missing size", split.at(image), f"{key!r} is missing")
         elif to_integer(value) is not None and type(value) is not int:
             text = f"{key!r} is {plain_text(value)!r}, of type {type(value).__name__}"
             yield finding("value type", split.at(image), text)
@@ -101,18 +102,16 @@ def check_between(splits: Sequence[RawSplit]) -> Iterator[Finding]:
             if not any(other.get(name) for other in counts):
                 text = f"the class {plain_text(name)!r} has no annotation"
                 yield finding("class without examples", split.at(), text)
-    if len(splits) < 2:
-        return
-    first, second = splits[:2]
-    yield from _tables(first, second)
-    for name in sorted({*counts[0], *counts[1]}):
-        in_first, in_second = counts[0].get(name, 0), counts[1].get(name, 0)
-        if in_first and not in_second:
-            text = f"the class {plain_text(name)!r} has {in_first} annotations in {first.name} alone"
-            yield finding("class in one split", second.at(), text)
-        elif in_second and not in_first:
-            text = f"the class {plain_text(name)!r} has {in_second} annotations in {second.name} alone"
-            yield finding("class not trained", first.at(), text)
+    for other in splits[1:]:
+        yield from _tables(splits[0], other)
+    for name in sorted({name for count in counts for name in count}):
+        numbers = {split.name: count.get(name, 0) for split, count in zip(splits, counts, strict=True)}
+        having = " and ".join(f"{counted(n, 'annotation')} in {split}" for split, n in numbers.items() if n)
+        for split in splits:
+            if having and not numbers[split.name]:
+                kind = "class not trained" if split is splits[0] else "class in some splits"
+                text = f"the class {plain_text(name)!r} has {having}, but none in {split.name}"
+                yield finding(kind, split.at(), text)
 
 
 def _names(split: RawSplit) -> dict[int | str, str]:

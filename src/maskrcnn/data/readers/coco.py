@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,14 @@ from maskrcnn.data.categories import Categories, Entry, to_categories
 from maskrcnn.data.dataset import Annotations, Mask, PackedDataset
 from maskrcnn.data.file_names import file_name_within
 from maskrcnn.data.notes import Notes
-from maskrcnn.data.picture_files import upright_size
-from maskrcnn.data.readers.coco_masks import bbox_of, is_pairs, read_numbers, read_polygons, read_rle
+from maskrcnn.data.picture_files import read_header
+from maskrcnn.data.readers.coco_masks import bbox_of, read_numbers, read_polygons, read_rle, without_pairs
 from maskrcnn.data.white import common_white
-from maskrcnn.files import reading
+from maskrcnn.files import read_json, reading
+from maskrcnn.messages import Faults, all_faults
+
+_INTEGER = r"\s*-?[0-9]{1,19}\s*"  # a text that is read as one
+_LONGEST_NAME = 1000  # letters of an id
 
 _Numbered = tuple[int, Any]  # position in the list of annotations, from 1, and the annotation
 
@@ -32,35 +34,44 @@ def read_coco(annotation_file: str | Path, image_folder: str | Path) -> PackedDa
     Labels are 0 … K-1 in the order of the category ids. Classes without examples and pictures without objects
     are kept.
 
-    What can be meant is repaired: a number written as a text, a polygon that is not in a list, a box that is
-    missing beside a mask, the size of a picture, which its file tells. An annotation that cannot be used is
-    left out, and so is a picture that is not there; boxes without area are left out of training. A warning
-    counts all of these and names the first of each kind.
+    What can be meant is repaired: a number written as a text, a name in place of an id, a polygon that is not
+    in a list, a box that is missing beside a mask, the size of a picture, which its file tells. An annotation
+    that cannot be used is left out, and so is a picture that is not there or has no valid name and size;
+    boxes without area are left out of training, and so are keypoints that differ between the classes. A
+    warning counts all of these and names the first of each kind.
 
-    Raises ValueError that names file, picture and annotation where no annotation can be used, and for values
-    of pictures and categories that are not valid; FileNotFoundError where no picture is there.
+    Raises ValueError that names file, picture and annotation where none of these can be used, and for
+    categories and ids that are not valid, all at once; FileNotFoundError where no picture is there.
     """
     file, folder = Path(annotation_file), Path(image_folder)
-    content, notes = read_json(file), Notes(file)
-    with _naming(str(file)):
-        categories = to_categories(_by_id(content["categories"], "categories", notes))
-        entries = _by_id(content["images"], "images", notes)
-    images = [_read_image(file, folder, entry, notes) for entry in entries.values()]
-    images = _present(file, folder, images, notes)
+    content, notes = read_annotations(file), Notes(file)
+    with all_faults() as attempt:
+        with attempt(), _naming(str(file)):
+            classes = _by_id(content["categories"], "categories", notes)
+            categories = to_categories({entry["id"]: entry for entry in classes.values()})
+        with attempt(), _naming(str(file)):
+            entries = _by_id(content["images"], "images", notes)
+    if not categories.keypoint_names:
+        differing = sum(bool(entry.get("keypoints")) for entry in categories.entries)
+        notes.leave_out("keypoint schemes, which differ between the classes", count=differing)
+    images = _present(file, folder, _usable(file, folder, entries.values(), notes), notes)
     white = common_white([folder / image["file_name"] for image in images])
-    groups = _by_image(content.pop("annotations"), entries, images, notes)
-    annotations = _Reader(categories, notes).read_all(groups, images)
+    groups = _by_image(content.pop("annotations"), _ids(entries), images, notes)
+    annotations = _Reader(categories, _ids(classes), notes).read_all(groups, images)
     return PackedDataset(file, folder, categories, images, annotations, white)
 
 
 _UNUSABLE, _ABSENT = "annotations that cannot be used", "pictures that are not there"
+_UNUSABLE_PICTURES = "pictures that cannot be used"
 _TEXTS = "numbers that are written as texts"
+
+Key = int | str  # an integer of 64 bits, or what a file uses in its place, as a text
 
 
 def first_file_name(annotation_file: Path) -> str:
     """Return the name of the first picture of an annotation file. Raises ValueError as `read_coco` does."""
     with _naming(str(annotation_file)):
-        entries = _by_id(read_json(annotation_file)["images"], "images", Notes(annotation_file))
+        entries = _by_id(read_annotations(annotation_file)["images"], "images", Notes(annotation_file))
         return file_name_within(next(iter(entries.values()))["file_name"])
 
 
@@ -71,6 +82,8 @@ def _naming(place: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise ValueError(f"{place}: the field {error} is missing") from None
+    except Faults as faults:
+        raise Faults([f"{place}: {sentence}" for sentence in faults.sentences]) from None
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{place}: {error}") from None
 
@@ -81,36 +94,57 @@ def _place(annotation: Any) -> str:
     return f"annotation {annotation.get('id')} of image {annotation.get('image_id')}"
 
 
-def read_json(file: Path) -> Entry:
+def read_annotations(file: Path) -> Entry:
     """Return the content of an annotation file with its three lists. Raises ValueError for any other."""
-    with reading(file):
-        data = file.read_bytes()
-    try:
-        content = json.loads(data.decode("utf-8-sig"))  # some editors on Windows begin a file with this mark
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not a JSON file: {error}") from None
-    del data
+    content = read_json(file)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{file}: not in COCO's format: it has no list {key!r}")
     return content
 
 
-def _by_id(entries: list, key: str, notes: Notes) -> dict[int, Entry]:
+def _by_id(entries: list, key: str, notes: Notes) -> dict[Key, Entry]:
+    """Return the entries by the ids of the file; ids that are names get numbers of their own.
+
+    Raises ValueError for ids that repeat or are neither, and where there is none.
+    """
     if wrong := [entry for entry in entries if not isinstance(entry, dict)]:
         raise ValueError(f"the list {key!r} contains {str(wrong[0])[:80]!r}, where an object was expected")
-    ids = [_integer(entry, "id", notes) for entry in entries]
-    if not ids:
+    if not entries:
         raise ValueError(f"the list {key!r} is empty")
-    if len(set(ids)) < len(ids):
-        [(id_, count)] = Counter(ids).most_common(1)
-        raise ValueError(f"the id {id_} occurs {count} times in {key!r}; ids must be unique")
-    return {id_: {**entry, "id": id_} for id_, entry in zip(ids, entries, strict=True)}
+    keys: list[Key] = []
+    with all_faults() as attempt:
+        for entry in entries:
+            with attempt(), _naming(f"an entry of {key!r}"):
+                keys.append(_key(entry, "id", notes))
+    repeated = [(id_, count) for id_, count in Counter(keys).items() if count > 1]
+    if repeated:
+        raise Faults([f"the id {id_} occurs {n} times in {key!r}; ids must be unique" for id_, n in repeated])
+    names = [id_ for id_ in keys if isinstance(id_, str)]
+    notes.repaired[f"ids of {key} that are no numbers of 64 bits, and were numbered,"] += len(names)
+    free = 1 + max((id_ for id_ in keys if isinstance(id_, int)), default=0)
+    numbers = {name: number for number, name in enumerate(names, free)}
+    return {
+        id_: {**entry, "id": numbers.get(id_, id_) if isinstance(id_, str) else id_}
+        for id_, entry in zip(keys, entries, strict=True)
+    }
+
+
+def _ids(entries: Mapping[Key, Entry]) -> dict[Key, int]:
+    return {key: entry["id"] for key, entry in entries.items()}
+
+
+def _key(entry: Any, key: str, notes: Notes) -> Key:
+    """Return an id of the file: an integer, or the text of a name or of a number beyond 64 bits."""
+    value = entry[key]
+    is_name = isinstance(value, str) and not re.fullmatch(_INTEGER, value) and 0 < len(value) <= _LONGEST_NAME
+    is_huge = type(value) is int and not -(2**63) <= value < 2**63 and value.bit_length() < 1024
+    return str(value) if is_name or is_huge else _integer(entry, key, notes)
 
 
 def _integer(entry: Any, key: str, notes: Notes) -> int:
     value = entry[key]
-    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,19}\s*", value):
+    if isinstance(value, str) and re.fullmatch(_INTEGER, value):
         notes.repaired[_TEXTS] += 1
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -118,28 +152,42 @@ def _integer(entry: Any, key: str, notes: Notes) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{key!r} is {repr(value)[:80]}, where an integer was expected")
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{key!r} is {value}, which does not fit into 64 bits; number the entries from 1")
+        raise ValueError(f"{key!r} does not fit into 64 bits")
     return value
 
 
-def _listed(annotation: Any, key: str, ids: Collection[int], notes: Notes) -> int:
-    id_ = _integer(annotation, key, notes)
+def _listed(annotation: Any, key: str, ids: Mapping[Key, int], notes: Notes) -> int:
+    id_ = _key(annotation, key, notes)
     if id_ not in ids:
         raise ValueError(f"{key!r} is {id_}, which the file does not list")
-    return id_
+    return ids[id_]
 
 
-def _read_image(file: Path, folder: Path, entry: Entry, notes: Notes) -> Entry:
-    with _naming(f"{file}: image {entry['id']}"):
-        name = file_name_within(entry["file_name"])
-        if entry.get("height") is None and entry.get("width") is None and _is_file(folder / name):
-            height, width = upright_size(folder / name)
-            entry = {**entry, "height": height, "width": width}
-            notes.repaired["sizes of pictures from their files"] += 1
-        height, width = _integer(entry, "height", notes), _integer(entry, "width", notes)
-        if not (1 <= height < 2**31 and 1 <= width < 2**31):
-            raise ValueError(f"its height is {height} and its width is {width} pixels")
-        return {**entry, "file_name": name, "height": height, "width": width}
+def _usable(file: Path, folder: Path, entries: Iterable[Entry], notes: Notes) -> list[Entry]:
+    """Return the images whose names and sizes can be used. Raises ValueError where there is none."""
+    images, faults = [], []
+    for entry in entries:
+        try:
+            with _naming(f"image {entry['id']}"):
+                images.append(_read_image(folder, entry, notes))
+        except ValueError as error:
+            notes.leave_out(_UNUSABLE_PICTURES, str(error))
+            faults.append(f"{file}: {error}")
+    if not images:
+        raise Faults(faults)
+    return images
+
+
+def _read_image(folder: Path, entry: Entry, notes: Notes) -> Entry:
+    name = file_name_within(entry["file_name"])
+    if None in (entry.get("height"), entry.get("width")) and _is_file(folder / name):
+        height, width = read_header(folder / name).upright_hw
+        entry = {**entry, "height": height, "width": width}
+        notes.repaired["sizes of pictures from their files"] += 1
+    height, width = _integer(entry, "height", notes), _integer(entry, "width", notes)
+    if not (1 <= height < 2**31 and 1 <= width < 2**31):
+        raise ValueError(f"its height is {height} and its width is {width} pixels")
+    return {**entry, "file_name": name, "height": height, "width": width}
 
 
 def _present(file: Path, folder: Path, images: Sequence[Entry], notes: Notes) -> list[Entry]:
@@ -161,7 +209,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _by_image(
-    annotations: list, known: Collection[int], images: Sequence[Entry], notes: Notes
+    annotations: list, known: Mapping[Key, int], images: Sequence[Entry], notes: Notes
 ) -> dict[int, list[_Numbered]]:
     """Group annotations by their image; those of absent pictures fall away with these."""
     groups: dict[int, list[_Numbered]] = {image["id"]: [] for image in images}
@@ -180,8 +228,8 @@ def _by_image(
 class _Reader:
     """Checks annotations, and notes what it leaves out."""
 
-    def __init__(self, categories: Categories, notes: Notes) -> None:
-        self.labels = {id_: label for label, id_ in enumerate(categories.category_ids)}
+    def __init__(self, categories: Categories, ids: Mapping[Key, int], notes: Notes) -> None:
+        self.labels = {key: categories.category_ids.index(id_) for key, id_ in ids.items()}
         self.num_keypoints = len(categories.keypoint_names)
         self.notes = notes
 
@@ -218,7 +266,7 @@ class _Reader:
             return (
                 self._read_bbox(annotation, mask),
                 self._read_area(annotation.get("area")),
-                self.labels[_listed(annotation, "category_id", self.labels, self.notes)],
+                _listed(annotation, "category_id", self.labels, self.notes),
                 _read_crowd(annotation.get("iscrowd")),
                 mask,
                 _read_keypoints(annotation, self.num_keypoints),
@@ -229,7 +277,11 @@ class _Reader:
         if not annotation.get("bbox") and mask:
             self.notes.repaired["boxes from their masks"] += 1
             return bbox_of(mask)
-        bbox = read_numbers(annotation["bbox"], "'bbox'")
+        bbox = annotation["bbox"]
+        if isinstance(bbox, dict):
+            bbox = [bbox[side] for side in ("x", "y", "width", "height")]
+            self.notes.repaired["boxes that are objects with x, y, width and height"] += 1
+        bbox = read_numbers(bbox, "'bbox'")
         if len(bbox) != 4 or min(bbox[2:]) < 0:
             raise ValueError(
                 f"'bbox' is {str(annotation['bbox'])[:80]}, where x, y, width, height ≥ 0 was expected"
@@ -258,13 +310,8 @@ class _Reader:
         if not any(isinstance(ring, list) for ring in segmentation):
             segmentation = [segmentation]
             self.notes.repaired["polygons that are not in a list"] += 1
-        pairs = [is_pairs(ring) for ring in segmentation]
-        if any(pairs):
-            segmentation = [
-                list(chain.from_iterable(ring)) if is_pairs else ring
-                for ring, is_pairs in zip(segmentation, pairs, strict=True)
-            ]
-            self.notes.repaired["polygons of pairs [x, y]"] += sum(pairs)
+        segmentation, pairs = without_pairs(segmentation)
+        self.notes.repaired["polygons of pairs [x, y]"] += pairs
         rings = read_polygons(segmentation, size_hw)
         self.notes.leave_out("polygons of fewer than 3 points", count=len(segmentation) - len(rings))
         return rings

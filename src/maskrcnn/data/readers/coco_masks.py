@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,19 @@ def bbox_of(mask: Mask) -> np.ndarray:
     return np.array([x0, y0, crop.shape[1], crop.shape[0]], np.float64)
 
 
-def is_pairs(ring: Any) -> bool:
-    """Return whether a polygon is a list of pairs [x, y] rather than of x, y, x, y, …."""
-    is_list = isinstance(ring, list) and len(ring) > 0
+def without_pairs(rings: list) -> tuple[list, int]:
+    """Return polygons as lists x, y, x, y, …, and how many of them were lists of pairs [x, y]."""
+    rings = [rings] if len(rings) >= 3 and _is_pairs(rings) else rings
+    pairs = [_is_pairs(ring) for ring in rings]
+    flat = [
+        list(chain.from_iterable(ring)) if of_pairs else ring
+        for ring, of_pairs in zip(rings, pairs, strict=True)
+    ]
+    return flat, sum(pairs)
+
+
+def _is_pairs(ring: Any) -> bool:
+    is_list = isinstance(ring, list) and len(ring) > 0 and isinstance(ring[0], list)
     return is_list and all(isinstance(point, list) and len(point) == 2 for point in ring)
 
 
