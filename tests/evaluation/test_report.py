@@ -103,9 +103,10 @@ def test_everything_is_on_the_page(report):
     assert "two & three" in page.text
     assert "2 images · 3 objects · 3 classes · 3 detections" in page.text
     # F1 is 2/4 at 0.9, 2/5 at 0.8, 2/6 at 0.3
-    assert "The best score threshold is 0.900" in page.text
-    assert ["best", "0.900", "1.000", "0.333", "0.500"] in page.rows()
-    assert ["default of maskrcnn predict", "0.500", "0.500", "0.333", "0.400"] in page.rows()
+    assert "The best score threshold is 0.850" in page.text  # midway between 0.9 and 0.8
+    assert ["best", "0.850", "1.000", "0.333", "0.500"] in page.rows()
+    default = "default of networks without score thresholds"
+    assert [default, "0.500", "0.500", "0.333", "0.400"] in page.rows()
     assert [row[:2] for row in page.rows() if row[0] == "missed"] == [["missed", "2"], ["missed", "1"]]
     assert ["class3", "-", "-", "-", "-", "-", "-"] in page.rows()
     assert page.count("svg") == 3

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from PIL import Image
 from rich.console import Console
 
 from maskrcnn.predict import write
-from maskrcnn.predict.write import Summary, write_predictions
-from rectangles import FindsTheRectangle, picture, predictor, save
+from maskrcnn.predict.write import Summary, describe_thresholds, write_predictions
+from maskrcnn.types import Metadata
+from rectangles import METADATA, FindsTheRectangle, picture, predictor, save
 
 
 def test_writes_overlays_and_coco_results(tmp_path, capsys):
@@ -118,3 +120,22 @@ def test_networks_of_other_channels_are_drawn_in_colour(channels, tmp_path):
     assert overlay[20, 20].tolist() == [0, 99, 0]
     by_path = ours.predict(tmp_path / "a.png")
     assert torch.equal(torch.from_numpy(by_path.boxes), torch.tensor([[20.0, 10, 50, 40]]))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "score", "sentence"),
+    [
+        ((), None, "0.5 or more: the default of networks without score thresholds"),
+        ((0.25, 0.5), None, "0.25 (cat), 0.50 (dog) or more: best F1 on the validation pictures"),
+        ((0.25, 0.25), None, "objects of score 0.25 or more: best F1"),
+        ((0.25, 0.5), 0.3, "objects of score 0.3 or more: --score"),
+    ],
+)
+def test_the_thresholds_in_use_are_described(thresholds, score, sentence):
+    assert sentence in describe_thresholds(replace(METADATA, score_thresholds=thresholds), score)
+
+
+def test_thresholds_of_many_classes_stay_one_line():
+    names = ("\x1b[2Jcat\n", *(f"class{i}" for i in range(79)))
+    line = describe_thresholds(Metadata(names, tuple(range(80)), (), (), (0.5,) * 79 + (0.25,)))
+    assert "0.50 (?[2Jcat?), 0.50 (class0)" in line and "and 68 more" in line and line.isprintable()

@@ -38,6 +38,19 @@ def test_a_training_leaves_all_that_it_should(whole):
     }
 
 
+def test_checkpoints_hold_the_thresholds_of_their_evaluation(drawn, tmp_path, monkeypatch):
+    """They are empty where they could not be measured."""
+    measured = iter([(0.1,) * 5, (), (0.3,) * 5])
+    monkeypatch.setattr(loop, "score_thresholds", lambda evaluation, ids: next(measured))
+    aps = iter([2.0, 1.0, 3.0])
+    monkeypatch.setattr(loop, "ap", lambda _: next(aps))
+    run(drawn, tmp_path, tiny(steps=2, eval_every=1))
+    thresholds = [load(tmp_path / name).trained.score_thresholds for name in ("best.pt", "last.pt")]
+    assert thresholds == [(0.1,) * 5, ()]
+    resume_training(drawn, output=tmp_path, device="cpu", settings={"length.steps": 3})
+    assert load(tmp_path / "best.pt").trained.metadata.score_thresholds == (0.3,) * 5
+
+
 def test_the_rate_in_the_log_is_the_schedules(whole):
     rates = [r["lr"] for r in records(whole)[:4]]
     assert rates == pytest.approx(

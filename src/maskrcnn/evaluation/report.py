@@ -33,8 +33,8 @@ from maskrcnn.evaluation.side_by_side import (
 from maskrcnn.evaluation.tables import TITLES, by_benchmark
 from maskrcnn.files import replacing
 from maskrcnn.html import jpeg_data_url, render
+from maskrcnn.predict.predictor import DEFAULT_SCORE
 
-_DEFAULT_THRESHOLD = 0.5  # of `maskrcnn predict`
 _MAX_CURVES = len(charts.COLOURS)
 _MAX_MATRIX_CLASSES = 12
 _MAX_PAIRS = 20  # of confused classes
@@ -112,7 +112,7 @@ def analyse(evaluation: Evaluation, by_masks: bool) -> Analysis:
     images = match_images(truth, detections, by_masks=by_masks, max_detections=evaluation.max_detections)
     pooled = curves.pool(images, len(class_names))
     best = curves.best_threshold(pooled)
-    threshold = _DEFAULT_THRESHOLD if best is None else best
+    threshold = DEFAULT_SCORE if best is None else best
     errors = [classify_errors(image.above(threshold)) for image in images]
     return Analysis(class_names, images, pooled, threshold, best is not None, errors)
 
@@ -197,7 +197,7 @@ def _scores(analysis: Analysis) -> dict[str, Any]:
     """Return the histogram of scores, and the quality at the best and at the default threshold."""
     right, wrong = curves.score_histogram(analysis.pooled)
     thresholds = {"best": analysis.threshold} if analysis.is_best else {}
-    thresholds["default of maskrcnn predict"] = _DEFAULT_THRESHOLD
+    thresholds["default of networks without score thresholds"] = DEFAULT_SCORE
     rows: dict[str, Operating] = {
         name: curves.operating_point(analysis.pooled, threshold) for name, threshold in thresholds.items()
     }

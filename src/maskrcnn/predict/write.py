@@ -18,9 +18,11 @@ from torch import Tensor
 
 from maskrcnn.data.pictures import read_picture
 from maskrcnn.files import json_list, replacing, write_json
-from maskrcnn.predict.predictor import Predictor
+from maskrcnn.predict.predictor import DEFAULT_SCORE, Predictor
 from maskrcnn.results.draw import draw
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
+from maskrcnn.weights.describe import format_thresholds
 
 _LISTED = 40  # pictures that the table names one by one
 
@@ -51,20 +53,30 @@ class Summary:
             Console(stderr=True).print(f"skipped {failure}", markup=False, highlight=False, soft_wrap=True)
 
 
+def describe_thresholds(metadata: Metadata, score: float | None = None) -> str:
+    """Return in one line which objects `Predictor.predict` returns with this `score`, and why."""
+    if score is not None:
+        return f"objects of score {score:g} or more: --score"
+    if not metadata.score_thresholds:
+        return f"objects of score {DEFAULT_SCORE:g} or more: the default of networks without score thresholds"
+    thresholds = format_thresholds(metadata)
+    return f"objects of score {thresholds} or more: best F1 on the validation pictures (--score overrides)"
+
+
 def _per_class(count: Counter[str]) -> str:
     return ", ".join(f"{number} {name}" for name, number in count.most_common())
 
 
 def write_predictions(
-    predictor: Predictor, paths: Sequence[Path], output: Path, score: float = 0.5
+    predictor: Predictor, paths: Sequence[Path], output: Path, score: float | None = None
 ) -> Summary:
     """Predict pictures and write the results into a folder, with a progress bar and a closing table.
 
     Each picture becomes an overlay, ``<stem>.png``, numbered where stems repeat. ``results.json`` is COCO's
     result list of all objects, in the data set's own category ids; ``images.json`` has the `images` (id,
     file_name as given, height, width, overlay) and `categories` that it refers to. The two appear when all
-    pictures are done. A picture that cannot be read is reported and skipped. Raises OSError where a file
-    cannot be written.
+    pictures are done. `score` is as in `Predictor.predict`. A picture that cannot be read is reported and
+    skipped. Raises OSError where a file cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []

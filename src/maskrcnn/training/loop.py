@@ -13,6 +13,7 @@ import torch
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.run import evaluate
+from maskrcnn.evaluation.thresholds import score_thresholds
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.training.batches import open_batches
 from maskrcnn.training.checkpoint import Checkpoint
@@ -157,13 +158,14 @@ def _train_steps(
 
 
 def evaluate_run(saver: Saver, validation: Dataset) -> Metrics:
-    """Evaluate the network as it is now, and log the metrics."""
+    """Evaluate the network as it is now, log the metrics, and measure its score thresholds."""
     state, trained, log = saver.state, saver.run.trained, saver.log
     predictor = Predictor.from_checkpoint(trained, state.model, device=state.device)
-    metrics = evaluate(predictor, validation, max_detections=trained.max_detections).metrics
-    log.evaluation(metrics, state.step)
+    evaluation = evaluate(predictor, validation, max_detections=trained.max_detections)
+    log.evaluation(evaluation.metrics, state.step)
+    saver.set_thresholds(score_thresholds(evaluation, trained.category_ids))
     log.pictures(predictor, validation.paths[:_BOARD_PICTURES], state.step)
-    return metrics
+    return evaluation.metrics
 
 
 def completed(length: Length, step: int, elapsed: float) -> float:

@@ -56,6 +56,10 @@ class Saver:
             save(self.folder / name, self._checkpoint())
         self.saved_step = self.state.step
 
+    def set_thresholds(self, score_thresholds: tuple[float, ...]) -> None:
+        """Set the score thresholds that the next checkpoints hold; empty: they could not be measured."""
+        self.run = replace(self.run, trained=replace(self.run.trained, score_thresholds=score_thresholds))
+
     def keep(self, metrics: dict[str, Any], ap: float) -> None:
         """Save the run with the metrics of an evaluation, as the best where `ap` is the highest so far."""
         is_best = ap > self.run.best_ap
