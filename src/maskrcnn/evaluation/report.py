@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn.evaluation import charts, curves
+from maskrcnn.evaluation.charts import Key
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.coco_format import sorted_categories
 from maskrcnn.evaluation.curves import Operating
@@ -40,13 +41,6 @@ _MAX_MATRIX_CLASSES = 12
 _MAX_PAIRS = 20  # of confused classes
 _MAX_IMAGES = 12
 _MAX_OPEN_ROWS = 20  # of a table that is not folded
-
-
-class Key(NamedTuple):
-    """An entry of a legend."""
-
-    colour: str
-    meaning: str
 
 
 class Analysis(NamedTuple):
@@ -90,7 +84,7 @@ def write_report(
         analysis=analysis,
         overview=_overview(evaluation, analysis),
         limit=_limit(evaluation, capacity),
-        precision=_precision(evaluation.metrics),
+        precision=precision_tables(evaluation.metrics),
         curves=_curves(analysis),
         scores=_scores(analysis),
         error_types=_error_types(analysis.errors),
@@ -149,7 +143,8 @@ class PrecisionTable(NamedTuple):
     folded: bool
 
 
-def _precision(metrics: Metrics) -> list[PrecisionTable]:
+def precision_tables(metrics: Metrics) -> list[PrecisionTable]:
+    """Return a table for each kind of metrics; html/precision.html draws them."""
     return [
         _precision_table(f"{TITLES[kind].capitalize()}{rules}", numbers)
         for benchmark, kinds in by_benchmark(metrics).items()

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -17,13 +17,11 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
-from maskrcnn.data.pictures import read_picture
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.tables import metrics_tables
 from maskrcnn.files import replacing
-from maskrcnn.predict.predictor import Predictor
-from maskrcnn.results.draw import draw
 from maskrcnn.training.settings import Settings
+from maskrcnn.training.snapshots import FOLDER, Snapshot, forget_after, keep_snapshots
 
 Record = dict[str, Any]
 
@@ -36,7 +34,8 @@ class TrainingLog:
     ``metrics.jsonl`` has a JSON object per line: for every step its losses, gradient norm, rate and the
     seconds since the start of the training, for every evaluation its step and metrics. A terminal gets a
     progress bar; any other console gets a line after the first step, then every `log_every` steps, and where
-    steps are slow every 15 seconds, or 2 % of the time so far. TensorBoard is written where it is installed.
+    steps are slow every 15 seconds, or 2 % of the time so far. ``pictures`` has drawings of a few validation
+    pictures. TensorBoard is written where it is installed.
     """
 
     def __init__(self, output: Path, settings: Settings, device: torch.device, step: int) -> None:
@@ -45,6 +44,8 @@ class TrainingLog:
         self.log_every = settings.logging.log_every
         self.path = output / "metrics.jsonl"
         self.file = _reopened(self.path, step)
+        self.snapshots = output / FOLDER
+        forget_after(self.snapshots, step)
         self.board = _board(output)
         self.recent: deque[Record] = deque(maxlen=self.log_every)
         self.printed = -math.inf  # seconds of the training at the last line
@@ -97,11 +98,11 @@ class TrainingLog:
             for kind, numbers in metrics.items():
                 self._scalars(kind, numbers, step)
 
-    def pictures(self, predictor: Predictor, paths: Iterable[Path], step: int) -> None:
-        """Draw the detections in some pictures after `step` steps for TensorBoard."""
-        for number, path in enumerate(paths if self.board else ()):
-            picture = read_picture(path).permute(1, 2, 0).numpy()
-            drawing = np.asarray(draw(picture, predictor.predict(path)))
+    def pictures(self, snapshots: Sequence[Snapshot], step: int) -> None:
+        """Keep drawings of some validation pictures after `step` steps, in the run and for TensorBoard."""
+        keep_snapshots(self.snapshots, snapshots, step)
+        for number, snapshot in enumerate(snapshots if self.board else ()):
+            drawing = np.asarray(snapshot.detections)
             self.board.add_image(f"validation/{number}", drawing, step, dataformats="HWC")
 
     def _write(self, record: Record) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.evaluation.coco import Metrics
+from maskrcnn.evaluation.report import write_report as write_evaluation
 from maskrcnn.evaluation.run import evaluate
 from maskrcnn.evaluation.thresholds import score_thresholds
 from maskrcnn.predict.predictor import Predictor
@@ -20,15 +21,15 @@ from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import joined
 from maskrcnn.training.lock import claimed
 from maskrcnn.training.log import TrainingLog
+from maskrcnn.training.report import EVALUATION, refresh_report, reported
 from maskrcnn.training.saver import BEST, LAST, Saver
 from maskrcnn.training.schedule import learning_rate
 from maskrcnn.training.settings import Length, Settings
 from maskrcnn.training.setup import check_data, new_run, open_data, resumed_run, with_initial_weights
 from maskrcnn.training.signals import interruption, stop_signals
+from maskrcnn.training.snapshots import draw_snapshots
 from maskrcnn.training.step import make_train_state, step_seed, train_step
 from maskrcnn.types import Batch, Targets
-
-_BOARD_PICTURES = 4  # validation pictures in TensorBoard
 
 Start = tuple[Checkpoint, Dataset, Dataset | None]  # the run, training and validation pictures
 
@@ -47,10 +48,10 @@ def train(
     """Train a network on a data set in COCO's or Cityscapes' format; return the path of the best checkpoint.
 
     `output` gets ``last.pt``, ``best.pt`` (highest AP of masks, or of boxes where there are no masks),
-    ``metrics.jsonl`` and, where TensorBoard is installed, ``tensorboard/``. Without validation pictures the
-    last checkpoint is the best. `init` names weights to start from, a file or a published name: a class
-    takes the weights of their class of the same name, or of its name in `synonyms`, and the recipe is theirs
-    unless `recipe` names another. Without either, it is ``resnet50_fpn``.
+    ``metrics.jsonl``, the page ``report.html`` and, where TensorBoard is installed, ``tensorboard/``. Without
+    validation pictures the last checkpoint is the best. `init` names weights to start from, a file or a
+    published name: a class takes the weights of their class of the same name, or of its name in `synonyms`,
+    and the recipe is theirs unless `recipe` names another. Without either, it is ``resnet50_fpn``.
 
     On a CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule. Under
     ``torchrun`` its processes share every batch (see `training.distributed`).
@@ -109,7 +110,10 @@ def _train(start: Callable[[], Start], data: str | Path, output: Path, device: s
         batches = open_batches(state, dataset, run.settings, run.trained.white)
         with TrainingLog(folder, run.settings, own_device, run.step) as log:
             log.print(introduction(run, dataset, validation, processes.size))
-            with Saver(folder, run, state, log, resume_command(data, output, device)) as saver:
+            with (
+                reported(folder, log.print),
+                Saver(folder, run, state, log, resume_command(data, output, device)) as saver,
+            ):
                 _train_steps(saver, batches, validation, stop_signal)
     return output / (BEST if validation else LAST)
 
@@ -140,6 +144,7 @@ def _train_steps(
         if state.processes.leads and validation and (finished or evaluating):
             metrics = evaluate_run(saver, validation)
             saver.keep(metrics, ap(metrics))
+            refresh_report(saver.folder, log.print)
 
         if finished:
             return
@@ -163,8 +168,19 @@ def evaluate_run(saver: Saver, validation: Dataset) -> Metrics:
     predictor = Predictor.from_checkpoint(trained, state.model, device=state.device)
     evaluation = evaluate(predictor, validation, max_detections=trained.max_detections)
     log.evaluation(evaluation.metrics, state.step)
-    saver.set_thresholds(score_thresholds(evaluation, trained.category_ids))
-    log.pictures(predictor, validation.paths[:_BOARD_PICTURES], state.step)
+    thresholds = score_thresholds(evaluation, trained.category_ids)
+    saver.set_thresholds(thresholds)
+    paths = dict(zip(validation.image_ids.tolist(), validation.paths, strict=True))
+    by_category = dict(zip(trained.category_ids, thresholds, strict=False))
+    log.pictures(draw_snapshots(evaluation, paths, by_category), state.step)
+    if ap(evaluation.metrics) > saver.run.best_ap:
+        write_evaluation(
+            saver.folder / EVALUATION,
+            evaluation,
+            image_paths=paths,
+            capacity=trained.max_detections,
+            title=f"Evaluation after {state.step:,} steps",
+        )
     return evaluation.metrics
 
 
