@@ -23,8 +23,8 @@ def add(commands: Commands) -> None:
         help="train a network on a data set in COCO's or Cityscapes' format",
         description="Train a network. It plans the training first, as `maskrcnn plan` does, unless --set\n"
         "gives its length (steps, time_limit): then settings that are not given are the paper's.\n"
-        "Writes best.pt, last.pt, plan.json and the log metrics.jsonl, and resumes with --resume what\n"
-        "was interrupted.",
+        "Writes best.pt, last.pt, plan.json, the log metrics.jsonl and the page report.html, and resumes\n"
+        "with --resume what was interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--set takes these settings, and options of the recipe (maskrcnn/recipes/options.py); the\n"
         f"last part of a name is enough where only one name ends in it (lr=0.01):\n\n{explain(Settings())}",
@@ -74,6 +74,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
     from maskrcnn.training.loop import resume_training, train
+    from maskrcnn.training.report import PAGE
 
     settings, recipe_arguments = read_sets(arguments.sets)
     if arguments.resume:
@@ -109,6 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
             settings=chosen,
         )
     print(f"network {weights}")
+    if (page := arguments.output / PAGE).is_file():
+        print(f"report {page}")
     return 0
 
 

@@ -112,48 +112,46 @@ def _points(values: Float[np.ndarray, " n"]) -> str:
     return " ".join(f"{_x(x)},{_y(y)}" for x, y in zip(xs, values.tolist(), strict=True))
 
 
-def series_chart(series: Sequence[Series], x_name: str, label: str) -> Chart:
-    """Return a chart of series, the last one on top. Both axes begin at 0, or below it where values do.
+def series_chart(series: Sequence[Series], x_name: str, x_end: int, label: str) -> Chart:
+    """Return a chart of series over 0 … `x_end`, the last one on top. The y axis has 0.
 
     `label` says what the values are; it stands beside the chart, not on its axis.
     """
-    x_ticks = round_ticks([x for one in series for x in one.xs])
     y_ticks = round_ticks([y for one in series for y in one.ys])
 
-    def points(one: Series) -> list[tuple[float, float]]:
-        places = zip(one.xs, one.ys, strict=True)
-        return [(_x(_share(x, x_ticks)), _y(_share(y, y_ticks))) for x, y in places]
+    def left(x: float) -> float:
+        return _x(x / x_end)
 
+    def top(y: float) -> float:
+        return _y((y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
+
+    placed = [(one, [(left(x), top(y)) for x, y in zip(one.xs, one.ys, strict=True)]) for one in series]
     return Chart(
         x_name,
         "",
         f"{label} over {x_name}",
-        x_ticks=[(_x(_share(tick, x_ticks)), f"{tick:,.10g}") for tick in x_ticks],
-        y_ticks=[(_y(_share(tick, y_ticks)), _short(tick)) for tick in y_ticks],
+        x_ticks=[(left(tick), f"{tick:,.10g}") for tick in round_ticks([float(x_end)]) if tick <= x_end],
+        y_ticks=[(top(tick), _short(tick)) for tick in y_ticks],
         lines=[
-            Line(one.name, " ".join(f"{x},{y}" for x, y in points(one)), one.colour, 1.8) for one in series
+            Line(one.name, " ".join(f"{x},{y}" for x, y in points), one.colour, 1.8) for one, points in placed
         ],
         dots=[
-            Dot(*place, one.colour, f"{one.name} {y:.4g}, {x_name} {x:,.10g}")
-            for one in series
+            Dot(*point, one.colour, f"{one.name} {y:.4g}, {x_name} {x:,.10g}")
+            for one, points in placed
             if one.marked
-            for place, x, y in zip(points(one), one.xs, one.ys, strict=True)
+            for point, x, y in zip(points, one.xs, one.ys, strict=True)
         ],
     )
 
 
 def round_ticks(values: Sequence[float]) -> list[float]:
-    """Return 3 to 7 equally spaced round numbers that enclose all values and 0."""
-    low, high = min(0.0, *values), max(0.0, *values)
+    """Return a few equally spaced round numbers that enclose all values and 0."""
+    low, high = min([0.0, *values]), max([0.0, *values])
     span = (high - low) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 5))
     step = next(power * factor for factor in (1, 2, 5, 10) if span <= 5.001 * power * factor)
     first, last = math.floor(low / step + 1e-6), math.ceil((low + span) / step - 1e-6)
     return [tick * step for tick in range(first, max(last, first + 2) + 1)]
-
-
-def _share(value: float, ticks: Sequence[float]) -> float:
-    return (value - ticks[0]) / (ticks[-1] - ticks[0])
 
 
 def _short(number: float) -> str:

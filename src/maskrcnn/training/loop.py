@@ -144,7 +144,8 @@ def _train_steps(
         if state.processes.leads and validation and (finished or evaluating):
             metrics = evaluate_run(saver, validation)
             saver.keep(metrics, ap(metrics))
-            refresh_report(saver.folder, log.print)
+            if not finished:
+                refresh_report(saver.folder, log.print)
 
         if finished:
             return
@@ -179,7 +180,7 @@ def evaluate_run(saver: Saver, validation: Dataset) -> Metrics:
             evaluation,
             image_paths=paths,
             capacity=trained.max_detections,
-            title=f"Evaluation after {state.step:,} steps",
+            title=f"Evaluation after step {state.step:,}",
         )
     return evaluation.metrics
 

@@ -144,17 +144,20 @@ def _charts(curves: Mapping[str, Curve]) -> list[tuple[str, Chart, list[Key]]]:
         "Average precision": {_ap_name(n): c for n, c in curves.items() if n.rpartition(".")[2] == "AP"},
         "Loss": {_loss_name(n): c for n, c in curves.items() if n.endswith("loss")},
         "Parts of the loss": {_words(n[5:]): c for n, c in curves.items() if n.startswith("loss_")},
-        "Learning rate": {"lr": curves.get("lr", {})},
+        "Learning rate": {"learning rate": curves.get("lr", {})},
         "Norm of the gradient": {"gradient norm": curves.get("gradient_norm", {})},
     }
     known = {"step", "seconds", "lr", "gradient_norm"}
     for name, curve in curves.items():
         if "." not in name and "loss" not in name and name not in known and len(groups) < _MOST_CHARTS:
             groups[_words(name).capitalize()] = {_words(name): curve}
-    return [(title, *_chart(title, group)) for title, group in groups.items() if any(group.values())]
+    last_step = max([1, *(step for curve in curves.values() for step in curve)])
+    return [
+        (title, *_chart(title, group, last_step)) for title, group in groups.items() if any(group.values())
+    ]
 
 
-def _chart(title: str, group: Mapping[str, Curve]) -> tuple[Chart, list[Key]]:
+def _chart(title: str, group: Mapping[str, Curve], last_step: int) -> tuple[Chart, list[Key]]:
     colours = [INK, *COLOURS] if title == "Loss" else COLOURS
     series = [
         Series(name, *thinned(curve, _MOST_POINTS), colour, marked=len(curve) <= _MOST_DOTS)
@@ -162,7 +165,7 @@ def _chart(title: str, group: Mapping[str, Curve]) -> tuple[Chart, list[Key]]:
         if curve
     ]
     legend = [Key(one.colour, f"{one.name} {one.ys[-1]:.4g}") for one in series]
-    return series_chart(series, "step", title.lower()), legend
+    return series_chart(series, "step", last_step, title.lower()), legend
 
 
 def thinned(curve: Curve, most: int) -> tuple[list[float], list[float]]:
@@ -330,7 +333,7 @@ class FoundFault(NamedTuple):
 
     kind: str
     severity: str
-    count: int
+    number: int
     mend: str
     examples: list[str]
 
@@ -351,7 +354,7 @@ def _finding(entry: Any) -> FoundFault:
     return FoundFault(
         kind=_text(entry.get("kind", entry.get("message", "finding"))),
         severity=_text(entry.get("severity", "")),
-        count=count if isinstance(count, int) else 0,
+        number=count if isinstance(count, int) else 0,
         mend=_text(entry.get("mend", "")),
         examples=[_example(one) for one in examples[:_MOST_EXAMPLES]] if isinstance(examples, list) else [],
     )

@@ -60,10 +60,12 @@ def draw_snapshots(
     snapshots = []
     for whole in matches:
         path, image = paths[whole.image_id], whole.above(lowest)
-        style = {"by_masks": by_masks, "long_side": _LONG_SIDE}
+        objects = draw_truth(path, image, truth, by_masks=by_masks, long_side=_LONG_SIDE)
         untyped = Errors([None] * len(image.scores), np.zeros(len(image.crowd), bool))  # less text
-        _, drawn = side_by_side(path, image, untyped, truth, detections, **style)
-        snapshots.append(Snapshot(path.name, draw_truth(path, image, truth, **style), drawn))
+        _, drawn = side_by_side(
+            path, image, untyped, truth, detections, by_masks=by_masks, long_side=_LONG_SIDE
+        )
+        snapshots.append(Snapshot(path.name, objects, drawn))
     return snapshots
 
 
@@ -103,7 +105,7 @@ def forget_after(folder: Path, step: int) -> None:
 def read_snapshots(folder: Path) -> list[Kept]:
     """Return the pictures that `keep_snapshots` wrote; none where there are none."""
     names = []
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         names = json.loads((folder / _NAMES).read_text(encoding="utf-8"))
     files = sorted(_files(folder), key=lambda place: place[1])
     return [
