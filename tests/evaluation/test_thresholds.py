@@ -59,11 +59,11 @@ def test_of_equal_f1_the_highest_threshold_is_taken():
 
 
 def test_classes_without_enough_objects_take_the_pooled_threshold():
-    # Pooled, of 9 objects: right at 0.9 … 0.6, wrong at 0.55, then 0.4 wrong, 0.3 right, 0.2 right: F1 is
-    # 2/10, 4/11, 6/12, 8/13, 8/14, 8/15, 10/16, 12/17: all are kept, half of 0.2
-    rare = [(1, 0.55, False), (1, 0.2, True)]
-    assert of(*FIVE, *rare, objects={0: 5, 1: 4}) == pytest.approx((0.15, 0.1))
-    assert of(*FIVE, *rare, objects={0: 5, 1: 5}) == pytest.approx((0.15, 0.1))  # 2 of 2: half of 0.2
+    # Class 1 is wrong at 0.55 and right at 0.5: alone, half of 0.5. All 9 objects pooled: right at 0.9 … 0.6,
+    # wrong, right at 0.5, wrong, right at 0.3: F1 2/10, 4/11, 6/12, 8/13, 8/14, 10/15, 10/16, 12/17
+    rare = [(1, 0.55, False), (1, 0.5, True)]
+    assert of(*FIVE, *rare, objects={0: 5, 1: 4}) == pytest.approx((0.15, 0.15))
+    assert of(*FIVE, *rare, objects={0: 5, 1: 5}) == pytest.approx((0.15, 0.25))
     # Without objects: 2/6, 4/7, 6/8, 8/9, then wrong ones at 0.55, 0.4: 8/10, 8/11, 10/12
     assert of(*FIVE, (1, 0.55, False), objects={0: 5}) == pytest.approx((0.15, 0.575))
     assert of(*FIVE, (1, 0.55, False), objects={0: 5}, ids=(20, 30, 10)) == pytest.approx(

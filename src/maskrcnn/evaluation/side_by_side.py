@@ -20,7 +20,7 @@ from maskrcnn.results.draw import Colour, draw
 from maskrcnn.results.result import Result
 from maskrcnn.types import Metadata
 
-LONG_SIDE = 480  # px, of the drawn images
+_LONG_SIDE = 480  # px, of the drawn images
 _MASK_SIZE = 64  # cells of a mask along each side of its box
 
 # Colours of what has no partner; those of pairs (`pair_colour`) look different
@@ -35,7 +35,7 @@ def side_by_side(
     detections: Sequence[Entry],
     *,
     by_masks: bool,
-    long_side: int = LONG_SIDE,
+    long_side: int = _LONG_SIDE,
 ) -> tuple[Image.Image, Image.Image]:
     """Draw the ground truth, and the detections, on two copies of an image of `long_side` px.
 
