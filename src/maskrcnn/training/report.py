@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from maskrcnn.evaluation.charts import COLOURS, INK, Chart, Key, Series, series_chart
 from maskrcnn.evaluation.report import precision_tables
 from maskrcnn.evaluation.tables import TITLES
 from maskrcnn.files import replacing
 from maskrcnn.html import jpeg_data_url, render
 from maskrcnn.plain import changed_values, format_value, values_of
 from maskrcnn.training.checkpoint import Checkpoint, load
+from maskrcnn.training.curves import Curve, Record, curve_charts, curves_of, read_records, words
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.snapshots import FOLDER, read_snapshots
 
 PAGE = "report.html"
 EVALUATION = "evaluation"  # folder of the report on the best evaluation
-_MOST_POINTS = 120  # of a curve
-_MOST_DOTS = 40  # of a curve whose points are marked
 _LONGEST = 300  # letters of a text from a file
-_MOST_FINDINGS, _MOST_EXAMPLES, _MOST_LINES, _MOST_CHARTS = 60, 5, 200, 12
-
-Curve = dict[int, float]  # values by step
-Record = dict[str, Any]
+_MOST_FINDINGS, _MOST_EXAMPLES, _MOST_LINES = 60, 5, 200
 
 
 def write_report(folder: Path) -> Path:
@@ -40,7 +34,7 @@ def write_report(folder: Path) -> Path:
     Files that are missing or damaged are left out. Raises OSError where the page cannot be written; an
     existing page then stays.
     """
-    records = _read_records(folder / "metrics.jsonl")
+    records = read_records(folder / "metrics.jsonl")
     run, best = _checkpoint(folder / "last.pt"), _best(records)
     trained = _checkpoint(folder / "best.pt") or run
     curves = curves_of(records)
@@ -50,7 +44,7 @@ def write_report(folder: Path) -> Path:
         status=_status(run),
         facts=_facts(run, best, curves),
         setbacks=[_text(record["setback"]) for record in records if "setback" in record],
-        charts_of_run=_charts(curves),
+        charts_of_run=curve_charts(curves),
         snapshots=_snapshots(folder / FOLDER, records),
         evaluated=best.sentence if best else "",
         has_evaluation=(folder / EVALUATION / "report.html").is_file(),
@@ -85,18 +79,6 @@ def reported(folder: Path, print: Callable[[str], None]) -> Iterator[None]:
 # --- the files ---
 
 
-def _read_records(path: Path) -> list[Record]:
-    """Return the records that have a step; a line that was cut off is left out."""
-    records = []
-    with suppress(OSError), path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            with suppress(ValueError, RecursionError):
-                record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("step"), int):
-                    records.append(record)
-    return records
-
-
 def _read_json(path: Path) -> Any:
     with suppress(OSError, ValueError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8", errors="replace"))
@@ -113,83 +95,6 @@ def _text(value: Any) -> str:
     """Return a value from a file as a short text."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-
-
-# --- the curves ---
-
-
-def curves_of(records: Iterable[Record]) -> dict[str, Curve]:
-    """Return all finite numbers of the records by dotted name and step, those of single classes left out.
-
-    Of several records of a step, as a resumed training may leave them, the last one counts.
-    """
-    curves: dict[str, Curve] = {}
-    for record in records:
-        for name, value in _numbers(record, ""):
-            curves.setdefault(name, {})[record["step"]] = value
-    return {name: dict(sorted(curve.items())) for name, curve in curves.items()}
-
-
-def _numbers(values: Mapping[str, Any], place: str) -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, dict) and name != "per_class" and place.count(".") < 4:
-            yield from _numbers(value, f"{place}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            yield f"{place}{name}", float(value)
-
-
-def _charts(curves: Mapping[str, Curve]) -> list[tuple[str, Chart, list[Key]]]:
-    """Return title, chart and legend of each group of curves: known groups first, then each other number."""
-    groups: dict[str, dict[str, Curve]] = {
-        "Average precision": {_ap_name(n): c for n, c in curves.items() if n.rpartition(".")[2] == "AP"},
-        "Loss": {_loss_name(n): c for n, c in curves.items() if n.endswith("loss")},
-        "Parts of the loss": {_words(n[5:]): c for n, c in curves.items() if n.startswith("loss_")},
-        "Learning rate": {"learning rate": curves.get("lr", {})},
-        "Norm of the gradient": {"gradient norm": curves.get("gradient_norm", {})},
-    }
-    known = {"step", "seconds", "lr", "gradient_norm"}
-    for name, curve in curves.items():
-        if "." not in name and "loss" not in name and name not in known and len(groups) < _MOST_CHARTS:
-            groups[_words(name).capitalize()] = {_words(name): curve}
-    last_step = max([1, *(step for curve in curves.values() for step in curve)])
-    return [
-        (title, *_chart(title, group, last_step)) for title, group in groups.items() if any(group.values())
-    ]
-
-
-def _chart(title: str, group: Mapping[str, Curve], last_step: int) -> tuple[Chart, list[Key]]:
-    colours = [INK, *COLOURS] if title == "Loss" else COLOURS
-    series = [
-        Series(name, *thinned(curve, _MOST_POINTS), colour, marked=len(curve) <= _MOST_DOTS)
-        for (name, curve), colour in zip(group.items(), colours, strict=False)
-        if curve
-    ]
-    legend = [Key(one.colour, f"{one.name} {one.ys[-1]:.4g}") for one in series]
-    return series_chart(series, "step", last_step, title.lower()), legend
-
-
-def thinned(curve: Curve, most: int) -> tuple[list[float], list[float]]:
-    """Return steps and values of a curve; of more than `most`, the means of as many equal parts."""
-    steps, values = np.array(list(curve), float), np.array(list(curve.values()))
-    if len(steps) <= most:
-        return steps.tolist(), values.tolist()
-    edges = np.linspace(0, len(steps), most + 1).astype(int)
-    lengths = np.diff(edges)
-    means = [(np.add.reduceat(numbers, edges[:-1]) / lengths).tolist() for numbers in (steps, values)]
-    return means[0], means[1]
-
-
-def _ap_name(name: str) -> str:
-    *groups, kind, _ = name.split(".")
-    return f"{TITLES.get(kind, _words(kind))}{''.join(f' ({_words(group)})' for group in groups)}"
-
-
-def _loss_name(name: str) -> str:
-    return "training" if name == "loss" else _words(name.split(".")[0].removesuffix("_loss"))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 # --- the evaluation ---
@@ -225,7 +130,7 @@ def _evaluations(record: Record) -> Iterator[Best]:
         kind = next((kind for kind in ("segm", "bbox") if kind in metrics), None)
         if kind:
             ap = metrics[kind].get("AP") or 0.0
-            yield Best(record["step"], ap, TITLES[kind], metrics, _words(group))
+            yield Best(record["step"], ap, TITLES[kind], metrics, words(group))
 
 
 def _is_metrics(value: Any) -> bool:
