@@ -50,6 +50,11 @@ def test_a_pinned_batch_is_the_same():
 def test_names_that_do_not_belong_together():
     with pytest.raises(ValueError, match="as many category ids as class names, not 1 for 2"):
         Metadata(("cat", "dog"), (3,))
+    with pytest.raises(ValueError, match="as many score thresholds as class names, not 1 for 2"):
+        Metadata(("cat", "dog"), (3, 17), score_thresholds=(0.5,))
+    for value in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="score thresholds must be from 0 to 1"):
+            Metadata(("cat", "dog"), (3, 17), score_thresholds=(0.5, value))
     for limb in ((0, 2), (0,), (-1, 0)):
         with pytest.raises(ValueError, match=r"joins pairs of the keypoints 0 … 1, not \["):
             Metadata(("cat",), (3,), ("head", "tail"), ((0, 1), limb))

@@ -50,15 +50,17 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Metadata:
-    """Names of what a network detects, in the order of its labels and of its keypoints.
+    """What a network detects, in the order of its labels and of its keypoints.
 
-    Raises ValueError for names and ids that differ in number, and for a skeleton of other keypoints.
+    Raises ValueError for names, ids and thresholds that differ in number, for thresholds beyond 0 … 1, and
+    for a skeleton of other keypoints.
     """
 
     class_names: tuple[str, ...]  # of the labels 0 … K-1
     category_ids: tuple[int, ...]  # of the same classes in the data set
     keypoint_names: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, ...], ...] = ()  # pairs of keypoints, from 0, that a drawing joins by a line
+    score_thresholds: tuple[float, ...] = ()  # of each class, for prediction; empty: not measured
 
     def __post_init__(self) -> None:
         if len(self.class_names) != len(self.category_ids):
@@ -66,6 +68,14 @@ class Metadata:
                 f"expected as many category ids as class names, not {len(self.category_ids)} for "
                 f"{len(self.class_names)}"
             )
+        thresholds = self.score_thresholds
+        if thresholds and len(thresholds) != len(self.class_names):
+            raise ValueError(
+                f"expected as many score thresholds as class names, not {len(thresholds)} for "
+                f"{len(self.class_names)}"
+            )
+        if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in thresholds):
+            raise ValueError(f"score thresholds must be from 0 to 1, not {list(thresholds)}")
         last = len(self.keypoint_names) - 1
         for limb in self.skeleton:
             if len(limb) != 2 or not all(0 <= end <= last for end in limb):

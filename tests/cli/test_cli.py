@@ -76,6 +76,19 @@ def test_train_evaluate_predict(weights, data, tmp_path, capsys):
     assert json.loads((output / "results.json").read_text())[0]["category_id"] in range(1, 6)
 
 
+def test_predict_says_first_which_thresholds_it_uses(weights, data, tmp_path, capsys):
+    content = torch.load(weights, weights_only=True)
+    content["trained"]["score_thresholds"] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    torch.save(content, tmp_path / "measured.pt")
+    words = ["predict", str(tmp_path / "measured.pt"), str(data / "val"), "--output", str(tmp_path / "out")]
+    for more, sentence in (
+        ([], "0.10 (disk), 0.20 (square), 0.30 (triangle), "),
+        (["--score", "0.9"], "0.9"),
+    ):
+        assert main([*words, *more]) == 0
+        assert capsys.readouterr().out.startswith(f"objects of score {sentence}")
+
+
 def printed(output: str, first: str) -> list[list[str]]:
     """The cells of the printed table whose first column is headed `first`."""
     lines = [re.split("[│┃]", line)[1:-1] for line in output.splitlines()]

@@ -50,18 +50,18 @@ def at(pixels: np.ndarray, x: float, y: float) -> list[int]:
 def test_colours_say_what_found_what(tmp_path):
     objects = [square(0, 0), square(30, 0), square(60, 0), square(90, 50, iscrowd=1)]
     detections = [
-        square(60, 0, score=0.9),  # the first pair by its score
+        square(60, 0, score=0.9),  # of the third object
         square(0, 40, score=0.8),  # of nothing
-        square(0, 0, score=0.7),  # the second pair
+        square(0, 0, score=0.7),  # of the first object
         square(30, 0, 2, score=0.6),  # of the wrong class
         square(90, 50, score=0.5),  # in the crowd
     ]
     truth_side, detection_side = drawn(tmp_path, objects, detections)
     near = {"abs": 30}  # edges and rounding
-    assert at(truth_side, 60, 0) == pytest.approx(pair_colour(0), **near)
-    assert at(detection_side, 60, 0) == pytest.approx(pair_colour(0), **near)
-    assert at(truth_side, 0, 0) == pytest.approx(pair_colour(1), **near)
-    assert at(detection_side, 0, 0) == pytest.approx(pair_colour(1), **near)
+    assert at(truth_side, 60, 0) == pytest.approx(pair_colour(2), **near)
+    assert at(detection_side, 60, 0) == pytest.approx(pair_colour(2), **near)
+    assert at(truth_side, 0, 0) == pytest.approx(pair_colour(0), **near)
+    assert at(detection_side, 0, 0) == pytest.approx(pair_colour(0), **near)
     assert at(truth_side, 30, 0) == pytest.approx(MISSED_COLOUR, **near)
     assert at(detection_side, 0, 40) == pytest.approx(WRONG_COLOUR, **near) == at(detection_side, 30, 0)
     assert at(truth_side, 90, 50) == pytest.approx(CROWD_COLOUR, **near)

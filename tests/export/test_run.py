@@ -45,6 +45,7 @@ def _unchecked():
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     trained = networks.small(**{"keypoints.count": 2, "keypoints.channels": 8})
+    trained = replace(trained, score_thresholds=(0.1, 0.2, 0.3))
     return networks.saved(trained, tmp_path_factory.mktemp("weights"))
 
 
@@ -82,6 +83,7 @@ def test_an_onnx_file_predicts_as_the_checkpoint_does(dynamic, weights):
     exported, original = maskrcnn.load(dynamic.path, "cpu"), maskrcnn.load(weights, "cpu")
     for picture in (PICTURE, PICTURE[:60, :40]):
         assert_same(exported.predict(picture, 0.1), original.predict(picture, 0.1))
+    assert exported.metadata == original.metadata and exported.metadata.score_thresholds == (0.1, 0.2, 0.3)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """From pictures to results, with a network that finds the bright rectangle in a dark picture."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from maskrcnn.fast.acceleration import Acceleration
 from maskrcnn.memory import MemoryShortage
 from maskrcnn.predict.predictor import Predictor, to_file
 from maskrcnn.types import Metadata
-from rectangles import FindsTheRectangle, picture, predictor, save
+from rectangles import METADATA, FindsTheRectangle, picture, predictor, save
 
 
 def test_leads_back_to_the_pixels_of_the_file():
@@ -50,6 +52,20 @@ def test_score_decides_and_empty_boxes_go():
     np.testing.assert_array_equal(predictor().predict(picture(), 0.4).boxes[1], [0, 10, 80, 40])
     empty = predictor().predict(picture(), 0.95)
     assert empty.masks.shape == (0, 50, 80) and empty.keypoints.shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "names"),
+    [((), ["dog"]), ((0.4, 0.9), ["dog", "cat"]), ((0.41, 0.9), ["dog"]), ((0.4, 0.91), ["cat"])],
+)
+def test_each_class_has_its_threshold_unless_a_score_is_given(thresholds, names):
+    """The picture has a cat of 0.4 and a dog of 0.9."""
+    ours = predictor(metadata=replace(METADATA, score_thresholds=thresholds))
+    ((_, batched),) = ours.predict_many([picture()], workers=0)
+    assert ours.predict(picture()).names == batched.names == names
+    ((_, batched),) = ours.predict_many([picture()], score=0.4, workers=0)
+    assert ours.predict(picture(), 0.4).names == batched.names == ["dog", "cat"]
+    assert ours.predict(picture(), 0.5).names == ["dog"]
 
 
 def test_every_kind_of_picture(tmp_path):

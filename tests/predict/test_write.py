@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from rich.console import Console
 from maskrcnn.data.picture_files import find_pictures
 from maskrcnn.lock import claimed
 from maskrcnn.predict import write
-from maskrcnn.predict.write import Selection, Summary, in_threads, write_predictions
+from maskrcnn.predict.write import Selection, Summary, describe_thresholds, in_threads, write_predictions
 from maskrcnn.results.draw import draw
-from rectangles import FindsTheRectangle, picture, predictor, save
+from maskrcnn.types import Metadata
+from rectangles import METADATA, FindsTheRectangle, picture, predictor, save
 
 FILES = [".lock", "results.json", "images.json", "results.jsonl"]
 
@@ -131,7 +133,7 @@ def test_another_prediction_is_not_resumed(tmp_path):
     paths, folder = save(tmp_path, ["a.png"]), tmp_path / "out"
     write_predictions(predictor(), paths, folder, network="a.pt")
     with pytest.raises(
-        ValueError, match=r"of a prediction with network a.pt instead of b.pt, score 0.5 inst"
+        ValueError, match=r"of a prediction with network a.pt instead of b.pt, score None inst"
     ):
         write_predictions(predictor(), paths, folder, Selection(0.6), network="b.pt", resume=True)
     (folder / "results.jsonl").write_text("[1]\n")
@@ -227,3 +229,22 @@ def test_networks_of_other_channels_are_drawn_in_colour(channels, tmp_path):
     assert overlay[20, 20].tolist() == [0, 99, 0]
     by_path = ours.predict(tmp_path / "a.png")
     assert torch.equal(torch.from_numpy(by_path.boxes), torch.tensor([[20.0, 10, 50, 40]]))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "score", "sentence"),
+    [
+        ((), None, "0.5 or more: the default of networks without score thresholds"),
+        ((0.25, 0.5), None, "0.25 (cat), 0.50 (dog) or more: best F1 on the validation pictures"),
+        ((0.25, 0.25), None, "objects of score 0.25 or more: best F1"),
+        ((0.25, 0.5), 0.3, "objects of score 0.3 or more: --score"),
+    ],
+)
+def test_the_thresholds_in_use_are_described(thresholds, score, sentence):
+    assert sentence in describe_thresholds(replace(METADATA, score_thresholds=thresholds), score)
+
+
+def test_thresholds_of_many_classes_stay_one_line():
+    names = ("\x1b[2Jcat\n", *(f"class{i}" for i in range(79)))
+    line = describe_thresholds(Metadata(names, tuple(range(80)), (), (), (0.5,) * 79 + (0.25,)))
+    assert "0.50 (?[2Jcat?), 0.50 (class0)" in line and "and 68 more" in line and line.isprintable()

@@ -10,7 +10,7 @@ from maskrcnn.types import Metadata
 
 DESCRIPTION = Description(
     recipe="resnet18_fpn",
-    metadata=Metadata(("cat", "dog"), (3, 17), ("nose", "tail"), ((0, 1),)),
+    metadata=Metadata(("cat", "dog"), (3, 17), ("nose", "tail"), ((0, 1),), (0.25, 0.5)),
     input=InputFormat(None, None, 3, 32, 96, (1.0, 2.0, 3.0), (1.0, 1.0, 1.5), bgr=False),
     short_side=None,
     long_side=400,
@@ -36,6 +36,13 @@ def test_a_description_is_read_as_it_was_written(size_hw, tmp_path):
         assert read_description(description.to_json(), tmp_path) == description
 
 
+def test_a_description_of_the_format_before_has_no_score_thresholds(tmp_path):
+    plain = json.loads(changed(format=3))
+    del plain["metadata"]["score_thresholds"]
+    read = read_description(json.dumps(plain), tmp_path)
+    assert read == replace(DESCRIPTION, metadata=replace(DESCRIPTION.metadata, score_thresholds=()))
+
+
 @pytest.mark.parametrize("text", [None, "", "{", "[" * 100_000])
 def test_files_of_other_programs_are_rejected(text, tmp_path):
     with pytest.raises(ValueError, match=r"a\.onnx has no description .* that maskrcnn export wrote"):
@@ -52,7 +59,7 @@ OLD = {
 }
 
 
-@pytest.mark.parametrize("text", ["[1]", "7", json.dumps(OLD), changed(format=FORMAT + 1)])
+@pytest.mark.parametrize("text", ["[1]", "7", json.dumps(OLD), changed(format=FORMAT + 1), changed(format=2)])
 def test_files_of_another_version_must_be_exported_again(text, tmp_path):
     with pytest.raises(ValueError, match=r"a\.onnx was written by another version .*: export it again"):
         read_description(text, tmp_path / "a.onnx")
@@ -71,10 +78,15 @@ def test_files_of_another_version_must_be_exported_again(text, tmp_path):
         (changed(metadata__class_names=["a", 2]), "metadata.class_names must be"),
         (changed(metadata__class_names=["a"]), "as many category ids as class names, not 2 for 1"),
         (
-            changed(metadata__class_names=[], metadata__category_ids=[], metadata__skeleton=[]),
+            changed(
+                **{f"metadata__{name}": [] for name in ("class_names", "category_ids", "score_thresholds")}
+            ),
             "at least one class",
         ),
         (changed(metadata=None), "metadata must be"),
+        (changed(metadata=None, format=3), "metadata must be"),
+        (changed(metadata__score_thresholds=[0.5]), "as many score thresholds as class names, not 1 for 2"),
+        (changed(metadata__score_thresholds=[0.5, 1.5]), "score thresholds must be from 0 to 1"),
     ],
 )
 def test_damaged_descriptions_are_rejected(text, sentence, tmp_path):

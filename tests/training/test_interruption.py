@@ -59,6 +59,7 @@ def test_a_signal_stops_after_the_step(drawn, whole, tmp_path, monkeypatch, caps
     assert load(output / "last.pt").step == 3 and not (output / "best.pt").exists()
     command = f"maskrcnn train {drawn} --output '{output}' --resume --device cpu"
     assert f"stopped after step 3; last.pt holds step 3; to resume: {command}" in capsys.readouterr().out
+    assert "75% of the planned length" in (output / "report.html").read_text()
 
     resume_training(drawn, output=output, device="cpu")  # recipe and settings are the file's
     assert_same_training(output, whole)

@@ -41,6 +41,29 @@ def test_a_training_leaves_all_that_it_should(whole):
     }
 
 
+def test_checkpoints_hold_the_thresholds_of_their_evaluation(drawn, tmp_path, monkeypatch):
+    """They are empty where they could not be measured."""
+    measured = iter([(0.1,) * 5, (), (0.3,) * 5])
+    monkeypatch.setattr(loop, "score_thresholds", lambda evaluation, ids: next(measured))
+    aps, evaluate = iter([2.0, 1.0, 3.0]), loop.evaluate
+
+    def with_ap(*arguments, **options):
+        evaluation, value = evaluate(*arguments, **options), next(aps)
+        for numbers in evaluation.metrics.values():
+            numbers["AP"] = value
+        return evaluation
+
+    monkeypatch.setattr(loop, "evaluate", with_ap)
+    run(drawn, tmp_path, tiny(steps=2, eval_every=1))
+    thresholds = [load(tmp_path / name).trained.score_thresholds for name in ("best.pt", "last.pt")]
+    assert thresholds == [(0.1,) * 5, ()]
+    report = tmp_path / "evaluation" / "report.html"
+    assert "Evaluation after step 1<" in report.read_text()
+    resume_training(drawn, output=tmp_path, device="cpu", settings={"length.steps": 3})
+    assert load(tmp_path / "best.pt").trained.metadata.score_thresholds == (0.3,) * 5
+    assert "Evaluation after step 3<" in report.read_text()
+
+
 def test_the_rate_in_the_log_is_the_schedules(whole):
     rates = [r["lr"] for r in records(whole)[:4]]
     assert rates == pytest.approx(
@@ -61,7 +84,10 @@ def test_records_of_steps_after_the_checkpoint_are_removed(drawn, whole, tmp_pat
     shutil.copytree(whole, tmp_path / "run")
     file = tmp_path / "run" / "metrics.jsonl"
     file.write_text(file.read_text() + '{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
+    later = tmp_path / "run" / "pictures" / "0-6.jpg"
+    shutil.copy(later.with_name("0-4.jpg"), later)
     resume_training(drawn, output=tmp_path / "run", device="cpu", settings={"length.steps": 5})
+    assert not later.exists() and later.with_name("0-5.jpg").exists()
     assert [r["step"] for r in records(tmp_path / "run") if "loss" in r] == [1, 2, 3, 4, 5]
 
 

@@ -57,6 +57,11 @@ def test_a_description(file, tmp_path):
         == "network     resnet18_fpn(pyramid.channels=8, masks.channels=8, boxes.hidden=8, body.frozen=())"
     )
     assert lines[2:4] == ["classes     2: cat, dog", "input       long side at most 96 pixels"]
+    measured = replace(read_model(file), score_thresholds=(0.25, 0.5))
+    write_model(tmp_path / "measured.pt", measured)
+    assert "scores      objects of 0.25 (cat), 0.50 (dog) or more are predicted" in describe(
+        tmp_path / "measured.pt"
+    )
     torch.save({"layer1.0.conv1.weight": torch.zeros(2, 3)}, tmp_path / "resnet50-0676ba61.pth")
     text = describe(tmp_path / "resnet50-0676ba61.pth")
     assert "torchvision/resnet50" in text and "BSD-3-Clause" in text and "6 in 1 tensors" in text

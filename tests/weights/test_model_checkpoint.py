@@ -50,6 +50,16 @@ def test_a_file_of_this_library(native, tmp_path):
     )
 
 
+def test_a_file_without_score_thresholds_has_none(native, tmp_path):
+    measured = replace(native, score_thresholds=(0.25, 0.5))
+    write_model(tmp_path / "new.pt", measured)
+    assert read_model(tmp_path / "new.pt").metadata.score_thresholds == (0.25, 0.5)
+    content = torch.load(tmp_path / "new.pt", weights_only=True)
+    del content["trained"]["score_thresholds"]
+    torch.save(content, tmp_path / "old.pt")
+    assert read_model(tmp_path / "old.pt").metadata.score_thresholds == ()
+
+
 @pytest.mark.parametrize("layout", [TORCHVISION, DETECTRON2])
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
 def test_a_file_of_another_library(native, layout, suffix, tmp_path):

@@ -29,7 +29,10 @@ def add(commands: Commands) -> None:
         help="folder to write to (default: predictions)",
     )
     parser.add_argument(
-        "--score", type=float, default=0.5, help="lowest score of an object, from 0 to 1 (default: 0.5)"
+        "--score",
+        type=float,
+        help="lowest score of an object, from 0 to 1 (default: for each class the score with the best F1 on "
+        "the validation pictures of its training; 0.5 where WEIGHTS has none)",
     )
     parser.add_argument(
         "--classes",
@@ -60,10 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     from maskrcnn.data.picture_files import find_pictures
     from maskrcnn.fast.memory import keep_memory
     from maskrcnn.predict.load import load
-    from maskrcnn.predict.write import Selection, write_predictions
+    from maskrcnn.predict.write import Selection, describe_thresholds, write_predictions
 
     keep_memory()
-    if not 0 <= arguments.score <= 1:
+    if arguments.score is not None and not 0 <= arguments.score <= 1:
         raise ValueError(f"--score must be from 0 to 1, not {arguments.score:g}")
     for name in ("batch", "workers", "max_detections"):
         if (number := getattr(arguments, name)) is not None and number < 1:
@@ -78,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         compile=arguments.compile,
         capture=arguments.capture,
     )
+    print(describe_thresholds(predictor.metadata, arguments.score), flush=True)
     summary = write_predictions(
         predictor,
         paths,

@@ -28,8 +28,8 @@ def add(commands: Commands) -> None:
         help="train a network on a data set in COCO's or Cityscapes' format",
         description="Train a network. It plans the training first, as `maskrcnn plan` does, unless --set\n"
         "gives its length (steps, time_limit): then settings that are not given are the paper's.\n"
-        "Writes best.pt, last.pt, plan.json, check.json (the faults of the data) and the log metrics.jsonl,\n"
-        "and resumes with --resume what was interrupted.",
+        "Writes best.pt, last.pt, plan.json, check.json (the faults of the data), the log metrics.jsonl and\n"
+        "the page report.html, and resumes with --resume what was interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--set takes these settings, and options of the recipe (maskrcnn/recipes/options.py); the\n"
         f"last part of a name is enough where only one name ends in it (lr=0.01):\n\n{explain(Settings())}",
@@ -87,6 +87,8 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status."""
+    from maskrcnn.training.report import PAGE
+
     report = check_first(Path(arguments.data)) if is_first_process() else None
     words = _read_words(arguments)
     if report and (arguments.output.exists() or not arguments.resume):
@@ -94,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         report.write(arguments.output / CHECK)
     weights = _resume(arguments, words) if arguments.resume else _start(arguments, words)
     print(f"network {weights}")
+    if (page := arguments.output / PAGE).is_file():
+        print(f"report {page}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Charts of an evaluation as positions in an SVG drawing, which html/chart.html draws."""
+"""Charts as positions in an SVG drawing, which html/chart.html draws."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-INK = "#1a1a1a"
+INK = "currentColor"  # that of text, in a light and in a dark page
 RIGHT, WRONG = "#0072b2", "#d55e00"
 # The palette of Okabe and Ito, which colour-blind people can tell apart, without black and without yellow
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a5a2b")
 
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class Key(NamedTuple):
+    """An entry of a legend."""
+
+    colour: str
+    meaning: str
 
 
 class Curve(NamedTuple):
@@ -27,6 +34,16 @@ class Curve(NamedTuple):
     width: float = 1.5
 
 
+class Series(NamedTuple):
+    """Finite values `ys` at ascending positions `xs`; `marked` shows each as a dot."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    colour: str
+    marked: bool = False
+
+
 class Line(NamedTuple):
     """A polyline; `points` are "x,y x,y …"."""
 
@@ -34,6 +51,15 @@ class Line(NamedTuple):
     points: str
     colour: str
     width: float
+
+
+class Dot(NamedTuple):
+    """A small disc; `title` is shown under the mouse."""
+
+    x: float
+    y: float
+    colour: str
+    title: str
 
 
 class Bar(NamedTuple):
@@ -58,6 +84,7 @@ class Chart:
     y_ticks: list[tuple[float, str]]
     lines: list[Line] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
+    dots: list[Dot] = field(default_factory=list)
     marker: tuple[float, str] | None = None  # x and text of a dashed vertical line
 
     width: ClassVar[int] = 460
@@ -83,6 +110,53 @@ def curves_chart(curves: Sequence[Curve], x_name: str, y_name: str) -> Chart:
 def _points(values: Float[np.ndarray, " n"]) -> str:
     xs = np.linspace(0, 1, len(values)).tolist()
     return " ".join(f"{_x(x)},{_y(y)}" for x, y in zip(xs, values.tolist(), strict=True))
+
+
+def series_chart(series: Sequence[Series], x_name: str, x_end: int, label: str) -> Chart:
+    """Return a chart of series over 0 … `x_end`, the last one on top. The y axis has 0.
+
+    `label` says what the values are; it stands beside the chart, not on its axis.
+    """
+    y_ticks = round_ticks([y for one in series for y in one.ys])
+
+    def left(x: float) -> float:
+        return _x(x / x_end)
+
+    def top(y: float) -> float:
+        return _y((y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
+
+    placed = [(one, [(left(x), top(y)) for x, y in zip(one.xs, one.ys, strict=True)]) for one in series]
+    return Chart(
+        x_name,
+        "",
+        f"{label} over {x_name}",
+        x_ticks=[(left(tick), f"{tick:,.10g}") for tick in round_ticks([float(x_end)]) if tick <= x_end],
+        y_ticks=[(top(tick), _short(tick)) for tick in y_ticks],
+        lines=[
+            Line(one.name, " ".join(f"{x},{y}" for x, y in points), one.colour, 1.8) for one, points in placed
+        ],
+        dots=[
+            Dot(*point, one.colour, f"{one.name} {y:.4g}, {x_name} {x:,.10g}")
+            for one, points in placed
+            if one.marked
+            for point, x, y in zip(points, one.xs, one.ys, strict=True)
+        ],
+    )
+
+
+def round_ticks(values: Sequence[float]) -> list[float]:
+    """Return a few equally spaced round numbers that enclose all values and 0."""
+    low, high = min([0.0, *values]), max([0.0, *values])
+    span = (high - low) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 5))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span <= 5.001 * power * factor)
+    first, last = math.floor(low / step + 1e-6), math.ceil((low + span) / step - 1e-6)
+    return [tick * step for tick in range(first, max(last, first + 2) + 1)]
+
+
+def _short(number: float) -> str:
+    """Return a number in few characters: 1,000, 0.25, 5e-05."""
+    return f"{number:,.6g}" if number == 0 or abs(number) >= 0.001 else f"{number:.3g}"
 
 
 def histogram_chart(

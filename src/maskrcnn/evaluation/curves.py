@@ -69,16 +69,21 @@ def operating_point(pooled: Pool, threshold: float) -> Operating:
 
 
 def best_threshold(pooled: Pool) -> float | None:
-    """Return the score threshold with the highest F1, the highest of equals; None if nothing is right."""
+    """Return the score threshold with the highest F1; None if nothing is right.
+
+    Of equals the highest is taken: for the same F1, fewer and surer detections. The threshold lies midway
+    between the lowest score that it keeps and the highest that it drops (0 if it drops none), so that a
+    small change of a score on other hardware or in an exported network decides nothing.
+    """
     scores, correct = pooled.scores, pooled.correct
     if not correct.any():
         return None
     objects = int(pooled.object_counts.sum())
     f1 = 2 * correct.cumsum() / (np.arange(1, len(correct) + 1) + objects)
-    is_last = np.append(
-        scores[1:] < scores[:-1], True
-    )  # a threshold keeps all detections of a score, or none
-    return float(scores[np.where(is_last, f1, -1).argmax()])
+    next_scores = np.append(scores[1:], 0.0)
+    is_last = np.append(scores[1:] < scores[:-1], True)  # all detections of a score are kept, or none
+    best = np.where(is_last, f1, -1).argmax()
+    return float((scores[best] + next_scores[best]) / 2)
 
 
 def score_histogram(

@@ -43,14 +43,14 @@ class ImageMatches(NamedTuple):
     detection_indices: Int[np.ndarray, " D"]
     object_indices: Int[np.ndarray, " G"]
 
-    def above(self, threshold: float) -> ImageMatches:
-        """Keep the detections whose score is at least `threshold`."""
-        count = int((self.scores >= threshold).sum())
+    def above(self, threshold: float | Float[np.ndarray, " K"]) -> ImageMatches:
+        """Keep the detections whose score is at least `threshold`: one for all classes, or one for each."""
+        kept = self.scores >= (threshold if isinstance(threshold, float) else threshold[self.labels])
         return self._replace(
-            scores=self.scores[:count],
-            labels=self.labels[:count],
-            ious=self.ious[:count],
-            detection_indices=self.detection_indices[:count],
+            scores=self.scores[kept],
+            labels=self.labels[kept],
+            ious=self.ious[kept],
+            detection_indices=self.detection_indices[kept],
         )
 
     def match(self, min_iou: float = MIN_IOU) -> Int[np.ndarray, " D"]:

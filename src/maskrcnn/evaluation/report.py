@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn.evaluation import charts, curves
+from maskrcnn.evaluation.charts import Key
 from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.coco_format import sorted_categories
 from maskrcnn.evaluation.curves import Operating
@@ -33,20 +34,13 @@ from maskrcnn.evaluation.side_by_side import (
 from maskrcnn.evaluation.tables import TITLES, by_benchmark
 from maskrcnn.files import replacing
 from maskrcnn.html import jpeg_data_url, render
+from maskrcnn.predict.predictor import DEFAULT_SCORE
 
-_DEFAULT_THRESHOLD = 0.5  # of `maskrcnn predict`
 _MAX_CURVES = len(charts.COLOURS)
 _MAX_MATRIX_CLASSES = 12
 _MAX_PAIRS = 20  # of confused classes
 _MAX_IMAGES = 12
 _MAX_OPEN_ROWS = 20  # of a table that is not folded
-
-
-class Key(NamedTuple):
-    """An entry of a legend."""
-
-    colour: str
-    meaning: str
 
 
 class Analysis(NamedTuple):
@@ -90,7 +84,7 @@ def write_report(
         analysis=analysis,
         overview=_overview(evaluation, analysis),
         limit=_limit(evaluation, capacity),
-        precision=_precision(evaluation.metrics),
+        precision=precision_tables(evaluation.metrics),
         curves=_curves(analysis),
         scores=_scores(analysis),
         error_types=_error_types(analysis.errors),
@@ -112,7 +106,7 @@ def analyse(evaluation: Evaluation, by_masks: bool) -> Analysis:
     images = match_images(truth, detections, by_masks=by_masks, max_detections=evaluation.max_detections)
     pooled = curves.pool(images, len(class_names))
     best = curves.best_threshold(pooled)
-    threshold = _DEFAULT_THRESHOLD if best is None else best
+    threshold = DEFAULT_SCORE if best is None else best
     errors = [classify_errors(image.above(threshold)) for image in images]
     return Analysis(class_names, images, pooled, threshold, best is not None, errors)
 
@@ -149,7 +143,8 @@ class PrecisionTable(NamedTuple):
     folded: bool
 
 
-def _precision(metrics: Metrics) -> list[PrecisionTable]:
+def precision_tables(metrics: Metrics) -> list[PrecisionTable]:
+    """Return a table for each kind of metrics; html/precision.html draws them."""
     return [
         _precision_table(f"{TITLES[kind].capitalize()}{rules}", numbers)
         for benchmark, kinds in by_benchmark(metrics).items()
@@ -197,7 +192,7 @@ def _scores(analysis: Analysis) -> dict[str, Any]:
     """Return the histogram of scores, and the quality at the best and at the default threshold."""
     right, wrong = curves.score_histogram(analysis.pooled)
     thresholds = {"best": analysis.threshold} if analysis.is_best else {}
-    thresholds["default of maskrcnn predict"] = _DEFAULT_THRESHOLD
+    thresholds["default of networks without score thresholds"] = DEFAULT_SCORE
     rows: dict[str, Operating] = {
         name: curves.operating_point(analysis.pooled, threshold) for name, threshold in thresholds.items()
     }

@@ -35,43 +35,78 @@ def side_by_side(
     detections: Sequence[Entry],
     *,
     by_masks: bool,
+    long_side: int = _LONG_SIDE,
 ) -> tuple[Image.Image, Image.Image]:
-    """Draw the ground truth, and the detections, on two copies of an image of 480 px at its long side.
+    """Draw the ground truth, and the detections, on two copies of an image of `long_side` px.
 
     An object and the detection that found it have the same colour, between green and violet. Wrong
     detections, missed objects, and crowd regions with the detections inside them have a colour each. Errors
     are named beside the class. Keypoints are drawn where the categories have them. Raises as `read_picture`
     does.
     """
-    picture = Image.fromarray(read_picture(path).permute(1, 2, 0).contiguous().numpy())
-    small = picture.resize(_scaled_size(picture.size), Image.Resampling.BICUBIC, reducing_gap=2)
-    class_names, keypoints, skeleton = _classes(truth)
+    canvas = _Canvas(path, truth, long_side, by_masks)
     object_states = [
         "crowd" if is_crowd else "missed" if is_missed else ""
         for is_crowd, is_missed in zip(image.crowd, errors.missed, strict=True)
     ]
     object_colours, detection_colours = _colours(image.match(), image.crowd)
-    sides = (
-        (
-            [truth["annotations"][i] for i in image.object_indices],
-            _texts(class_names, image.gt_labels, object_states),
-            np.full(len(image.object_indices), np.nan),
-            object_colours,
-        ),
-        (
-            [detections[i] for i in image.detection_indices],
-            _texts(class_names, image.labels, errors.types),
-            image.scores,
-            detection_colours,
-        ),
+    objects = [truth["annotations"][i] for i in image.object_indices]
+    found = [detections[i] for i in image.detection_indices]
+    return (
+        canvas.draw(objects, canvas.texts(image.gt_labels, object_states), object_colours),
+        canvas.draw(found, canvas.texts(image.labels, errors.types), detection_colours, image.scores),
     )
-    drawings = []
-    for entries, texts, scores, colours in sides:
+
+
+def draw_truth(
+    path: Path, image: ImageMatches, truth: Entry, *, by_masks: bool, long_side: int
+) -> Image.Image:
+    """Draw the ground truth of an image, resized to `long_side` px, in the colours of `side_by_side`.
+
+    No object counts as missed. Raises as `read_picture` does.
+    """
+    canvas = _Canvas(path, truth, long_side, by_masks)
+    colours = [CROWD_COLOUR if crowd else pair_colour(i) for i, crowd in enumerate(image.crowd)]
+    objects = [truth["annotations"][i] for i in image.object_indices]
+    states = ["crowd" if crowd else "" for crowd in image.crowd]
+    return canvas.draw(objects, canvas.texts(image.gt_labels, states), colours)
+
+
+class _Canvas:
+    """A picture, resized, on copies of which annotations and detections are drawn."""
+
+    def __init__(self, path: Path, truth: Entry, long_side: int, by_masks: bool) -> None:
+        picture = Image.fromarray(read_picture(path).permute(1, 2, 0).contiguous().numpy())
+        self.size = picture.size
+        small_size = _scaled_size(picture.size, long_side)
+        self.small = picture.resize(small_size, Image.Resampling.BICUBIC, reducing_gap=2)
+        self.class_names, self.keypoints, self.skeleton = _classes(truth)
+        self.by_masks = by_masks
+
+    def texts(self, labels: np.ndarray, states: Sequence[str | None]) -> list[str]:
+        """Return the text beside each object; with a single class its name is left out."""
+        names = [self.class_names[label] if len(self.class_names) > 1 else "" for label in labels]
+        return [", ".join(filter(None, pair)) for pair in zip(names, states, strict=True)]
+
+    def draw(
+        self,
+        entries: Sequence[Entry],
+        texts: Sequence[str],
+        colours: Sequence[Colour],
+        scores: Float[np.ndarray, " n"] | None = None,
+    ) -> Image.Image:
+        """Draw entries on a copy of the picture; ground truth has no `scores`."""
+        scores = np.full(len(entries), np.nan) if scores is None else scores
         result = to_result(
-            entries, texts, scores, picture.size, small.size, by_masks=by_masks, keypoints=keypoints
+            entries,
+            texts,
+            scores,
+            self.size,
+            self.small.size,
+            by_masks=self.by_masks,
+            keypoints=self.keypoints,
         )
-        drawings.append(draw(small, result, colours=colours, skeleton=skeleton, least_side=1))
-    return drawings[0], drawings[1]
+        return draw(self.small, result, colours=colours, skeleton=self.skeleton, least_side=1)
 
 
 def _classes(truth: Entry) -> tuple[list[str], int, list[tuple[int, int]]]:
@@ -84,8 +119,8 @@ def _classes(truth: Entry) -> tuple[list[str], int, list[tuple[int, int]]]:
     return names, 0, []
 
 
-def _scaled_size(size: tuple[int, int]) -> tuple[int, int]:
-    factor = _LONG_SIDE / max(size)
+def _scaled_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    factor = long_side / max(size)
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
@@ -95,8 +130,9 @@ def _colours(
     """Return the colours of the objects and of the detections."""
     of_objects = [CROWD_COLOUR if is_crowd else MISSED_COLOUR for is_crowd in crowd]
     of_detections = [CROWD_COLOUR if match == IGNORED else WRONG_COLOUR for match in matches]
-    for number, detection in enumerate(np.flatnonzero(matches >= 0)):
-        of_detections[detection] = of_objects[matches[detection]] = pair_colour(number)
+    for detection in np.flatnonzero(matches >= 0):
+        number = int(matches[detection])
+        of_detections[detection] = of_objects[number] = pair_colour(number)
     return of_objects, of_detections
 
 
@@ -105,12 +141,6 @@ def pair_colour(number: int) -> Colour:
     hue, saturation = 0.31 + 0.5 * (number * 0.618034 % 1), (0.9, 0.6)[number % 2]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def _texts(names: Sequence[str], labels: np.ndarray, states: Sequence[str | None]) -> list[str]:
-    """Return the text beside each object; with a single class its name is left out."""
-    shown = [names[label] if len(names) > 1 else "" for label in labels]
-    return [", ".join(filter(None, pair)) for pair in zip(shown, states, strict=True)]
 
 
 def to_result(

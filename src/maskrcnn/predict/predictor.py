@@ -28,6 +28,8 @@ from maskrcnn.weights.model_checkpoint import ModelCheckpoint
 
 S = TypeVar("S", bound=Source)
 
+DEFAULT_SCORE = 0.5  # of networks without score thresholds
+
 
 class Predictor:
     """A trained network, and all it takes to turn pictures into `Result`s in the pixels of their files.
@@ -94,23 +96,25 @@ class Predictor:
         fixed, sides = about.input.size_hw, (about.short_side, about.long_side)
         return cls(network, about.metadata, fit(fixed) if fixed else resize(*sides), white=about.white)
 
-    def predict(self, picture: Source, score: float = 0.5) -> Result:
+    def predict(self, picture: Source, score: float | None = None) -> Result:
         """Return the objects of a picture with at least this score, best first.
 
-        Raises FileNotFoundError and ValueError, naming the file, as `read_picture` does, and MemoryShortage
-        where the device has too little memory for one picture.
+        Without `score`, each class has its threshold of the checkpoint (see `Metadata`), or 0.5 where the
+        checkpoint has none. Raises FileNotFoundError and ValueError, naming the file, as `read_picture` does,
+        and MemoryShortage where the device has too little memory for one picture.
         """
         image, affine, size_hw = prepare(picture, self.resize, self.model.in_channels, self.white)
         [detections] = self._detect(pad([image], self.model.stride))
         return self._result(detections, affine, size_hw, score)
 
     def predict_many(
-        self, pictures: Iterable[S], *, score: float = 0.5, batch_size: int = 1, workers: int = 2
+        self, pictures: Iterable[S], *, score: float | None = None, batch_size: int = 1, workers: int = 2
     ) -> Iterator[tuple[S, Result | PictureError]]:
         """Yield each picture with its result, in order; one that cannot be read comes with a PictureError.
 
         `pictures` may be an iterator of any length, which is read lazily. Consecutive pictures of one padded
-        shape share a batch of at most `batch_size`; `workers` processes read ahead. Where the device has too
+        shape share a batch of at most `batch_size`; `workers` processes read ahead; `score` is as in
+        `predict`. Where the device has too
         little memory for a batch, pictures are computed in halves of it, and so on. Raises TypeError for a
         single picture, and MemoryShortage where one is too large.
         """
@@ -153,11 +157,18 @@ class Predictor:
             return self.detect(batch)
         return self.detect(batch.to(self.device)).cpu()  # moved as uint8: the network normalises
 
-    def _result(self, one: Detections, affine: Affine, size_hw: SizeHW, score: float) -> Result:
-        """Return one picture's detections of at least `score` and positive area, in pixels of its file."""
+    def _thresholds(self, score: float | None) -> Float[Tensor, " K"]:
+        """Return the lowest score of each class."""
+        own = self.metadata.score_thresholds
+        if score is None and own:
+            return torch.tensor(own)
+        return torch.full((self.model.num_classes,), DEFAULT_SCORE if score is None else score)
+
+    def _result(self, one: Detections, affine: Affine, size_hw: SizeHW, score: float | None) -> Result:
+        """Return one picture's detections of sufficient score and positive area, in pixels of its file."""
         corners = to_file(one.boxes.unflatten(1, (2, 2)), affine)
         boxes = clip(corners.flatten(1)[None], torch.tensor([size_hw]))[0]
-        keep = one.valid & (one.scores >= score) & is_larger(boxes, 0.0)
+        keep = one.valid & (one.scores >= self._thresholds(score)[one.labels]) & is_larger(boxes, 0.0)
         keypoints = None
         if one.keypoint_heatmaps is not None:
             points = heatmaps_to_keypoints(one.keypoint_heatmaps[keep], one.boxes[keep])

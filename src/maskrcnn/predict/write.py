@@ -31,11 +31,13 @@ from maskrcnn.files import json_list, replacing
 from maskrcnn.lock import claimed
 from maskrcnn.messages import nearest
 from maskrcnn.predict.journal import Journal, Line, read_images
-from maskrcnn.predict.predictor import Predictor
+from maskrcnn.predict.predictor import DEFAULT_SCORE, Predictor
 from maskrcnn.progress import with_progress
 from maskrcnn.results.coco import to_coco
 from maskrcnn.results.draw import draw
 from maskrcnn.results.result import Result
+from maskrcnn.types import Metadata
+from maskrcnn.weights.describe import format_thresholds
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -50,9 +52,7 @@ class Summary:
     """What `write_predictions` has written."""
 
     pictures: int = 0
-    listed: list[tuple[str, Counter[str]]] = field(
-        default_factory=list
-    )  # of the first pictures: path, objects
+    listed: list[tuple[str, Counter[str]]] = field(default_factory=list)  # the first: path and objects
     total: Counter[str] = field(default_factory=Counter)  # objects per class
     failures: list[str] = field(default_factory=list)  # a sentence for each picture that was skipped
 
@@ -83,6 +83,16 @@ class Summary:
             Console(stderr=True).print(f"skipped {failure}", markup=False, highlight=False, soft_wrap=True)
 
 
+def describe_thresholds(metadata: Metadata, score: float | None = None) -> str:
+    """Return in one line which objects `Predictor.predict` returns with this `score`, and why."""
+    if score is not None:
+        return f"objects of score {score:g} or more: --score"
+    if not metadata.score_thresholds:
+        return f"objects of score {DEFAULT_SCORE:g} or more: the default of networks without score thresholds"
+    thresholds = format_thresholds(metadata)
+    return f"objects of score {thresholds} or more: best F1 on the validation pictures (--score overrides)"
+
+
 def _per_class(objects: Counter[str]) -> str:
     return ", ".join(f"{number} {name}" for name, number in objects.most_common())
 
@@ -91,7 +101,7 @@ def _per_class(objects: Counter[str]) -> str:
 class Selection:
     """Which detections are kept."""
 
-    score: float = 0.5  # lowest score
+    score: float | None = None  # the lowest; None: as `Predictor.predict` has it
     class_names: tuple[str, ...] = ()  # all classes if empty
 
     def check(self, known: Sequence[str]) -> None:
@@ -136,6 +146,7 @@ def write_predictions(
     names = dict(zip(metadata.category_ids, metadata.class_names, strict=True))
     categories = [{"id": id_, "name": name} for id_, name in names.items()]
     header = {"network": network, **asdict(selection), "categories": categories}
+    header["score_thresholds"] = list(metadata.score_thresholds)
     summary = Summary()
     with claimed(output):
         with Journal(output / JOURNAL, header, resume) as journal:

@@ -10,7 +10,8 @@ from maskrcnn.plain import from_plain, to_plain
 from maskrcnn.types import Metadata
 
 KEY = "maskrcnn"  # of the description in the metadata of a file
-FORMAT = 3  # of the description; raised whenever a field is added, removed or changes its meaning
+FORMAT = 4  # of the description; raised whenever a field is added, removed or changes its meaning
+_WITHOUT_THRESHOLDS = 3  # the format before, which lacks only `score_thresholds`
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,11 @@ def read_description(text: str | None, path: Path) -> Description:
         raise ValueError(
             f"{path} has no description of its network: expected a file that maskrcnn export wrote"
         ) from error
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+    version = values.pop("format", None) if isinstance(values, dict) else None
+    if version not in (FORMAT, _WITHOUT_THRESHOLDS):
         raise ValueError(f"{path} was written by another version of maskrcnn export: export it again")
+    if version == _WITHOUT_THRESHOLDS and isinstance(values.get("metadata"), dict):
+        values["metadata"]["score_thresholds"] = ()
     try:
         return from_plain(Description, values)
     except (ValueError, OverflowError, RecursionError) as error:  # of huge numbers, of deep lists

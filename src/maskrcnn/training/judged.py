@@ -10,10 +10,11 @@ from maskrcnn.evaluation.coco import Metrics
 
 
 class Judged(NamedTuple):
-    """Weights, by the names of the network's state dict, and the metrics of their evaluation."""
+    """Weights, by the names of the network's state dict, and what their evaluation says."""
 
     weights: dict[str, Tensor]
     metrics: Metrics
+    score_thresholds: tuple[float, ...] = ()  # of each class; empty: they could not be measured
 
     @property
     def ap(self) -> float:

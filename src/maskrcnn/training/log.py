@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -17,13 +17,11 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
-from maskrcnn.data.pictures import read_picture
 from maskrcnn.evaluation.tables import metrics_tables
 from maskrcnn.files import replacing
-from maskrcnn.predict.predictor import Predictor
-from maskrcnn.results.draw import draw
 from maskrcnn.training.judged import Judged
 from maskrcnn.training.settings import Settings
+from maskrcnn.training.snapshots import Snapshot, keep_snapshots
 
 Record = dict[str, Any]
 
@@ -44,7 +42,7 @@ class TrainingLog:
 
     A terminal gets a progress bar; any other console gets a line after the first step, then every `log_every`
     steps, and where steps are slow every 15 seconds, or 2 % of the time so far. TensorBoard is written where
-    it is installed. `evaluated` is the step of the last evaluation; a later one was cut off, and is repeated.
+    it is installed. ``pictures`` has drawings of a few validation pictures. `evaluated` is the step of the last evaluation; a later one was cut off, and is repeated.
     """
 
     def __init__(
@@ -57,6 +55,8 @@ class TrainingLog:
         if not step:
             self.path.unlink(missing_ok=True)
         self.file = _reopened(self.path, step, evaluated)
+        self.snapshots = output / FOLDER
+        forget_after(self.snapshots, evaluated)
         self.board = _board(output)
         self.recent: deque[Record] = deque(maxlen=self.log_every)
         self.printed = -math.inf  # seconds of the training at the last line
@@ -131,11 +131,11 @@ class TrainingLog:
         self._write({"step": step, "setback": sentence, "pictures": list(map(str, pictures))})
         self.print(sentence)
 
-    def pictures(self, predictor: Predictor, paths: Iterable[Path], step: int) -> None:
-        """Draw the detections in some pictures after `step` steps for TensorBoard."""
-        for number, path in enumerate(paths if self.board else ()):
-            picture = read_picture(path).permute(1, 2, 0).numpy()
-            drawing = np.asarray(draw(picture, predictor.predict(path)))
+    def pictures(self, snapshots: Sequence[Snapshot], step: int) -> None:
+        """Keep drawings of some validation pictures after `step` steps, in the run and for TensorBoard."""
+        keep_snapshots(self.snapshots, snapshots, step)
+        for number, snapshot in enumerate(snapshots if self.board else ()):
+            drawing = np.asarray(snapshot.detections)
             self.board.add_image(f"validation/{number}", drawing, step, dataformats="HWC")
 
     def _write(self, record: Record) -> None:

@@ -5,33 +5,29 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.evaluation.run import evaluate
 from maskrcnn.lock import claimed
 from maskrcnn.messages import counted, first_few
-from maskrcnn.predict.predictor import Predictor
 from maskrcnn.training.batches import open_batches, pictures_of_step
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import joined
-from maskrcnn.training.judged import Judged
+from maskrcnn.training.evaluation import evaluate_run
 from maskrcnn.training.log import TrainingLog
 from maskrcnn.training.plateau import GAIN
+from maskrcnn.training.report import refresh_report, reported
 from maskrcnn.training.saver import BEST, LAST, Saver
 from maskrcnn.training.schedule import learning_rate
 from maskrcnn.training.settings import Length, Settings
 from maskrcnn.training.setup import check_data, new_run, open_data, resumed_run, with_initial_weights
 from maskrcnn.training.signals import interruption, stop_signals
 from maskrcnn.training.step import is_finite, make_train_state, step_seed, train_step
-from maskrcnn.training.validation import validation_loss
 from maskrcnn.types import Batch, Targets
 
-_BOARD_PICTURES = 4  # validation pictures in TensorBoard
 _NAMED_PICTURES = 16  # of a step that failed
 
 Start = tuple[Checkpoint, Dataset, Dataset | None]  # the run, training and validation pictures
@@ -51,11 +47,11 @@ def train(
     """Train a network on a data set in COCO's or Cityscapes' format; return the path of the best checkpoint.
 
     `output` gets ``last.pt``, ``best.pt`` (highest AP of masks, or of boxes where there are no masks; of the
-    weights or of their moving average, where there is one), ``metrics.jsonl`` and, where TensorBoard is
-    installed, ``tensorboard/``. Without validation pictures the last checkpoint is the best. `init` names
-    weights to start from, a file or a published name: a class takes the weights of their class of the same
-    name, or of its name in `synonyms`, and the recipe is theirs unless `recipe` names another. Without
-    either, it is ``resnet50_fpn``.
+    weights or of their moving average, where there is one), ``metrics.jsonl``, the page ``report.html`` and,
+    where TensorBoard is installed, ``tensorboard/``. Without validation pictures the last checkpoint is the
+    best. `init` names weights to start from, a file or a published name: a class takes the weights of their
+    class of the same name, or of its name in `synonyms`, and the recipe is theirs unless `recipe` names
+    another. Without either, it is ``resnet50_fpn``.
 
     On a CPU the same seed gives the same losses to the bit, unless a time limit drives the schedule. Under
     ``torchrun`` its processes share every batch (see `training.distributed`).
@@ -135,7 +131,10 @@ def _train(start: Callable[[], Start], data: str | Path, output: Path, device: s
         batches = open_batches(state, dataset, run.settings, run.trained.white)
         with TrainingLog(folder, run.settings, own_device, run.step, run.evaluated) as log:
             log.print(introduction(run, dataset, validation, processes.size))
-            with Saver(folder, run, state, log, resume_command(data, output, device)) as saver:
+            with (
+                reported(folder, log.print),
+                Saver(folder, run, state, log, resume_command(data, output, device)) as saver,
+            ):
                 _train_steps(saver, batches, dataset, validation, stop_signal)
     return output / (BEST if validation else LAST)
 
@@ -193,6 +192,7 @@ def _train_from(
         # Evaluate, keep the best, and look at the clock again
         if due:
             elapsed = _evaluate(saver, due)
+            refresh_report(saver.folder, log.print)
             continue
 
         # One step, with random numbers of its own
@@ -221,25 +221,6 @@ def _evaluate(saver: Saver, validation: Dataset) -> float:
             "the end of its schedule over the next tenth of the training, which then ends"
         )
     return elapsed
-
-
-def evaluate_run(saver: Saver, validation: Dataset) -> list[Judged]:
-    """Evaluate the network as it is now and, where there is one, the average of its weights; log the metrics.
-
-    The average takes a second evaluation, as long as the first. A training for minutes evaluates at its end
-    alone, after these minutes: it ends later by two evaluations instead of one.
-    """
-    state, trained, log = saver.state, saver.run.trained, saver.log
-    weights = [state.model.state_dict()] + ([state.average.weights] if state.average else [])
-    judged = []
-    for candidate in weights:
-        predictor = Predictor.from_checkpoint(replace(trained, weights=candidate), device=state.device)
-        metrics = evaluate(predictor, validation, max_detections=trained.max_detections).metrics
-        judged.append(Judged(candidate, metrics))
-    has_loss = saver.run.settings.logging.validation_loss
-    log.evaluation(state.step, judged, validation_loss(state, trained, validation) if has_loss else {})
-    log.pictures(predictor, validation.paths[:_BOARD_PICTURES], state.step)
-    return judged
 
 
 def completed(length: Length, step: int, elapsed: float) -> float:

@@ -69,7 +69,8 @@ class Saver:
         """
         self.run = replace(self.run, evaluated=self.state.step, plateau=plateau)
         if judged:
-            self.run = replace(self.run, metrics=judged[0].metrics)
+            trained = replace(self.run.trained, score_thresholds=judged[0].score_thresholds)
+            self.run = replace(self.run, metrics=judged[0].metrics, trained=trained)
             best = max(judged, key=lambda one: one.ap)
             if best.ap > self.run.best_ap:
                 self.run = replace(self.run, best_ap=best.ap)
@@ -147,7 +148,9 @@ class Saver:
     def _best(self, judged: Judged) -> Checkpoint:
         return replace(
             self._checkpoint(),
-            trained=replace(self.run.trained, weights=judged.weights),
+            trained=replace(
+                self.run.trained, weights=judged.weights, score_thresholds=judged.score_thresholds
+            ),
             metrics=judged.metrics,
             optimiser={},
             scaler={},

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskrcnn.messages import first_few
+from maskrcnn.types import Metadata
 from maskrcnn.weights.files import read_checkpoint
 from maskrcnn.weights.init import extract_initial_weights, read_initial_weights
 from maskrcnn.weights.model_checkpoint import ModelCheckpoint, extract_model, is_native, locate
@@ -61,11 +63,23 @@ def _describe_network(checkpoint: ModelCheckpoint) -> list[str]:
     names = checkpoint.class_names
     more = f" and {len(names) - _NAMED_CLASSES} more" if len(names) > _NAMED_CLASSES else ""
     short_side = f"short side {checkpoint.short_side}, " if checkpoint.short_side else ""
-    return [
+    lines = [
         f"network     {checkpoint.recipe}({format_arguments(checkpoint.arguments)})",
         f"classes     {len(names)}: {', '.join(map(str, names[:_NAMED_CLASSES]))}{more}",
         f"input       {short_side}long side at most {checkpoint.long_side} pixels",
     ]
+    if checkpoint.score_thresholds:
+        lines.append(f"scores      objects of {format_thresholds(checkpoint.metadata)} or more are predicted")
+    return lines
+
+
+def format_thresholds(metadata: Metadata) -> str:
+    """Return the score thresholds with the names of their classes, or one where all classes have the same."""
+    thresholds = [f"{threshold:.2f}" for threshold in metadata.score_thresholds]
+    if len(set(thresholds)) == 1:
+        return thresholds[0]
+    pairs = zip(thresholds, metadata.class_names, strict=True)
+    return first_few([f"{threshold} ({printable(str(name))})" for threshold, name in pairs], _NAMED_CLASSES)
 
 
 def format_arguments(arguments: Mapping[str, Any]) -> str:

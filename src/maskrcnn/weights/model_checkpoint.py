@@ -49,6 +49,7 @@ class ModelCheckpoint:
     long_side: int
     weights: dict[str, Tensor]
     white: int | None = None  # of the 16-bit pictures it was trained on, see `read_picture`; None: of none
+    score_thresholds: tuple[float, ...] = ()  # of each class, for prediction; empty: not measured
 
     def build(self) -> MaskRCNN:
         """Build the network and copy the weights into it.
@@ -72,8 +73,10 @@ class ModelCheckpoint:
 
     @property
     def metadata(self) -> Metadata:
-        """The names of what the network detects."""
-        return Metadata(self.class_names, self.category_ids, self.keypoint_names, self.skeleton)
+        """What the network detects."""
+        return Metadata(
+            self.class_names, self.category_ids, self.keypoint_names, self.skeleton, self.score_thresholds
+        )
 
     def meta_state_dict(self) -> dict[str, Tensor]:
         """Return the state dict of the network on the meta device: names, shapes and dtypes without memory.
@@ -165,7 +168,7 @@ def model_from_plain(values: Any) -> ModelCheckpoint:
     """Return the checkpoint whose `plain` is `values`. Raises ValueError for any other values."""
     kinds = get_type_hints(ModelCheckpoint)
     if isinstance(values, dict):
-        values = {"white": None, **values}  # absent in older files
+        values = {"white": None, "score_thresholds": (), **values}  # absent in older files
     if not isinstance(values, dict) or values.keys() != kinds.keys():
         raise ValueError(f"expected the fields of a network: {', '.join(kinds)}")
     for name, kind in kinds.items():
