@@ -2,14 +2,13 @@
 
 A contestant is a function of a `Task`. It writes ``results.json``, COCO's list of results in the ids of the
 data set, to the task's folder, and returns how it was trained. Ours run in this environment. torchvision and
-Ultralytics run in virtual environments of their own, which are built where they are missing, on a plain copy
-of the data (`plain_data.py`). Ultralytics is AGPL: only the script `plain_yolo.py` imports it, in a process
-of its own.
+Ultralytics run in a virtual environment of their own, which is built where it is missing, on a plain copy of
+the data (`plain_data.py`). Ultralytics is AGPL: only the script `plain_yolo.py` imports it, in a process of
+its own.
 """
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from plain_data import usual_long_side, write_plain
 
 from maskrcnn.data.dataset import Dataset
@@ -30,7 +30,10 @@ from maskrcnn.predict.load import load
 
 HERE = Path(__file__).parent
 RESULTS = "results.json"
-PACKAGES = {"torchvision": ("torchvision", "pycocotools"), "yolo": ("torchvision", "ultralytics")}
+PACKAGES = {
+    "torchvision": ("torchvision", "pycocotools"),
+    "yolo": ("torchvision", "pycocotools", "ultralytics"),
+}
 _POLLING = 0.5  # seconds between two looks at the memory of a process
 _LONGEST_YOLO_SIDE = 640  # px: the default input of Ultralytics
 
@@ -89,7 +92,7 @@ class Task(NamedTuple):
     init: str | None  # weights to start from, a file in torchvision's layout or a name; YOLO takes none
     cap: int  # detections of an image that count
     work: Path  # an empty folder for all that a contestant writes
-    environments: Path
+    environment: Path  # virtual environment of torchvision and Ultralytics
 
     @property
     def hand(self) -> Hand:
@@ -165,7 +168,7 @@ def _train_theirs(task: Task, name: str, arguments: Sequence[str], validation: D
 
     The script numbers images and classes from 0, and may write run lengths that are not compressed.
     """
-    python = environment(task.environments / name, PACKAGES[name])
+    python = environment(task.environment, PACKAGES[name])
     script = str(HERE / f"plain_{name}.py")
     common = ["--minutes", f"{task.minutes:g}", "--threads", str(task.cores), "--seed", str(task.seed)]
     peak = measured([str(python), script, str(task.work), *common, *arguments], task)
@@ -195,18 +198,21 @@ CONTESTANTS: dict[str, Contestant] = {
 def environment(folder: Path, packages: Sequence[str]) -> Path:
     """Return the Python of a virtual environment with these packages, in the versions that pip chooses.
 
-    It is built where it does not exist yet. Raises RuntimeError, with pip's last line, where that fails.
+    What is missing is built and installed. Raises RuntimeError, with pip's last line, where that fails.
     """
-    python, complete = folder / "bin/python", folder / "complete.json"
-    if not complete.is_file() or json.loads(complete.read_text()) != list(packages):
-        print(f"building {folder} with {', '.join(packages)}", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        pip = [python, "-m", "pip", "install", *packages]
-        process = subprocess.run(pip, capture_output=True, text=True)
-        if process.returncode:
-            raise RuntimeError(f"pip install {' '.join(packages)}: {last_line(process.stderr)}")
-        write_json(complete, list(packages))
+    python, listed = folder / "bin/python", folder / "installed.json"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        installed = json.loads(listed.read_text()) if listed.is_file() else []
+        if missing := [package for package in packages if package not in installed]:
+            print(f"installing {', '.join(missing)} into {folder}", flush=True)
+            if not installed:
+                venv.create(folder, with_pip=True, clear=True)
+            pip = [python, "-m", "pip", "install", *missing]
+            process = subprocess.run(pip, capture_output=True, text=True)
+            if process.returncode:
+                raise RuntimeError(f"pip install {' '.join(missing)}: {last_line(process.stderr)}")
+            write_json(listed, [*installed, *missing])
     return python
 
 

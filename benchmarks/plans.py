@@ -45,7 +45,7 @@ def main() -> None:
             for name in given.contestants:
                 label = f"{data.resolve().name}_{given.minutes:g}min_{given.cores}cores_{name}_seed{seed}"
                 file, work = given.results / f"{label}.json", given.runs / label
-                task = Task(data, given.minutes, given.cores, seed, given.init, cap, work, given.environments)
+                task = Task(data, given.minutes, given.cores, seed, given.init, cap, work, given.environment)
                 rows[name].append(run_once(file, name, CONTESTANTS[name], task, truth))
         Console().print(table(f"{data}, {given.minutes:g} minutes, at most {cap} detections", rows))
         for name, figures in ((name, one) for name, seeds in rows.items() for one in seeds if "error" in one):
@@ -71,10 +71,10 @@ def parse() -> argparse.Namespace:
         "--runs", type=Path, default=Path("runs/plans"), help="folder for runs and detections (runs/plans)"
     )
     parser.add_argument(
-        "--environments",
+        "--environment",
         type=Path,
         default=cache_folder() / "benchmarks",
-        help="folder for the environments of torchvision and YOLO (default: in the user's cache)",
+        help="virtual environment of torchvision and Ultralytics, 6 GB (default: in the user's cache)",
     )
     return parser.parse_args()
 

@@ -174,6 +174,32 @@ def test_names_a_seeded_fault(data, contents, kind, fault):
     assert kind in kinds(data, contents)
 
 
+ABOUT_ALL = ("no masks", "only crowds", "picture of crowds", "no objects", "picture without objects")
+ABOUT_FILES = ("annotation file", "keypoint schemes differ")
+
+
+def test_names_all_faults_of_one_data_set(data):
+    """Each fault is in a picture, an annotation or a category of its own, but those of the whole file."""
+    contents, seeded = {}, set()
+    categories = [{"id": id_, "name": name} for id_, name in enumerate(("cat", *"abcdefgh"), 10)]
+    for number, (split, count) in enumerate({"train": len(FAULTS), "val": 9}.items()):
+        ids = range(1, count + 1)
+        for id_ in ids:
+            picture(1000 * number + id_).save(data / split / f"{id_}.png")
+        images = [{"id": i, "file_name": f"{i}.png", "height": SIZE, "width": SIZE} for i in ids]
+        annotations = [square(i, i, category_id=10 + i % 9) for i in ids]
+        contents[split] = copy.deepcopy(
+            {"images": images, "annotations": annotations, "categories": categories}
+        )
+    for kind, fault in FAULTS:
+        if kind not in (*ABOUT_ALL, *ABOUT_FILES):
+            fault(contents["train"])
+            seeded.add(kind)
+            for entries in contents["train"].values():
+                entries.append(entries.pop(0))  # the next fault is in other entries
+    assert len(seeded) > 30 and seeded <= kinds(data, contents)
+
+
 def test_names_classes_of_one_split(data, contents):
     for one in contents["val"]["annotations"]:
         one["category_id"] = 1
