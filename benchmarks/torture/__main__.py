@@ -1,9 +1,9 @@
 """Tries to break the library, and prints what was tried and what was lost: that must be nothing.
 
-    python benchmarks/torture                                 an hour
-    python benchmarks/torture --short                         five minutes
-    python benchmarks/torture --only kills signals            some of the trials
-    python benchmarks/torture --only files --count 100000     more mutated files
+python benchmarks/torture                                 an hour
+python benchmarks/torture --short                         five minutes
+python benchmarks/torture --only kills signals            some of the trials
+python benchmarks/torture --only files --count 100000     more mutated files
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ _SHORT = ("files", "signals", "full_disk", "two_at_once")
 
 def main() -> int:
     names = ["files", *(trial.__name__ for trial in TRIALS)]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--short", action="store_true", help=f"only {', '.join(_SHORT)}, and 600 files")
     parser.add_argument("--only", nargs="+", choices=names, help="some of the trials")
     parser.add_argument("--count", type=int, help="mutated files (default: 10,000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="folder for what the trials write; damaged files are in faults/")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for what the trials write; damaged files are in faults/"
+    )
     arguments = parser.parse_args()
     chosen = arguments.only or (_SHORT if arguments.short else names)
     count = arguments.count or (600 if arguments.short else 10_000)

@@ -69,7 +69,9 @@ def try_files(folder: Path, count: int, seed: int) -> Iterator[Tried]:
                 kept = folder / "faults" / f"{kind.name.replace(' ', '-')}-{number}{kind.file.suffix}"
                 kept.parent.mkdir(exist_ok=True)
                 kept.write_bytes(damaged)
-                tried.faults.append(f"{kept}: {end.kind}: {''.join(end.text.strip().splitlines()[-1:])[:300]}")
+                tried.faults.append(
+                    f"{kept}: {end.kind}: {''.join(end.text.strip().splitlines()[-1:])[:300]}"
+                )
         yield tried
 
 
@@ -107,7 +109,10 @@ def _pictures(folder: Path) -> Iterator[Kind]:
     picture, _ = synthetic_picture(64, np.random.default_rng(0))
     deep = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) << 4)
     images = {
-        **{f"picture.{suffix}": picture for suffix in ("jpg", "png", "webp", "bmp", "gif", "ppm", "avif", "tif")},
+        **{
+            f"picture.{suffix}": picture
+            for suffix in ("jpg", "png", "webp", "bmp", "gif", "ppm", "avif", "tif")
+        },
         **{"alpha.png": picture.convert("RGBA"), "palette.png": picture.quantize(16)},
         **{"16bit.png": deep, "16bit.tif": deep},
     }
@@ -127,7 +132,9 @@ def _annotations(data: Path) -> Iterator[Kind]:
         for index in range(len(dataset)):
             dataset.objects(index)
         truth = dataset.truth()
-        copied = [{key: one[key] for key in ("image_id", "category_id", "bbox")} for one in truth["annotations"]]
+        copied = [
+            {key: one[key] for key in ("image_id", "category_id", "bbox")} for one in truth["annotations"]
+        ]
         coco_metrics(truth, [{**one, "score": 0.5} for one in copied], ["bbox"], 100)
 
     def examine(path: Path) -> None:

@@ -12,7 +12,16 @@ from typing import Any
 ODD_VALUES: tuple[Any, ...] = (
     *(None, True, "", "7", "a\x1b[31m", "../../etc/passwd", "x" * 300, "\udc80", "/dev/zero", "CON"),
     *(0, -1, 1.5, 2**31, 2**53 + 1, 2**63, 10**310, -(10**20), 1e308, math.nan, math.inf, 5e-324),
-    *([], {}, [[]], [None], [1, 2], [[0, 0, 1, 1]], {"counts": [], "size": [0, 0]}, {"counts": "\\", "size": [9]}),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        [1, 2],
+        [[0, 0, 1, 1]],
+        {"counts": [], "size": [0, 0]},
+        {"counts": "\\", "size": [9]},
+    ),
     *([0] * 50, [[1e300] * 6], {"a": {"b": {}}}, [[[[[1]]]]]),
 )
 
@@ -65,7 +74,13 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     stack = [value]
     while stack:
         holder = stack.pop()
-        items = holder.items() if isinstance(holder, dict) else enumerate(holder) if isinstance(holder, list) else ()
+        items = (
+            holder.items()
+            if isinstance(holder, dict)
+            else enumerate(holder)
+            if isinstance(holder, list)
+            else ()
+        )
         for key, child in items:
             places.append((holder, key))
             stack.append(child)

@@ -105,7 +105,12 @@ def maskrcnn(*words: str) -> list[str]:
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     """Start a command in a session of its own, with its output in a pipe."""
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
     )
 
 
@@ -328,7 +333,9 @@ def killed_predictions(bench: Bench) -> Iterator[str]:
     names = [image["file_name"] for image in images]
     if sorted(names) != sorted(map(str, pictures.iterdir())):
         yield f"{len(names)} results of {len(set(names))} pictures instead of 200"
-    yield from (f"{image['overlay']} is missing" for image in images if not (output / image["overlay"]).exists())
+    yield from (
+        f"{image['overlay']} is missing" for image in images if not (output / image["overlay"]).exists()
+    )
 
 
 TRIALS: tuple[Callable[[Bench], Iterator[str]], ...] = (

@@ -10,7 +10,8 @@ from maskrcnn.bench.timing import memory_in_use
 from maskrcnn.data.folder import read_whole
 from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.network import model as network
-from maskrcnn.plan.machine import trial_state
+from maskrcnn.plan.machine import Machine, trial_state
+from maskrcnn.plan.make import make_plan
 from maskrcnn.plan.memory import (
     StepMemory,
     largest_input,
@@ -89,7 +90,22 @@ def test_the_largest_input_is_that_of_a_batch_of_both_orientations():
     assert largest_input(sizes, settings.replaced(short_sides=None)) == (400, 400)
 
 
-@pytest.mark.skipif(memory_in_use(CPU) is None, reason="resident memory is read from Linux' /proc")
+on_linux = pytest.mark.skipif(memory_in_use(CPU) is None, reason="resident memory is read from Linux' /proc")
+
+
+@on_linux
+def test_a_machine_of_little_memory_gets_a_plan_for_it(tmp_path: Path, monkeypatch):
+    data = synthetic_dataset(tmp_path, train=4, val=0, size=64)
+    monkeypatch.setattr("maskrcnn.plan.make.probe_machine", lambda _: Machine("cpu", 1, 1 << 20, "float32"))
+    small = {**TINY_RECIPE, "pictures.short_sides": (64,), "pictures.long_side": 64}
+    planned = make_plan(data, minutes=1.0, recipe="resnet18_fpn", values=small)
+    step = planned.settings.step
+    assert (step.batch_size, step.accumulate, step.recompute) == (1, 2, True)
+    [line] = [line for line in planned.plan.lines if line.name == "step.batch_size"]
+    assert "planned memory" in line.reason and "(measured)" in line.reason
+
+
+@on_linux
 def test_a_trial_is_a_step_with_all_that_it_can_hold(tmp_path: Path, monkeypatch):
     dataset = read_whole(synthetic_dataset(tmp_path, train=4, val=0, size=64))
     settings = Settings.of(algorithm="adamw", short_sides=(256,), long_side=256)

@@ -340,20 +340,20 @@ def test_a_gpu_takes_as_many_pictures_as_the_data_allow(pictures, goal):
 def test_short_memory_is_met_by_accumulation_and_then_by_recomputed_activations():
     plain, recomputed = memory_of(2, 1), memory_of(1, 0.5)
     enough, short = on_gpu(40, step_memory=plain), on_gpu(6, step_memory=plain, recomputed_memory=recomputed)
-    reason = "planned memory 10 GB for 8, 1 GB of it for each of the largest size (measured), of 40 GB"
+    reason = "planned memory 10 GB for 8, 1.00 GB of it for each of the largest size (measured), of 40 GB"
     assert enough["step.batch_size"].reason.endswith(reason)
     # 2 + 1 n of 0.8 * 6
     assert short["step.batch_size"].value == 2 and short["step.accumulate"].value == 4
     assert short["optimiser.lr"] == enough["optimiser.lr"] and "step.recompute" not in short
     # 1 + 0.5 n of 0.8 * 3
     shorter = on_gpu(3, step_memory=plain, recomputed_memory=recomputed)
-    assert shorter["step.recompute"].value is True and "4 GB for 2" in shorter["step.recompute"].reason
+    assert shorter["step.recompute"].value is True and "4.00 GB for 2" in shorter["step.recompute"].reason
     assert shorter["step.batch_size"].value == 2 and shorter["step.accumulate"].value == 4
 
 
 def test_memory_for_not_one_picture_is_said():
     lines = on_gpu(1, step_memory=StepMemory(0, (), refused=1))
     assert lines["step.batch_size"].value == 1 and lines["step.accumulate"].value == 8
-    assert "a step of 1 picture runs out of 1 GB of memory: lower short_sides" in (
+    assert "a step of 1 picture runs out of 1.00 GB of memory: lower short_sides" in (
         lines["step.batch_size"].reason
     )

@@ -154,7 +154,8 @@ def _describe(memory: StepMemory, pictures: int, free: int) -> str:
 
 
 def _gb(size: int | float) -> str:
-    return f"{size / 2**30:.2g} GB"
+    size /= 2**30
+    return f"{size:.{0 if size >= 10 else 2}f} GB"
 
 
 def _step_lines(data: Fingerprint, machine: Machine, wish: Wish, is_gpu: bool) -> list[Line]:

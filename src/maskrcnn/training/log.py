@@ -21,7 +21,7 @@ from maskrcnn.evaluation.tables import metrics_tables
 from maskrcnn.files import replacing
 from maskrcnn.training.judged import Judged
 from maskrcnn.training.settings import Settings
-from maskrcnn.training.snapshots import Snapshot, keep_snapshots
+from maskrcnn.training.snapshots import FOLDER, Snapshot, forget_after, keep_snapshots
 
 Record = dict[str, Any]
 
@@ -41,8 +41,9 @@ class TrainingLog:
       sentence, and "pictures", the paths of the pictures of the step that failed.
 
     A terminal gets a progress bar; any other console gets a line after the first step, then every `log_every`
-    steps, and where steps are slow every 15 seconds, or 2 % of the time so far. TensorBoard is written where
-    it is installed. ``pictures`` has drawings of a few validation pictures. `evaluated` is the step of the last evaluation; a later one was cut off, and is repeated.
+    steps, and where steps are slow every 15 seconds, or 2 % of the time so far. ``pictures`` has drawings of
+    a few validation pictures. TensorBoard is written where it is installed. `evaluated` is the step of the
+    last evaluation; a later one was cut off, and is repeated.
     """
 
     def __init__(

@@ -197,8 +197,8 @@ def add_gradients(
     A piece of a batch counts by its number of pictures. So the sum equals the gradient of the whole batch, up
     to rounding, where each picture has as many samples; losses of masks and keypoints are means over the
     positive regions of a pass, those of the whole batch or of a piece, as with `accumulate`. Batch norms see
-    a piece alone, and anchors and regions are sampled by other random numbers. An error leaves no gradient,
-    running statistics and random numbers as they were.
+    a piece alone, and anchors and regions are sampled by other random numbers. After an error there are no
+    gradients, and running statistics and random numbers are those before the first pass.
     """
     parts = torch.zeros((), device=state.device)
     with unchanged_on_error(state.model), _repeatable(state.optimiser):
