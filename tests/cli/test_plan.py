@@ -5,6 +5,7 @@ import pytest
 from cli.conftest import TINY_RECIPE
 from maskrcnn.cli import main
 from maskrcnn.data import synthetic
+from maskrcnn.training import folds
 from maskrcnn.training.checkpoint import load
 from maskrcnn.weights.published import PUBLISHED
 
@@ -126,29 +127,19 @@ def test_several_processes_need_one_plan(data, tmp_path, monkeypatch, capsys):
     assert "several processes need one plan" in capsys.readouterr().err
 
 
-def test_folds_share_the_minutes_and_resume_with_the_same_words(tmp_path, capsys):
-    data, output = tmp_path / "data", tmp_path / "run"
+def test_folds_share_the_minutes_and_resume_with_the_same_words(tmp_path, monkeypatch, capsys):
+    data, output, resumed = tmp_path / "data", tmp_path / "run", []
     synthetic.synthetic_dataset(data, train=3, val=1, size=64)
     (data / "annotations" / "instances_val.json").unlink()
-    words = [
-        "train",
-        str(data),
-        "--folds",
-        "2",
-        "--minutes",
-        "0.03",
-        "--output",
-        str(output),
-        "--device",
-        "cpu",
-    ]
-    words += ["--set", *SMALL, *TINY_RECIPE]
+    monkeypatch.setattr(folds, "resume_folds", lambda *_, output, **__: resumed.append(output) or output)
+    words = ["train", str(data), "--output", str(output), "--device", "cpu", "--folds", "2"]
+    words += ["--minutes", "0.3", "--set", *SMALL, *TINY_RECIPE]
     assert main(words) == 0
-    assert "cross-validation" in capsys.readouterr().out
-    limits = [load(output / name / "last.pt").settings.length.time_limit for name in ("fold1", "fold2", ".")]
-    assert limits == [0.01] * 3
-    assert main([*words, "--resume"]) == 0  # all is done, and is summed up again
+    assert folds.read_folds(output).arguments.settings.length.time_limit == pytest.approx(0.1)
+    assert main([*words, "--resume"]) == 0
+    assert main(["train", str(data), "--output", str(output), "--resume"]) == 0
+    assert resumed == [output] * 3
     assert main(["train", str(data), "--output", str(output), "--resume", "--minutes", "9"]) == 2
     assert "--minutes 9.0 is for a new training" in capsys.readouterr().err
-    assert main(["plan", str(data), "--device", "cpu", *words[-len(SMALL) - len(TINY_RECIPE) - 1 :]]) == 0
+    assert main(["plan", str(data), "--device", "cpu", *words[words.index("--minutes") :]]) == 0
     assert "3 pictures are few: --folds 3 validates" in capsys.readouterr().out
