@@ -15,7 +15,7 @@ import maskrcnn
 SOURCE = Path(maskrcnn.__file__).parent
 # From the bottom up. A module may import from its own row or from rows above it here, without circles.
 LAYERS = (
-    ("types", "files", "messages", "plain", "extras", "device", "html", "kernels"),
+    ("types", "files", "messages", "plain", "extras", "device", "html", "kernels", "lock", "progress"),
     ("ops", "masks"),
     ("network",),
     ("network.model",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,14 +18,14 @@ _ABANDONED_AFTER = 3600.0  # seconds without a write, after which the process th
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, this process's own; the file written there replaces `path`.
+    """Yield a temporary path beside `path`, this thread's own; the file written there replaces `path`.
 
     It is flushed to the disk first, so that even a loss of power leaves the old file or the new one. After an
     error it is deleted, and `path` stays as it was. What killed processes have left is deleted as well.
     Errors of writing name `path`, or carry it as a note.
     """
     name = path.name[:48]  # leaves room for the rest where a name is as long as the file system allows
-    unfinished = path.with_name(f".{name}.{os.getpid()}{_SUFFIX}")
+    unfinished = path.with_name(f".{name}.{os.getpid()}-{threading.get_native_id()}{_SUFFIX}")
     _delete_abandoned(path.parent, name)
     try:
         yield unfinished
@@ -70,13 +71,14 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def json_list(path: Path) -> Iterator[Callable[[Any], None]]:
+def json_list(path: Path, before: str = "", after: str = "\n") -> Iterator[Callable[[Any], None]]:
     """Yield a function that writes one more item of a JSON list; the file appears when the list is complete.
 
-    Items go to the disk as they come, so the list may be larger than the memory.
+    Items go to the disk as they come, so the list may be larger than the memory. `before` and `after` are
+    what surrounds the list in the file.
     """
     with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-        separator = "["
+        separator = f"{before}["
 
         def append(item: Any) -> None:
             nonlocal separator
@@ -84,7 +86,7 @@ def json_list(path: Path) -> Iterator[Callable[[Any], None]]:
             separator = ", "
 
         yield append
-        file.write("[]\n" if separator == "[" else "]\n")
+        file.write(f"{separator}]{after}" if separator != ", " else f"]{after}")
 
 
 def cache_folder() -> Path:

@@ -38,7 +38,8 @@ def test_the_words_of_the_commands_stay(capsys):
     assert options("evaluate", capsys) == (flags, {"WEIGHTS", "DATA", "FILE", "NAME"})
     flags = {"--format", "--size", "--batch", "--half", "--int", "--picture", "--output"}
     assert options("export", capsys) == (flags, {"WEIGHTS", "DATA", "FILE"})
-    flags = {"--output", "--score", "--device", "--precision", "--compile", "--capture"}
+    flags = {"--output", "--score", "--classes", "--max", "--batch", "--workers", "--resume"}
+    flags |= {"--device", "--precision", "--compile", "--capture"}
     assert options("predict", capsys) == (flags, {"WEIGHTS", "PICTURE", "SCORE", "NAME"})
     flags = {
         "--recipe",
@@ -235,7 +236,7 @@ def test_ctrl_c_and_divergence_have_their_own_status(monkeypatch, data, tmp_path
     def stop(error, *_, **__):
         raise error
 
-    for error, status in ((KeyboardInterrupt(), 130), (FloatingPointError("loss nan"), 1)):
+    for error, status in ((KeyboardInterrupt(), 130), (FloatingPointError("loss nan"), 3)):
         monkeypatch.setattr(loop, "train", partial(stop, error))
         assert main(["train", str(data), "--output", str(tmp_path)]) == status
     assert capsys.readouterr().err == "maskrcnn: loss nan\n"

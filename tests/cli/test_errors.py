@@ -47,7 +47,7 @@ FAULTS = {
     "rare": (system(errno.ELOOP), 2, "a/b: Too many levels of symbolic links"),
     "missing": (FileNotFoundError("a/b: no such picture"), 2, "maskrcnn: a/b: no such picture"),
     "mistake": (ValueError("--score must be from 0 to 1"), 2, "maskrcnn: --score must be from 0 to 1"),
-    "divergence": (FloatingPointError("loss is not finite"), 1, "maskrcnn: loss is not finite"),
+    "divergence": (FloatingPointError("loss is not finite"), 3, "maskrcnn: loss is not finite"),
     "memory": (MemoryError(), 1, "maskrcnn: out of memory: use smaller pictures"),
     "GPU memory": (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …\nmore lines"),

@@ -12,10 +12,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import maskrcnn
-from maskrcnn.data import prepare, transforms
+from maskrcnn.data import prepare, transforms, workers
 from maskrcnn.data.loader import AugmentedDataset, picture_batches, training_batches
 from maskrcnn.data.readers.coco import read_coco
 
@@ -132,6 +133,26 @@ def test_a_worker_that_ends_is_one_sentence(dataset, transform):
         ValueError, match=r"^a worker process that reads pictures ended \(DataLoader [^\n]*workers[^\n]*$"
     ):
         list(itertools.islice(batches_of(dataset, transform), 2))
+
+
+def _wait(sample, generator):
+    time.sleep(600)
+
+
+def test_a_worker_that_returns_nothing_is_one_sentence(dataset, monkeypatch):
+    monkeypatch.setattr(workers, "_LONGEST_WAIT", 1)
+    with pytest.raises(ValueError, match=r"^a worker process has read nothing for 1 seconds: .*drive"):
+        next(batches_of(dataset, _wait))
+
+
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_where_shared_memory_is_short_batches_come_through_a_pipe(dataset, monkeypatch, free):
+    monkeypatch.setattr(workers, "free_shared_memory", lambda: free)
+    here, sent = (list(itertools.islice(batches_of(dataset, workers=n), 5)) for n in (0, 1))
+    for (batch, targets), (sent_batch, sent_targets) in zip(here, sent, strict=True):
+        assert sent_batch.images.is_shared() == (free > 0)
+        assert torch.equal(sent_batch.images, batch.images)
+        assert torch.equal(sent_targets.boxes, targets.boxes)
 
 
 def _fail(sample, generator):

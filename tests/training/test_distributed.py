@@ -15,9 +15,9 @@ from maskrcnn.data.loader import AugmentedDataset, training_batches
 from maskrcnn.data.prepare import resize
 from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.data.transforms import compose
+from maskrcnn.lock import claimed
 from maskrcnn.training.checkpoint import load
 from maskrcnn.training.distributed import ALONE, Processes, joined
-from maskrcnn.training.lock import claimed
 
 
 @pytest.fixture(scope="module")
@@ -132,4 +132,4 @@ def test_a_folder_in_use_ends_all_processes(data, tmp_path):
     with claimed(tmp_path / "run"):
         words = ["train", str(data), "--output", str(tmp_path / "run"), "--device", "cpu"]
         ran = torchrun("-c", FAILS, "none", *words, "--set", "steps=1", is_well=False)
-    assert f"in use by another training (process {os.getpid()} on" in ran.stderr
+    assert f"in use by another process (process {os.getpid()} on" in ran.stderr

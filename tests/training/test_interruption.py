@@ -39,7 +39,12 @@ def send(number):
 
 @pytest.mark.parametrize(
     ("number", "error"),
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],
+    [
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGTERM, SystemExit),
+        (signal.SIGHUP, SystemExit),
+        (signal.SIGUSR1, SystemExit),
+    ],
 )
 def test_a_signal_stops_after_the_step(drawn, whole, tmp_path, monkeypatch, capsys, number, error):
     handler = signal.getsignal(number)

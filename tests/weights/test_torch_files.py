@@ -173,6 +173,18 @@ def test_archives_without_checksums_are_read(tmp_path):
     assert load_torch(path)["a"].tolist() == [0, 1, 2]
 
 
+def test_a_flipped_bit_is_noticed(tmp_path):
+    """torch.load alone returns the changed number."""
+    path = tmp_path / "w.pth"
+    torch.save({"a": torch.arange(1000.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(struct.pack("<2f", 500, 501))] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path)["a"][500] != 500
+    with pytest.raises(ValueError, match=r"w\.pth .*damaged \(Bad CRC-32 for file 'w/data/0'\)"):
+        load_torch(path)
+
+
 @pytest.mark.parametrize("version", ["2.4.1", "2.5.0+cu121", "1.13.1"])
 def test_a_torch_that_runs_code_of_weight_files_is_refused(tmp_path, monkeypatch, version):
     torch.save({"a": torch.zeros(3)}, tmp_path / "w.pth")

@@ -19,7 +19,8 @@ from maskrcnn.cli.errors import FAILED, INTERRUPTED, explain
 _COMMANDS = (demo, check, plan, train, evaluate, predict, bench, export, weights, paper)
 _DEBUG = "MASKRCNN_DEBUG"
 _EPILOG = f"""\
-exit status: 0 all done, 1 something failed, 2 the command was not meaningful, 130 interrupted by Ctrl-C.
+exit status: 0 all done, 1 something failed, 2 a mistake in the command or its files, 3 the loss or the weights
+are not finite; 130 interrupted by Ctrl-C, 143 by SIGTERM, 128 + N by signal N, each with everything saved.
 {_DEBUG}=1 in the environment shows the traceback of an error.
 Files that can be made again are kept in $MASKRCNN_CACHE (default: ~/.cache/maskrcnn)."""
 

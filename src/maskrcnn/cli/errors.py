@@ -6,7 +6,7 @@ import errno
 import re
 from typing import NamedTuple
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130  # 130 is what shells report after Ctrl-C
+FAILED, MISUSED, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # 130 is what shells report after Ctrl-C
 
 _OUT_OF_MEMORY = (
     "out of memory{}: use smaller pictures, a smaller batch or fewer workers, "
@@ -67,7 +67,7 @@ def _explained(error: Exception) -> Explanation | None:
     if isinstance(error, OSError):
         return Explanation(_os_error(error), FAILED if error.errno in _FAILURES else MISUSED)
     if isinstance(error, FloatingPointError):
-        return Explanation(str(error), FAILED)
+        return Explanation(str(error), DIVERGED)
     if isinstance(error, RuntimeError):
         return _runtime_error(str(error))
     return Explanation(str(error), MISUSED) if isinstance(error, ValueError) else None

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from PIL import ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from maskrcnn.data.formats import SUFFIXES
 from maskrcnn.data.pictures import SizeHW, open_picture
 from maskrcnn.files import reading
 
+_MARK = ("Software", "maskrcnn overlay")
+_MARK_WITHIN = 100  # bytes from the beginning of a PNG file
+
+
+def overlay_mark() -> PngInfo:
+    """Return the text by which `find_pictures` recognises a PNG file as a drawing of results."""
+    mark = PngInfo()
+    mark.add_text(*_MARK)
+    return mark
+
 
 def find_pictures(patterns: Iterable[str | Path]) -> list[Path]:
     """List the pictures in files, folders (at any depth) and glob patterns, each once.
 
-    A file that is named itself is taken whatever its suffix; in folders and globs the suffix decides. The
-    pictures of one pattern are sorted. Raises FileNotFoundError that names a pattern without pictures, and
+    A file that is named itself is taken whatever its suffix; in folders and globs the suffix decides, and
+    overlays of earlier predictions are left out, with a warning. The pictures of one pattern are sorted.
+    Raises FileNotFoundError that names a pattern without pictures, and
     ValueError for a folder that cannot be read.
     """
     pictures: dict[Path, None] = {}
@@ -49,7 +62,21 @@ def _match(pattern: Path) -> list[Path]:
         candidates = _files(pattern)
     else:
         candidates = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
-    return sorted(path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file())
+    pictures = sorted(path for path in candidates if path.suffix.lower() in SUFFIXES and path.is_file())
+    overlays = {path for path in pictures if path.suffix.lower() == ".png" and _is_overlay(path)}
+    if overlays:
+        warnings.warn(
+            f"{pattern}: {len(overlays):,} overlays of earlier predictions are left out", stacklevel=3
+        )
+    return [path for path in pictures if path not in overlays]
+
+
+def _is_overlay(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return "\0".join(_MARK).encode() in file.read(_MARK_WITHIN)
+    except OSError:  # is reported when the picture is read
+        return False
 
 
 def _files(folder: Path) -> Iterator[Path]:

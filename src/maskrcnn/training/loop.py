@@ -15,11 +15,11 @@ from maskrcnn.evaluation.coco import Metrics
 from maskrcnn.evaluation.report import write_report as write_evaluation
 from maskrcnn.evaluation.run import evaluate
 from maskrcnn.evaluation.thresholds import score_thresholds
+from maskrcnn.lock import claimed
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.training.batches import open_batches
 from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.distributed import joined
-from maskrcnn.training.lock import claimed
 from maskrcnn.training.log import TrainingLog
 from maskrcnn.training.report import EVALUATION, refresh_report, reported
 from maskrcnn.training.saver import BEST, LAST, Saver
@@ -62,7 +62,8 @@ def train(
 
     Raises ValueError and FileNotFoundError for what cannot be trained or is in use by another training,
     OSError where the output cannot be written, FloatingPointError where the loss or the gradient is not
-    finite, KeyboardInterrupt after Ctrl-C, and SystemExit (128 + signal) after SIGTERM and SIGHUP.
+    finite, KeyboardInterrupt after Ctrl-C, and SystemExit (128 + signal) after SIGTERM, SIGHUP
+    and SIGUSR1.
     """
     output = Path(output)
 

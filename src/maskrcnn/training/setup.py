@@ -128,8 +128,11 @@ def split_as_kept(dataset: Dataset, file: Path) -> tuple[Subset, Subset]:
     """
     try:
         with reading(file):
-            ids = np.array(json.loads(file.read_text(encoding="utf-8"))["validation"], np.int64)
-    except (KeyError, TypeError, json.JSONDecodeError, OverflowError) as error:
+            listed = json.loads(file.read_text(encoding="utf-8"))["validation"]
+            if not all(type(id_) is int for id_ in listed):
+                raise TypeError("the ids of pictures must be whole numbers")
+            ids = np.array(listed, np.int64)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file}: not a split of this library: {error}") from None
     if missing := sorted(set(ids.tolist()) - set(dataset.image_ids.tolist())):
         raise ValueError(

@@ -1,4 +1,7 @@
-"""Signals that ask a training to stop: Ctrl-C, SIGTERM (a batch system, a container), SIGHUP (a terminal)."""
+"""Signals that ask a training to stop.
+
+Ctrl-C, SIGTERM (a batch system, a container), SIGUSR1 (SLURM with ``--signal``) and SIGHUP (a terminal).
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,8 @@ def interruption(number: int) -> BaseException:
 
 def _handled() -> list[int]:
     numbers = [signal.SIGINT, signal.SIGTERM]
-    hang_up = getattr(signal, "SIGHUP", None)  # absent on Windows
-    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
-        numbers.append(hang_up)
+    for name in ("SIGHUP", "SIGUSR1"):  # absent on Windows
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            numbers.append(number)
     return [int(number) for number in numbers]

@@ -2,7 +2,8 @@
 
 ``torch.load(weights_only=True)`` runs no code of a file from torch 2.6 on, but it calls constructors with
 whatever arguments a file gives: ``bytearray(10**12)`` or a tensor larger than its storage take 50 bytes. The
-pickle inside a file is therefore read once by `PickleReader`, with stand-ins for torch's constructors.
+pickle inside a file is therefore read once by `PickleReader`, with stand-ins for torch's constructors. torch
+writes a checksum of each tensor, but does not compare it: that is done here, too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ LEGACY_MAGIC = (
     b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number begins a file of torch before 1.6
 )
 _SAFE_TORCH = (2, 6)
+_CHUNK = 1 << 20
 _ITEM_SIZES = {
     **{"Byte": 1, "Char": 1, "Bool": 1, "Short": 2, "Half": 2, "BFloat16": 2, "Int": 4, "Float": 4},
     **{"Long": 8, "Double": 8, "ComplexFloat": 8, "ComplexDouble": 16},
@@ -91,10 +93,20 @@ def _check_archive(file: BufferedIOBase, size: int) -> None:
             raise ValueError("it is an archive of something else")
         folder = pickles[0].removesuffix("data.pkl") + "data/"
         records = {n.removeprefix(folder): e.file_size for n, e in entries.items() if n.startswith(folder)}
-        entry = entries[pickles[0]]
-        del entry.CRC  # torch can save without checksums
-        content = archive.read(entry)
+        for entry in entries.values():
+            if entry.CRC == 0:
+                del entry.CRC  # torch can save without checksums
+        content = archive.read(entries[pickles[0]])
+        for name in records:
+            _compare_checksum(archive, entries[folder + name])
     _TorchReader(BytesIO(content), size, records).load()
+
+
+def _compare_checksum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Read an entry to its end, where `zipfile` compares the checksum. Raises BadZipFile."""
+    with archive.open(entry) as file:
+        while file.read(_CHUNK):
+            pass
 
 
 def _check_legacy(file: BufferedIOBase, size: int) -> None:

@@ -1,4 +1,4 @@
-"""One training per folder: two would overwrite each other's checkpoints and records."""
+"""One process writes into a folder: two would overwrite each other's files and records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0 if _is_alive(holder) else _PATIENCE)
     except Timeout:
         raise ValueError(
-            f"{folder} is in use by another training ({_read(holder)}): wait until it ends, or "
+            f"{folder} is in use by another process ({_read(holder)}): wait until it ends, or "
             "choose another --output"
         ) from None
     try:

@@ -1,4 +1,4 @@
-"""A folder belongs to one training; the lock ends with its process."""
+"""A folder belongs to one process; the lock ends with it."""
 
 import os
 import signal
@@ -7,13 +7,12 @@ import sys
 
 import pytest
 
-from maskrcnn.training.lock import claimed
-from trainings import run, tiny
+from maskrcnn.lock import claimed
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from maskrcnn.training.lock import claimed
+from maskrcnn.lock import claimed
 with claimed(Path(sys.argv[1])):
     (Path(sys.argv[1]) / "metrics.jsonl").write_text("")
     print("claimed", flush=True)
@@ -31,16 +30,17 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_training_is_refused_and_a_dead_one_blocks_nothing(holder, drawn, tmp_path):
-    output = tmp_path / "run"
-    sentence = rf"run is in use by another training \(process {holder.pid} on .*choose another --output"
-    with pytest.raises(ValueError, match=sentence):
-        run(drawn, output, tiny(steps=1, eval_every=0))
+def test_a_second_process_is_refused_and_a_dead_one_blocks_nothing(holder, tmp_path):
+    folder = tmp_path / "run"
+    sentence = rf"run is in use by another process \(process {holder.pid} on .*choose another --output"
+    with pytest.raises(ValueError, match=sentence), claimed(folder):
+        pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert (output / ".lock.holder").read_text().startswith(f"process {holder.pid} on")
-    assert run(drawn, output, tiny(steps=1, eval_every=0)).exists()
-    assert not (output / ".lock.holder").exists()
+    assert (folder / ".lock.holder").read_text().startswith(f"process {holder.pid} on")
+    with claimed(folder):
+        assert f"process {os.getpid()} on" in (folder / ".lock.holder").read_text()
+    assert not (folder / ".lock.holder").exists()
 
 
 def test_the_lock_names_this_process_and_is_released(tmp_path):
