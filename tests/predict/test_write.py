@@ -136,6 +136,9 @@ def test_another_prediction_is_not_resumed(tmp_path):
         ValueError, match=r"of a prediction with network a.pt instead of b.pt, score None inst"
     ):
         write_predictions(predictor(), paths, folder, Selection(0.6), network="b.pt", resume=True)
+    measured = predictor(metadata=replace(METADATA, score_thresholds=(0.4, 0.9)))
+    with pytest.raises(ValueError, match=r"of a prediction with score 0.5 instead of \[0.4, 0.9\]"):
+        write_predictions(measured, paths, folder, network="a.pt", resume=True)
     (folder / "results.jsonl").write_text("[1]\n")
     with pytest.raises(ValueError, match=r"results.jsonl: line 1 is not one of a prediction"):
         write_predictions(predictor(), paths, folder, resume=True)

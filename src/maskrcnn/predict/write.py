@@ -101,7 +101,7 @@ def _per_class(objects: Counter[str]) -> str:
 class Selection:
     """Which detections are kept."""
 
-    score: float | None = None  # the lowest; None: as `Predictor.predict` has it
+    score: float | None = None  # lowest score; None: the thresholds of the network, or 0.5 (see `Metadata`)
     class_names: tuple[str, ...] = ()  # all classes if empty
 
     def check(self, known: Sequence[str]) -> None:
@@ -145,8 +145,9 @@ def write_predictions(
     selection.check(metadata.class_names)
     names = dict(zip(metadata.category_ids, metadata.class_names, strict=True))
     categories = [{"id": id_, "name": name} for id_, name in names.items()]
-    header = {"network": network, **asdict(selection), "categories": categories}
-    header["score_thresholds"] = list(metadata.score_thresholds)
+    default = list(metadata.score_thresholds) or DEFAULT_SCORE
+    score = default if selection.score is None else selection.score
+    header = {"network": network, **asdict(selection), "score": score, "categories": categories}
     summary = Summary()
     with claimed(output):
         with Journal(output / JOURNAL, header, resume) as journal:
