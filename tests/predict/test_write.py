@@ -133,7 +133,7 @@ def test_another_prediction_is_not_resumed(tmp_path):
     paths, folder = save(tmp_path, ["a.png"]), tmp_path / "out"
     write_predictions(predictor(), paths, folder, network="a.pt")
     with pytest.raises(
-        ValueError, match=r"of a prediction with network a.pt instead of b.pt, score None inst"
+        ValueError, match=r"of a prediction with network a.pt instead of b.pt, score 0.5 inst"
     ):
         write_predictions(predictor(), paths, folder, Selection(0.6), network="b.pt", resume=True)
     measured = predictor(metadata=replace(METADATA, score_thresholds=(0.4, 0.9)))

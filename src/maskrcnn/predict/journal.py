@@ -120,6 +120,7 @@ def _parsed(path: Path, number: int, text: str) -> Line:
 
 def _difference(earlier: Line, header: Line) -> str:
     """Say how an earlier prediction differs from the one that `header` describes."""
+    header = json.loads(_text(header))  # tuples are lists there
     names = [name for name in header if earlier.get(name) != header[name]]
     values = (
         f"{name} {earlier.get(name)} instead of {header[name]}" for name in names if name != "categories"
