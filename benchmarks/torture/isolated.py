@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 SECONDS, BYTES = 20, 4 << 30  # that one file may take
@@ -45,7 +46,7 @@ def isolated(function: Callable[[], Any], seconds: float = SECONDS, memory: int 
 
 
 def _run(function: Callable[[], Any], writer: int, memory: int) -> None:
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)

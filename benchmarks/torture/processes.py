@@ -1,7 +1,7 @@
 """Commands that are killed, signalled, starved and run twice at once: nothing finished may be lost.
 
-Each trial is a function that gets a `Bench` and yields a line for each fault. A fault is a traceback, work that is
-lost, a result that differs from that of an undisturbed run, or no end.
+Each trial is a function that gets a `Bench` and yields a line for each fault: a traceback, work that is lost, a
+result that differs from that of an undisturbed run, or no end.
 """
 
 from __future__ import annotations
