@@ -1,6 +1,6 @@
 """Commands that are killed, signalled, starved and run twice at once: nothing finished may be lost.
 
-Each trial is a function that gets a `Bench` and yields a line for each fault: a traceback, work that is lost, a
+Each trial is a function that gets a `Bench` and yields a line for each fault: a traceback, lost work, a
 result that differs from that of an undisturbed run, or no end.
 """
 
