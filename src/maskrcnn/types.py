@@ -87,7 +87,8 @@ class MaskTable(NamedTuple):
 
     Crops lie one after another in `pixels`, each row by row. A crop keeps the resolution of its source:
     `affine` is ``(scale_x, shift_x, scale_y, shift_y)`` and maps the network's input to the crop,
-    ``x_crop = scale_x * x + shift_x`` (negative scale: mirrored), so no transform resamples a mask.
+    ``x_crop = scale_x * x + shift_x`` (negative scale: mirrored), so no transform resamples a mask;
+    only what copy-paste leaves of a covered one is in pixels of the network's input.
     """
 
     pixels: UInt8[Tensor, " pixels"]  # 0 or 1

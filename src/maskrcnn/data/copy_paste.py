@@ -98,7 +98,8 @@ def paste(target: NetworkInput, source: NetworkInput, shift_yx: tuple[int, int])
 
 def _overlap(side: int, source_side: int, shift: int) -> tuple[slice, slice]:
     """Return what two lines of pixels have in common, in each of them; the second is moved by `shift`."""
-    low, high = max(0, shift), min(side, source_side + shift)
+    low = max(0, shift)
+    high = max(low, min(side, source_side + shift))
     return slice(low, high), slice(low - shift, high - shift)
 
 

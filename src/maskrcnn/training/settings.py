@@ -147,7 +147,9 @@ class Augmentation:
 
     scale: tuple[float, float] | None = option(None, "least and largest random factor of the size")
     crop: tuple[int, int] | None = option(None, "rows, columns of a random window")
-    object_crops: float = option(0.0, "share of the windows that must hold an object, of a class drawn first")
+    object_crops: float = option(
+        0.0, "share of these windows that must hold an object, of a class drawn first"
+    )
     flip_horizontal: float = option(0.5, "probability")
     flip_vertical: float = option(0.0, "probability")
     quarter_turns: float = option(0.0, "probability of a turn by 90 degrees")
