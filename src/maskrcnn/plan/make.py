@@ -16,11 +16,12 @@ from maskrcnn.device import resolve_device
 from maskrcnn.plain import options_of, parse_value, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
 from maskrcnn.plan.machine import Machine, probe_machine, step_seconds
-from maskrcnn.plan.memory import StepMemory, sizes_to_try, step_measure, trial_state, try_batches
+from maskrcnn.plan.memory import StepMemory, sizes_to_try, step_measure, trial_run, try_batches
 from maskrcnn.plan.rules import Plan, Wish, batch_goal, plan
 from maskrcnn.plan.write import read_plan
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import check_objects
+from maskrcnn.training.step import make_train_state
 from maskrcnn.weights.infer import body_recipe
 from maskrcnn.weights.init import InitialWeights, read_initial_weights
 
@@ -99,7 +100,8 @@ def with_step_memory(machine: Machine, planned: Planned, origin: InitialWeights 
     objects = int(planned.fingerprint.objects.in_a_picture[-1])
 
     def tried(settings: Settings) -> StepMemory:
-        state = trial_state(planned.dataset, settings, recipe, planned.recipe_arguments, device, origin)
+        run = trial_run(planned.dataset, settings, recipe, planned.recipe_arguments, origin)
+        state = make_train_state(run, device)  # beside `run`, as in a training
         measure = step_measure(state, planned.dataset, objects, settings)
         return try_batches(measure, sizes, held, free)
 

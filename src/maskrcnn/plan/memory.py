@@ -22,9 +22,10 @@ from maskrcnn.data.prepare import resize, scaled
 from maskrcnn.data.targets import ImageTargets, MaskCrop
 from maskrcnn.memory import is_out_of_memory
 from maskrcnn.network.learning import POSITIVE_FRACTION
+from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import new_run, recipe_arguments
-from maskrcnn.training.step import TrainState, add_gradients, make_train_state, update
+from maskrcnn.training.step import TrainState, add_gradients, update
 from maskrcnn.weights.init import InitialWeights
 
 SHARE = 0.8  # of the free memory, which a training should use; the rest is for what no trial foresees
@@ -88,15 +89,14 @@ def try_batches(measure: Callable[[int], int], sizes: Iterable[int], held: int, 
     return StepMemory(held, tuple(peaks))
 
 
-def trial_state(
+def trial_run(
     dataset: Dataset,
     settings: Settings,
     recipe: str,
     arguments: Mapping[str, Any],
-    device: torch.device,
     origin: InitialWeights | None,
-) -> TrainState:
-    """Return the state of a training at its beginning, with drawn weights in place of those of `origin`.
+) -> Checkpoint:
+    """Return a training at its beginning, with drawn weights in place of those of `origin`.
 
     `origin` are the initial weights, which bring options of the recipe.
     """
@@ -109,8 +109,7 @@ def trial_state(
         keypoint_names=dataset.keypoint_names,
         skeleton=dataset.skeleton,
     )
-    trained = replace(trained, weights=trained.build_untrained().state_dict())
-    return make_train_state(replace(run, trained=trained), device)
+    return replace(run, trained=replace(trained, weights=trained.build_untrained().state_dict()))
 
 
 def step_measure(
