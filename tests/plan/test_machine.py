@@ -7,8 +7,9 @@ from maskrcnn.data import synthetic
 from maskrcnn.data.folder import read_whole
 from maskrcnn.network.norms import FrozenBatchNorm2d
 from maskrcnn.plan import machine
-from maskrcnn.plan.machine import step_seconds, trial_state
+from maskrcnn.plan.machine import step_seconds, trial_run
 from maskrcnn.training.settings import Settings
+from maskrcnn.training.step import make_train_state
 from maskrcnn.weights.init import InitialWeights
 
 SETTINGS = Settings.of(batch_size=2, short_sides=(64,), long_side=64, workers=0)
@@ -25,7 +26,8 @@ def dataset(tmp_path_factory):
     [(None, torch.nn.GroupNorm), (InitialWeights({}, None, {}, ()), FrozenBatchNorm2d)],
 )
 def test_the_network_of_a_trial_is_that_of_the_training(dataset, origin, norm):
-    state = trial_state(dataset, SETTINGS, "resnet18_fpn", TINY, torch.device("cpu"), origin)
+    run = trial_run(dataset, SETTINGS, "resnet18_fpn", TINY, origin)
+    state = make_train_state(run, torch.device("cpu"))
     assert any(isinstance(layer, norm) for layer in state.model.backbone.modules())
     assert 0 < step_seconds(state, dataset, SETTINGS, steps=1) < 60 and state.step > 0
 
@@ -42,6 +44,7 @@ def test_slow_steps_are_measured_fewer_times(dataset, monkeypatch, seconds, expe
     left = list(seconds)
     monkeypatch.setattr(machine, "_seconds", lambda run: left.pop(0))
     monkeypatch.setattr(machine, "open_batches", lambda *_: None)
-    state = trial_state(dataset, SETTINGS, "resnet18_fpn", TINY, torch.device("cpu"), None)
+    run = trial_run(dataset, SETTINGS, "resnet18_fpn", TINY, None)
+    state = make_train_state(run, torch.device("cpu"))
     assert step_seconds(state, dataset, SETTINGS) == expected
     assert len(seconds) - len(left) == count

@@ -13,8 +13,7 @@ from maskrcnn.plan import make
 from maskrcnn.plan.machine import Machine
 from maskrcnn.plan.make import describe_length, download, look_for, make_plan, plan_from_file
 from maskrcnn.plan.view import View
-from maskrcnn.training.checkpoint import load
-from maskrcnn.training.step import TrainState
+from maskrcnn.training.checkpoint import Checkpoint, load
 from maskrcnn.weights import download as downloads
 from maskrcnn.weights.describe import describe
 from maskrcnn.weights.published import PUBLISHED
@@ -46,10 +45,11 @@ def measured(monkeypatch):
         settings.append((state.recipe, of))
         return 1.0
 
-    def state(dataset, settings, recipe, arguments, device, origin):
-        return Mock(TrainState, recipe=recipe)
+    def run(dataset, settings, recipe, arguments, origin):
+        return Mock(Checkpoint, recipe=recipe)
 
-    monkeypatch.setattr(make, "trial_state", state)
+    monkeypatch.setattr(make, "trial_run", run)
+    monkeypatch.setattr(make, "make_train_state", lambda run, device: run)
     monkeypatch.setattr(make, "step_seconds", one_second)
     monkeypatch.setattr(make, "probe_machine", lambda device: Machine("cpu", 1, None, "float32"))
     return settings

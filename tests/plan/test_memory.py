@@ -10,7 +10,7 @@ from maskrcnn.bench.timing import memory_in_use
 from maskrcnn.data.folder import read_whole
 from maskrcnn.data.synthetic import synthetic_dataset
 from maskrcnn.network import model as network
-from maskrcnn.plan.machine import Machine, trial_state
+from maskrcnn.plan.machine import Machine, trial_run
 from maskrcnn.plan.make import make_plan
 from maskrcnn.plan.memory import (
     StepMemory,
@@ -20,6 +20,7 @@ from maskrcnn.plan.memory import (
     try_batches,
 )
 from maskrcnn.training.settings import Settings
+from maskrcnn.training.step import make_train_state
 from trainings import TINY_RECIPE
 
 CPU = torch.device("cpu")
@@ -109,7 +110,7 @@ def test_a_machine_of_little_memory_gets_a_plan_for_it(tmp_path: Path, monkeypat
 def test_a_trial_is_a_step_with_all_that_it_can_hold(tmp_path: Path, monkeypatch):
     dataset = read_whole(synthetic_dataset(tmp_path, train=4, val=0, size=64))
     settings = Settings.of(algorithm="adamw", short_sides=(256,), long_side=256)
-    state = trial_state(dataset, settings, "resnet18_fpn", TINY_RECIPE, CPU, None)
+    state = make_train_state(trial_run(dataset, settings, "resnet18_fpn", TINY_RECIPE, None), CPU)
     before = [p.clone() for p in state.model.parameters()]
     regions = []
 

@@ -17,9 +17,10 @@ from maskrcnn.data.dataset import Dataset
 from maskrcnn.device import resolve_device
 from maskrcnn.plan.memory import StepMemory
 from maskrcnn.training.batches import open_batches
+from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import new_run, recipe_arguments
-from maskrcnn.training.step import TrainState, make_train_state, train_step
+from maskrcnn.training.step import TrainState, train_step
 from maskrcnn.weights.init import InitialWeights
 
 _PATIENCE = 3.0  # seconds of steps, after which no further one is measured
@@ -64,15 +65,14 @@ def fastest_precision(device: torch.device) -> Literal["float32", "bf16"]:
     return "bf16" if half < _GAIN * plain else "float32"
 
 
-def trial_state(
+def trial_run(
     dataset: Dataset,
     settings: Settings,
     recipe: str,
     arguments: Mapping[str, Any],
-    device: torch.device,
     origin: InitialWeights | None,
-) -> TrainState:
-    """Return the state of a training at its beginning, with drawn weights in place of those of `origin`.
+) -> Checkpoint:
+    """Return a training at its beginning, with drawn weights in place of those of `origin`.
 
     `origin` are the initial weights, which bring options of the recipe.
     """
@@ -85,8 +85,7 @@ def trial_state(
         keypoint_names=dataset.keypoint_names,
         skeleton=dataset.skeleton,
     )
-    trained = replace(trained, weights=trained.build_untrained().state_dict())
-    return make_train_state(replace(run, trained=trained), device)
+    return replace(run, trained=replace(trained, weights=trained.build_untrained().state_dict()))
 
 
 def step_seconds(state: TrainState, dataset: Dataset, settings: Settings, *, steps: int = 3) -> float:

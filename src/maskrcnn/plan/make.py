@@ -18,7 +18,7 @@ from maskrcnn.files import cache_folder
 from maskrcnn.plain import options_of, parse_value, with_values
 from maskrcnn.plan.fingerprint import Fingerprint, fingerprint
 from maskrcnn.plan.lines import Line, Plan, Wish
-from maskrcnn.plan.machine import Machine, probe_machine, step_seconds, trial_state
+from maskrcnn.plan.machine import Machine, probe_machine, step_seconds, trial_run
 from maskrcnn.plan.memory import StepMemory, sizes_to_try, step_measure, try_batches
 from maskrcnn.plan.rules import batch_goal, plan
 from maskrcnn.plan.start import INIT, Available, candidates, choose_start
@@ -28,7 +28,7 @@ from maskrcnn.training.checkpoint import Checkpoint
 from maskrcnn.training.loop import train_run
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import new_run, read_data
-from maskrcnn.training.step import TrainState
+from maskrcnn.training.step import make_train_state
 from maskrcnn.weights.download import fetch, is_cached, why_unreachable
 from maskrcnn.weights.infer import body_recipe
 from maskrcnn.weights.init import InitialWeights, read_initial_weights
@@ -191,8 +191,9 @@ def with_step_memory(machine: Machine, planned: Planned) -> Machine:
     objects = int(planned.fingerprint.objects.in_a_picture[-1])
 
     def tried(settings: Settings) -> StepMemory | None:
-        if (state := _trial(planned, settings)) is None:
+        if (run := _trial(planned, settings)) is None:
             return None
+        state = make_train_state(run, device)  # beside `run`, as in a training
         return try_batches(step_measure(state, planned.dataset, objects, settings), sizes, held, free)
 
     plain, recomputed = tried(planned.settings), None
@@ -203,18 +204,19 @@ def with_step_memory(machine: Machine, planned: Planned) -> Machine:
 
 def _measure(planned: Planned) -> float | None:
     """Return the seconds of a step; None where the plan does not know the recipe."""
-    state = _trial(planned, planned.settings)
-    return step_seconds(state, planned.dataset, planned.settings) if state else None
+    if (run := _trial(planned, planned.settings)) is None:
+        return None
+    state = make_train_state(run, resolve_device(planned.device))
+    return step_seconds(state, planned.dataset, planned.settings)
 
 
-def _trial(planned: Planned, settings: Settings) -> TrainState | None:
-    """Return the state of a training at its beginning; None where the plan does not know the recipe."""
+def _trial(planned: Planned, settings: Settings) -> Checkpoint | None:
+    """Return a training at its beginning; None where the plan does not know the recipe."""
     origin = planned.origin
     recipe = planned.plan.recipe or (origin.recipe if origin else None)
     if recipe is None:
         return None
-    device = resolve_device(planned.device)
-    return trial_state(planned.dataset, settings, recipe, planned.recipe_arguments, device, origin)
+    return trial_run(planned.dataset, settings, recipe, planned.recipe_arguments, origin)
 
 
 def plan_from_file(data: str | Path, path: Path, values: Mapping[str, Any], device: str = "auto") -> Planned:
