@@ -20,6 +20,7 @@ def single(table):
 
 def test_the_plan_is_shown_written_trained_and_kept(data, tmp_path, capsys, offline, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr("rich._console", None)  # which kept the width before
     file, output = tmp_path / "plans" / "mine.json", tmp_path / "run"
     words = ["--device", "cpu", "--set", *SMALL, *TINY_RECIPE]
     assert main(["plan", str(data), "--minutes", "0.02", "--output", str(file), *words]) == 0
@@ -58,6 +59,7 @@ def test_train_plans_the_minutes_that_it_is_given(data, tmp_path, capsys, offlin
 
 def test_the_words_of_init(data, tmp_path, capsys, offline, weights, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr("rich._console", None)  # which kept the width before
     plan = ["plan", str(data), "--minutes", "0.02", "--device", "cpu", "--init"]
     assert main([*plan, "none"]) == 0
     assert "init │ none │ drawn weights, as asked for" in single(capsys.readouterr().out)

@@ -139,11 +139,11 @@ def test_no_weights_are_looked_for_where_none_suit_or_are_wanted(data, offline, 
 def test_the_time_of_a_step_is_measured_again_where_it_changed_the_plan(data, monkeypatch, measured):
     monkeypatch.setattr("maskrcnn.plan.rules.choose_view", lambda about, is_gpu: View(512, 8.0, None))
     planned = make_plan(data, minutes=0.5, init=None, device="cpu")
-    # 4 pictures a second: of 4 pictures 27.6 passes of the 40; 416 px are 0.66 of the pixels
-    assert [settings.pictures.test_short_side for _, settings in measured] == [512, 416]
-    assert planned.settings.pictures.test_short_side == 416 and planned.step_seconds == 1.0
+    # 2 pictures a second: of 4 pictures 13.8 passes of the 40; 288 px are 0.32 of the pixels
+    assert [settings.pictures.test_short_side for _, settings in measured] == [512, 288]
+    assert planned.settings.pictures.test_short_side == 288 and planned.step_seconds == 1.0
     assert describe_length(planned) == (
-        "the training takes 0.5 minutes, and an evaluation at the end: about 30 steps of 1.00 s, 30.0 passes "
+        "the training takes 0.5 minutes, and two evaluations at the end: about 30 steps of 1.00 s, 15.0 passes "
         "over 4 pictures; 40 passes or more would be better"
     )
 
@@ -152,7 +152,7 @@ def test_the_length_of_a_plan_without_minutes(data, measured):
     planned = make_plan(data, init=None, device="cpu", values={"length.steps": 90})
     assert planned.step_seconds is None and measured == []
     assert describe_length(planned) == (
-        "the training takes about 0:01:30 here: 90 steps of 1.00 s, 90.0 passes over 4 pictures; "
+        "the training takes about 0:01:30 here: 90 steps of 1.00 s, 45.0 passes over 4 pictures; "
         "--minutes T plans for another time"
     )
     assert describe_length(replace_recipe(planned)) == "the training takes 90 steps"

@@ -96,7 +96,7 @@ on_linux = pytest.mark.skipif(memory_in_use(CPU) is None, reason="resident memor
 
 @on_linux
 def test_a_machine_of_little_memory_gets_a_plan_for_it(tmp_path: Path, monkeypatch):
-    data = synthetic_dataset(tmp_path, train=4, val=0, size=64)
+    data = synthetic_dataset(tmp_path, train=4, val=1, size=64)
     monkeypatch.setattr("maskrcnn.plan.make.probe_machine", lambda _: Machine("cpu", 1, 1 << 20, "float32"))
     small = {**TINY_RECIPE, "pictures.short_sides": (64,), "pictures.long_side": 64}
     planned = make_plan(data, minutes=1.0, recipe="resnet18_fpn", values=small)

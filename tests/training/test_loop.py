@@ -10,6 +10,7 @@ import torch
 
 from maskrcnn.data.folder import read_split
 from maskrcnn.data.synthetic import synthetic_dataset
+from maskrcnn.training import evaluation as evaluation_of_run
 from maskrcnn.training import log, loop, saver, setup
 from maskrcnn.training.checkpoint import load, save
 from maskrcnn.training.judged import Judged
@@ -44,8 +45,8 @@ def test_a_training_leaves_all_that_it_should(whole):
 def test_checkpoints_hold_the_thresholds_of_their_evaluation(drawn, tmp_path, monkeypatch):
     """They are empty where they could not be measured."""
     measured = iter([(0.1,) * 5, (), (0.3,) * 5])
-    monkeypatch.setattr(loop, "score_thresholds", lambda evaluation, ids: next(measured))
-    aps, evaluate = iter([2.0, 1.0, 3.0]), loop.evaluate
+    monkeypatch.setattr(evaluation_of_run, "score_thresholds", lambda evaluation, ids: next(measured))
+    aps, evaluate = iter([2.0, 1.0, 3.0]), evaluation_of_run.evaluate
 
     def with_ap(*arguments, **options):
         evaluation, value = evaluate(*arguments, **options), next(aps)
@@ -53,7 +54,7 @@ def test_checkpoints_hold_the_thresholds_of_their_evaluation(drawn, tmp_path, mo
             numbers["AP"] = value
         return evaluation
 
-    monkeypatch.setattr(loop, "evaluate", with_ap)
+    monkeypatch.setattr(evaluation_of_run, "evaluate", with_ap)
     run(drawn, tmp_path, tiny(steps=2, eval_every=1))
     thresholds = [load(tmp_path / name).trained.score_thresholds for name in ("best.pt", "last.pt")]
     assert thresholds == [(0.1,) * 5, ()]
@@ -230,7 +231,7 @@ def test_the_average_is_judged_beside_the_weights_and_the_better_is_kept(
     drawn, tmp_path, monkeypatch, capsys
 ):
     """APs of weights and average by hand: the average is better at step 2, the weights at step 3."""
-    judged, evaluation = [], loop.evaluate
+    judged, evaluation = [], evaluation_of_run.evaluate
     aps = iter([5.0, 6.0, 8.0, 7.0])
 
     def evaluate(predictor, dataset, **more):
@@ -239,7 +240,7 @@ def test_the_average_is_judged_beside_the_weights_and_the_better_is_kept(
         result.metrics["segm"]["AP"] = next(aps)
         return result
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation_of_run, "evaluate", evaluate)
     kept = {}
     monkeypatch.setattr(
         saver,

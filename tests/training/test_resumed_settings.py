@@ -7,7 +7,7 @@ import torch
 
 from maskrcnn.network.model import MaskRCNN
 from maskrcnn.plain import options_of
-from maskrcnn.training import batches, loop, saver
+from maskrcnn.training import batches, evaluation, saver, step
 from maskrcnn.training.checkpoint import load
 from maskrcnn.training.loop import resume_training
 from maskrcnn.training.settings import Settings
@@ -65,6 +65,7 @@ OBSERVED = {
     "optimiser.ema": (0.9, lambda seen: seen["averaged"]),
     "optimiser.retries": (1, lambda seen: seen["copies"]),
     "step.compiled": (True, lambda seen: seen["compiled"]),
+    "step.recompute": (True, lambda seen: seen["recomputed"]),
     "pictures.test_short_side": (56, lambda seen: seen["trained"].short_side == 56),
     "pictures.test_long_side": (57, lambda seen: seen["trained"].long_side == 57),
     "pictures.workers": (1, lambda seen: seen["workers"] == 1),
@@ -111,7 +112,7 @@ def test_every_setting_is_in_one_table():
 @pytest.mark.parametrize("name", COMPUTED)
 def test_the_next_step_changes(drawn, stopped, unchanged, tmp_path, name):
     steps, trained = resumed(drawn, stopped, tmp_path / "run", **{"length.steps": 3, name: COMPUTED[name]})
-    assert [step["step"] for step in steps] == [1, 2, 3]
+    assert [one["step"] for one in steps] == [1, 2, 3]
     weights = unchanged[1].weights
     differs = any(not torch.equal(tensor, weights[key]) for key, tensor in trained.weights.items())
     assert differs, f"{name} changes nothing"
@@ -125,7 +126,7 @@ def test_a_refused_setting_gets_a_sentence(drawn, stopped, tmp_path, name):
 
 @pytest.mark.parametrize("name", OBSERVED)
 def test_another_effect_is_observed(drawn, stopped, tmp_path, monkeypatch, capsys, name):
-    seen = {"compiled": False, "saved": []}
+    seen = {"compiled": False, "recomputed": False, "saved": []}
     training_batches, save, copied = batches.training_batches, saver.save, saver._copied
 
     def observe_workers(*arguments, workers, **more):
@@ -149,13 +150,14 @@ def test_another_effect_is_observed(drawn, stopped, tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(saver, "save", observe_save)
     monkeypatch.setattr(saver, "_copied", observe_copies)
-    monkeypatch.setattr(loop, "validation_loss", observe_loss)
+    monkeypatch.setattr(evaluation, "validation_loss", observe_loss)
+    monkeypatch.setattr(step, "recompute_activations", lambda model: seen.update(recomputed=True))
     monkeypatch.setattr(MaskRCNN, "compile", lambda self, dynamic: seen.update(compiled=True))
     monkeypatch.setattr(saver.TrainingLog, "evaluation", lambda *_: seen.update(evaluations=1))
     value, is_observed = OBSERVED[name]
     settings = {"length.steps": 3, **TOGETHER.get(name, {}), name: value}
     steps, _ = resumed(drawn, stopped, tmp_path / "run", **settings)
-    seen["steps"] = [step["step"] for step in steps]
+    seen["steps"] = [one["step"] for one in steps]
     seen["output"] = capsys.readouterr().out
     assert is_observed(seen)
 
@@ -164,6 +166,7 @@ def test_without_a_change_none_of_this_is_observed(stopped):
     for name, (_, is_observed) in OBSERVED.items():
         seen = {
             "compiled": False,
+            "recomputed": False,
             "saved": [3],
             "evaluations": 0,
             "output": "",

@@ -100,11 +100,10 @@ class Predictor:
         """Return the objects of a picture with at least this score, best first.
 
         Without `score`, each class has its threshold of the checkpoint (see `Metadata`), or 0.5 where the
-        checkpoint has none. Raises FileNotFoundError and ValueError, naming the file, as `read_picture` does,
-        and MemoryShortage where the device has too little memory for one picture.
+        checkpoint has none. Raises FileNotFoundError and ValueError, naming the file, as `read_picture` does.
         """
         image, affine, size_hw = prepare(picture, self.resize, self.model.in_channels, self.white)
-        [detections] = self._detect(pad([image], self.model.stride))
+        [detections] = _of_each_picture(self._detect(pad([image], self.model.stride)))
         return self._result(detections, affine, size_hw, score)
 
     def predict_many(
@@ -114,9 +113,8 @@ class Predictor:
 
         `pictures` may be an iterator of any length, which is read lazily. Consecutive pictures of one padded
         shape share a batch of at most `batch_size`; `workers` processes read ahead; `score` is as in
-        `predict`. Where the device has too
-        little memory for a batch, pictures are computed in halves of it, and so on. Raises TypeError for a
-        single picture, and MemoryShortage where one is too large.
+        `predict`. Where the device has too little memory for a batch, pictures are computed in halves of it,
+        and so on. Raises TypeError for a single picture, and MemoryShortage where one is too large.
         """
         if isinstance(pictures, str) or (isinstance(pictures, np.ndarray | Tensor) and pictures.ndim < 4):
             raise TypeError(
@@ -133,26 +131,26 @@ class Predictor:
             pin=self.device.type == "cuda",
         )
         for batch in batches:
-            detections = iter(self._detect(batch.batch) if batch.batch else ())
+            detections = iter(self._detect_in_pieces(batch.batch) if batch.batch else ())
             for source, record in batch.records:
                 if isinstance(record, PictureError):
                     yield source, record
                 else:
                     yield source, self._result(next(detections), record.affine, record.size_hw, score)
 
-    @torch.inference_mode()
-    def _detect(self, batch: Batch) -> list[Detections]:
+    def _detect_in_pieces(self, batch: Batch) -> list[Detections]:
         """Return the detections of each picture, without the dimension B, on the CPU."""
         height, width = batch.images.shape[2:]
         pieces = self.limit.run(
-            lambda at_a_time: [self._detect_piece(piece) for piece in batch.split(at_a_time)],
+            lambda at_a_time: [self._detect(piece) for piece in batch.split(at_a_time)],
             len(batch.images),
             remedy=f"pictures of {height}x{width} pixels are too large for this network on {self.device}; "
             "use a smaller network, precision bf16 or another device",
         )
         return [detections for piece in pieces for detections in _of_each_picture(piece)]
 
-    def _detect_piece(self, batch: Batch) -> Detections:
+    @torch.inference_mode()
+    def _detect(self, batch: Batch) -> Detections:
         if self.device.type == "cpu":
             return self.detect(batch)
         return self.detect(batch.to(self.device)).cpu()  # moved as uint8: the network normalises
