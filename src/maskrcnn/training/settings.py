@@ -25,7 +25,7 @@ class Length:
         None, "minutes, evaluations included; the schedule then follows the clock"
     )
     patience: int | None = option(
-        None, "evaluations that do not gain 0.1 AP and end the training early, its last decay included"
+        None, "evaluations in a row that gain less than 0.1 AP, after which the last decay begins early"
     )
 
     def __post_init__(self) -> None:
@@ -69,8 +69,10 @@ class Optimiser:
     weight_decay: float = option(1e-4, "of every weight")
     decay_norms_and_biases: bool = option(True, "false: no weight decay for them")
     gradient_clip: float | None = option(None, "largest norm of the gradient")
-    ema: float | None = option(None, "decay of a moving average of the weights, which is judged, too")
-    retries: int = option(0, "times that a loss that is not finite halves the rate, from the last save on")
+    ema: float | None = option(None, "decay of a moving average of the weights, judged beside them")
+    retries: int = option(
+        0, "times that a loss that is not finite leads back to the last save, at half the rate"
+    )
 
     def __post_init__(self) -> None:
         _check(self, "0 or more and less than 1, or none", self.ema is None or 0 <= self.ema < 1, "ema")
