@@ -143,7 +143,8 @@ def compared(study: Study, name: str, planned: list[Training]) -> list[str]:
         other = feature.off if has_it else feature.on
         switched = trainings(study, f"{'without' if has_it else 'with'} {name}", other)
     except ValueError as error:  # a setting that this version does not have
-        return [str(error)]
+        print(f"{name}: {error}")
+        return ["no setting"]
     with_it, without_it = (planned, switched) if has_it else (switched, planned)
     if any("error" in one.figures for one in (*planned, *switched)):
         return ["has it" if has_it else "lacks it", "failed"]
