@@ -143,8 +143,8 @@ def test_the_time_of_a_step_is_measured_again_where_it_changed_the_plan(data, mo
     assert [settings.pictures.test_short_side for _, settings in measured] == [512, 288]
     assert planned.settings.pictures.test_short_side == 288 and planned.step_seconds == 1.0
     assert describe_length(planned) == (
-        "the training takes 0.5 minutes, and two evaluations at the end: about 30 steps of 1.00 s, 15.0 passes "
-        "over 4 pictures; 40 passes or more would be better"
+        "the training takes 0.5 minutes, and two evaluations at the end: about 30 steps of 1.00 s, 15.0 "
+        "passes over 4 pictures; 40 passes or more would be better"
     )
 
 
