@@ -11,7 +11,7 @@ from torch import Tensor
 from maskrcnn.data.loader import PictureError
 from maskrcnn.fast.acceleration import Acceleration
 from maskrcnn.memory import MemoryShortage
-from maskrcnn.predict.predictor import Predictor, to_file
+from maskrcnn.predict.predictor import to_file
 from maskrcnn.types import Metadata
 from rectangles import METADATA, FindsTheRectangle, picture, predictor, save
 
@@ -123,9 +123,8 @@ def test_a_batch_beyond_the_memory_is_detected_in_halves(tmp_path):
 
 def test_a_picture_beyond_the_memory_is_a_sentence():
     sentence = "1 picture at a time: pictures of 128x160 pixels are too large for this network on cpu"
-    for run in (Predictor.predict, lambda ours, one: list(ours.predict_many([one]))):
-        with pytest.raises(MemoryShortage, match=sentence):
-            run(predictor(model=OfLittleMemory(0)), picture())
+    with pytest.raises(MemoryShortage, match=sentence):
+        list(predictor(model=OfLittleMemory(0)).predict_many([picture()]))
 
 
 def test_one_picture_is_read_in_this_process(monkeypatch):

@@ -258,7 +258,8 @@ def describe_length(planned: Planned) -> str:
     if minutes:
         least = least_passes(from_scratch=planned.plan.init is None)
         advice = "" if passes >= least else f"; {least} passes or more would be better"
-        return f"the training takes {minutes:g} minutes, and an evaluation at the end: about {about}{advice}"
+        evaluations = "an evaluation" if settings.optimiser.ema is None else "two evaluations"
+        return f"the training takes {minutes:g} minutes, and {evaluations} at the end: about {about}{advice}"
     return (
         f"the training takes about {timedelta(seconds=round(seconds * steps))} here: {about}; "
         "--minutes T plans for another time"
