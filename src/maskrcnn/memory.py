@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from maskrcnn.messages import counted
+
 T = TypeVar("T")
 
 # What PyTorch's RuntimeErrors say where an allocation failed, on a GPU or in the host's memory
@@ -65,13 +67,9 @@ class BatchLimit:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                sentence = f"out of memory{place} with {_count(at_a_time)} at a time"
+                sentence = f"out of memory{place} with {counted(at_a_time, 'picture')} at a time"
                 if at_a_time <= least:
                     raise MemoryShortage(f"{sentence}: {remedy}") from error
             gc.collect()  # tensors in reference cycles; those of the traceback are free by now
             self.pictures = (at_a_time + 1) // 2
             warnings.warn(f"{sentence}: {self.pictures} at a time from here on{consequence}", stacklevel=2)
-
-
-def _count(pictures: int) -> str:
-    return f"{pictures} picture{'s' * (pictures > 1)}"

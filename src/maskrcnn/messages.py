@@ -25,10 +25,10 @@ def first_few(items: Sequence[object], limit: int = 5) -> str:
     return ", ".join(map(str, items[:limit])) + more
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 picture", "2,000 pictures", "2 classes"."""
-    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{plural}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: "1 picture", "2,000 pictures", "2 classes", or another `plural`."""
+    several = plural or noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else several}"
 
 
 class Faults(ValueError):

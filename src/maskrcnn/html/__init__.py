@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from maskrcnn.messages import counted
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -33,13 +35,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"counted": _counted, "fixed": _fixed}
+    environment.filters |= {"counted": counted, "fixed": _fixed}
     return environment
-
-
-def _counted(count: int, singular: str, plural: str = "") -> str:
-    """Return "1 image", "2 images"; `plural` for words that do not end in s."""
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
 def _fixed(value: float | None, digits: int) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn.files import reading, replacing
+from maskrcnn.messages import counted
 
 Line = dict[str, Any]
 
@@ -56,9 +57,8 @@ class Journal:
         if kind is None:
             self.append(_COMPLETE)
         elif self.count:
-            print(
-                f"{self.path} holds {self.count:,} pictures; --resume continues after them", file=sys.stderr
-            )
+            done = counted(self.count, "picture")
+            print(f"{self.path} holds {done}; --resume continues after them", file=sys.stderr)
         self._file.close()
 
     def append(self, line: Line) -> None:
@@ -97,8 +97,8 @@ def _refuse_to_lose(path: Path) -> None:
             done += text.startswith('{"image"') and text.endswith("\n")
     if done and text != _text(_COMPLETE):
         raise ValueError(
-            f"{path} holds {done:,} pictures of an incomplete prediction: continue it with --resume, choose "
-            "another --output, or delete the file"
+            f"{path} holds {counted(done, 'picture')} of an incomplete prediction: continue it with "
+            "--resume, choose another --output, or delete the file"
         )
 
 

@@ -29,7 +29,7 @@ from maskrcnn.data.picture_files import overlay_mark
 from maskrcnn.data.pictures import read_picture
 from maskrcnn.files import json_list, replacing
 from maskrcnn.lock import claimed
-from maskrcnn.messages import nearest
+from maskrcnn.messages import counted, nearest
 from maskrcnn.predict.journal import Journal, Line, read_images
 from maskrcnn.predict.predictor import DEFAULT_SCORE, Predictor
 from maskrcnn.progress import with_progress
@@ -72,7 +72,7 @@ class Summary:
             table.add_row(f"… and {self.pictures - len(self.listed):,} more")
         table.add_section()
         table.add_row(
-            f"{self.pictures:,} pictures", f"{self.total.total():,}", escape(_per_class(self.total))
+            counted(self.pictures, "picture"), f"{self.total.total():,}", escape(_per_class(self.total))
         )
         return table
 

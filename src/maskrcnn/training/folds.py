@@ -30,8 +30,9 @@ from maskrcnn.plain import from_plain, to_plain
 from maskrcnn.predict.predictor import Predictor
 from maskrcnn.results.result import Result
 from maskrcnn.training.checkpoint import load
-from maskrcnn.training.loop import completed, resume_training, train
+from maskrcnn.training.loop import resume_training, train
 from maskrcnn.training.saver import LAST
+from maskrcnn.training.schedule import completed
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.setup import SPLIT, read_data, refuse_to_overwrite, split_as_kept
 from maskrcnn.weights.model_checkpoint import read_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from maskrcnn.training.log import TrainingLog
 from maskrcnn.training.plateau import GAIN
 from maskrcnn.training.report import refresh_report, reported
 from maskrcnn.training.saver import BEST, LAST, Saver
-from maskrcnn.training.schedule import learning_rate
+from maskrcnn.training.schedule import completed, learning_rate
 from maskrcnn.training.settings import Length, Settings
 from maskrcnn.training.setup import check_data, new_run, open_data, resumed_run, with_initial_weights
 from maskrcnn.training.signals import interruption, stop_signals
@@ -192,7 +191,8 @@ def _train_from(
         # Evaluate, keep the best, and look at the clock again
         if due:
             elapsed = _evaluate(saver, due)
-            refresh_report(saver.folder, log.print)
+            if not finished:  # at the end, `reported` writes it
+                refresh_report(saver.folder, log.print)
             continue
 
         # One step, with random numbers of its own
@@ -221,12 +221,6 @@ def _evaluate(saver: Saver, validation: Dataset) -> float:
             "the end of its schedule over the next tenth of the training, which then ends"
         )
     return elapsed
-
-
-def completed(length: Length, step: int, elapsed: float) -> float:
-    """Return the completed share of a training, 0 … 1, after so many steps and seconds."""
-    minutes = length.time_limit or math.inf
-    return min(1.0, max(step / (length.steps or math.inf), elapsed / 60 / minutes))
 
 
 def introduction(run: Checkpoint, dataset: Dataset, validation: Dataset | None, processes: int) -> str:

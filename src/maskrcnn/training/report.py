@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -16,9 +15,11 @@ from maskrcnn.evaluation.report import precision_tables
 from maskrcnn.evaluation.tables import TITLES
 from maskrcnn.files import replacing
 from maskrcnn.html import jpeg_data_url, render
+from maskrcnn.messages import counted, first_few
 from maskrcnn.plain import changed_values, format_value, values_of
 from maskrcnn.training.checkpoint import Checkpoint, load
 from maskrcnn.training.curves import Curve, Record, curve_charts, curves_of, read_records, words
+from maskrcnn.training.schedule import completed
 from maskrcnn.training.settings import Settings
 from maskrcnn.training.snapshots import FOLDER, read_snapshots
 
@@ -168,8 +169,7 @@ def _embedded(path: Path) -> str:
 def _status(run: Checkpoint | None) -> str:
     if run is None:
         return "The run has no checkpoint."
-    length = run.settings.length
-    share = max(run.step / (length.steps or math.inf), run.elapsed / 60 / (length.time_limit or math.inf))
+    share = completed(run.settings.length, run.step, run.elapsed)
     progress = "completed" if share >= 1 else f"{share:.0%} of the planned length"
     return (
         f"{run.trained.recipe}, {progress}. The network predicts {_counted_classes(run.trained.class_names)}."
@@ -177,9 +177,7 @@ def _status(run: Checkpoint | None) -> str:
 
 
 def _counted_classes(names: Sequence[str]) -> str:
-    listed = ", ".join(map(_text, names[:8]))
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{len(names)} {'class' if len(names) == 1 else 'classes'}: {listed}{more}"
+    return f"{counted(len(names), 'class')}: {first_few([_text(name) for name in names], 8)}"
 
 
 def _facts(run: Checkpoint | None, best: Best | None, curves: Mapping[str, Curve]) -> list[tuple[str, str]]:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from maskrcnn.training.settings import Settings
+from maskrcnn.training.settings import Length, Settings
 
 _MOST_WARMUP_STEPS, _WARMUP_SHARE = 1000, 0.05
+
+
+def completed(length: Length, step: int, elapsed: float) -> float:
+    """Return the completed share of a training, 0 … 1, after so many steps and seconds."""
+    minutes = length.time_limit or math.inf
+    return min(1.0, max(step / (length.steps or math.inf), elapsed / 60 / minutes))
 
 
 def learning_rate(settings: Settings, step: int, progress: float) -> float:
