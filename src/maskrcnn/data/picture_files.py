@@ -76,18 +76,25 @@ def header_of(image: Image.Image) -> Header:
 
 
 def picture_fault(path: Path) -> str:
-    """Return why a picture cannot be read, naming the file; empty where nothing speaks against it.
+    """Return why a picture cannot be read, as `checked_header` does; empty where nothing is against it."""
+    header = checked_header(path)
+    return header if isinstance(header, str) else ""
+
+
+def checked_header(path: Path) -> Header | str:
+    """Return the header of a picture that can be read, or why it cannot, naming the file.
 
     Only the header is read, and the end of the file. A JPEG or PNG file that lacks the mark of its end may be
     cut off: it is decoded to find out.
     """
     try:
         with open_picture(path) as image:
+            header = header_of(image)
             if (mark := _END_MARKS.get(image.format or "")) and mark not in _last_bytes(path):
                 image.load()
     except (OSError, ValueError) as error:
         return str(error)
-    return ""
+    return header
 
 
 def _last_bytes(path: Path) -> bytes:

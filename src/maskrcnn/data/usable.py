@@ -11,7 +11,7 @@ import numpy as np
 from maskrcnn.data.categories import Entry
 from maskrcnn.data.dataset import Dataset, Objects
 from maskrcnn.data.notes import Notes
-from maskrcnn.data.picture_files import picture_fault, read_header
+from maskrcnn.data.picture_files import checked_header
 from maskrcnn.data.split import Subset
 from maskrcnn.messages import Faults
 
@@ -19,7 +19,7 @@ from maskrcnn.messages import Faults
 def with_usable_pictures(dataset: Dataset) -> Dataset:
     """Return the data set without the pictures that cannot be read or have another size than it says.
 
-    Headers are read, nothing is decoded (see `picture_fault`). A warning counts the pictures that are left
+    Headers are read, nothing is decoded (see `checked_header`). A warning counts the pictures that are left
     out and names the first. Raises ValueError that names all where none is left.
     """
     faults = {index: fault for index in range(len(dataset)) if (fault := _fault(dataset, index))}
@@ -36,9 +36,9 @@ def with_usable_pictures(dataset: Dataset) -> Dataset:
 
 def _fault(dataset: Dataset, index: int) -> str:
     path, stated_hw = dataset.path(index), tuple(dataset.sizes_hw[index].tolist())
-    if fault := picture_fault(path):
-        return fault
-    header = read_header(path)
+    header = checked_header(path)
+    if isinstance(header, str):
+        return header
     if header.upright_hw == stated_hw:
         return ""
     turned = ", stored turned by EXIF" if header.is_turned else ""

@@ -27,7 +27,7 @@ from maskrcnn.data.doctor.raw import (
 )
 from maskrcnn.data.doctor.shapes import is_flat, looks_like_corners, mask_area, mask_extent
 from maskrcnn.data.file_names import name_problem
-from maskrcnn.data.picture_files import picture_fault, read_header
+from maskrcnn.data.picture_files import Header, checked_header
 from maskrcnn.data.readers.coco_masks import without_pairs
 from maskrcnn.files import read_json, write_json
 from maskrcnn.masks.rle import rle_counts
@@ -134,8 +134,8 @@ def _mend_size(image: Entry, folder: Path, repair: Repair) -> None:
         return
     if image.get("height") is None or image.get("width") is None:
         path = folder / name.replace("\\", "/")
-        if not picture_fault(path):
-            image["height"], image["width"] = read_header(path).upright_hw
+        if isinstance(header := checked_header(path), Header):
+            image["height"], image["width"] = header.upright_hw
             repair.changes["sizes read from the picture"] += 1
 
 

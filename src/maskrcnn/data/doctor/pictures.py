@@ -15,7 +15,7 @@ from maskrcnn.data.doctor.findings import Finding, finding, plain_text
 from maskrcnn.data.doctor.raw import RawSplit, size_of
 from maskrcnn.data.file_names import name_problem
 from maskrcnn.data.near_duplicates import Thumbnail, near_duplicates, thumbnail
-from maskrcnn.data.picture_files import Header, picture_fault, read_header
+from maskrcnn.data.picture_files import Header, checked_header, picture_fault
 from maskrcnn.data.pictures import open_picture
 
 _NARROW = 0.1  # part of the range of values that a picture should use
@@ -37,10 +37,10 @@ def check_headers(splits: Sequence[RawSplit]) -> Iterator[Finding]:
         if not path.exists():
             text = f"{plain_text(image['file_name'])} is not in {split.folder}"
             yield finding("missing picture", where, text)
-        elif fault := picture_fault(path):
-            yield finding(_kind_of(fault, path), where, fault)
+        elif isinstance(header := checked_header(path), str):
+            yield finding(_kind_of(header, path), where, header)
         else:
-            yield from (finding(kind, where, text) for kind, text in _size_faults(image, read_header(path)))
+            yield from (finding(kind, where, text) for kind, text in _size_faults(image, header))
 
 
 def check_pixels(splits: Sequence[RawSplit]) -> Iterator[Finding]:
