@@ -238,7 +238,8 @@ def test_ctrl_c_and_divergence_have_their_own_status(monkeypatch, data, tmp_path
 
     for error, status in ((KeyboardInterrupt(), 130), (FloatingPointError("loss nan"), 3)):
         monkeypatch.setattr(loop, "train", partial(stop, error))
-        assert main(["train", str(data), "--output", str(tmp_path)]) == status
+        words = ["train", str(data), "--output", str(tmp_path), "--set", "steps=1"]
+        assert main(words) == status
     assert capsys.readouterr().err == "maskrcnn: loss nan\n"
 
 

@@ -181,10 +181,10 @@ def test_an_error_between_the_batches_of_a_step_with_batch_norm(drawn, tmp_path,
     def fail(self, batch, targets):
         calls.append(batch)
         if len(calls) == 6:  # the second batch of the third step
-            raise RuntimeError("out of memory")
+            raise RuntimeError("the device is lost")
         return forward(self, batch, targets)
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the device is lost"):
         patch.setattr(MaskRCNN, "forward", fail)
         run(drawn, tmp_path / "run", settings, **recipe)
     resume_training(drawn, output=tmp_path / "run", device="cpu")
